@@ -1,0 +1,78 @@
+"""The whole model: encoder and decoder from a configuration; saved and loaded with its vocabulary."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caption import checkpoint
+from caption.attention import AdditiveScore, Memory, SoftAttention
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, from_dict
+from caption.decoder import Decoded, Decoder
+from caption.encoder import Encoder
+from caption.errors import UserError
+from caption.vocabulary import Vocabulary
+
+
+class Captioner(nn.Module):
+    """Pictures and captions in, logits out; everything that is needed to caption a picture is kept with it."""
+
+    def __init__(
+        self,
+        image: ImageConfig,
+        encoder: EncoderConfig,
+        decoder: DecoderConfig,
+        vocabulary: Vocabulary,
+        load_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image, self.vocabulary = image, vocabulary
+        self.configs = {"image": image, "encoder": encoder, "decoder": decoder}
+        self.encoder = Encoder(encoder, image.size, load_weights)
+        width = self.encoder.width
+        attention = SoftAttention(AdditiveScore(decoder.hidden, width, decoder.attention))
+        self.decoder = Decoder(decoder, attention, width, len(vocabulary))
+
+    def remember(self, images: Tensor) -> Memory:
+        """Pictures uint8 [B, 3, S, S] -> what the decoder attends over. Once an image."""
+        tuned = any(parameter.requires_grad for parameter in self.encoder.trained)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tuned):
+            regions = self.encoder(images)
+        return self.decoder.attention.prepare(regions)
+
+    def forward(self, images: Tensor, captions: Tensor, lengths: Tensor) -> Decoded:
+        """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU."""
+        decoded: Decoded = self.decoder(self.remember(images), captions, lengths)
+        return decoded
+
+    def content(self) -> dict[str, Any]:
+        """The part of a checkpoint that makes this model again."""
+        return {
+            "configs": {name: dataclasses.asdict(config) for name, config in self.configs.items()},
+            "vocabulary": self.vocabulary.words,
+            "model": self.state_dict(),
+        }
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
+        """The model of a loaded checkpoint. Raises UserError when its parts do not fit together."""
+        configs = content["configs"]
+        captioner = cls(
+            from_dict(ImageConfig, configs["image"]),
+            from_dict(EncoderConfig, configs["encoder"]),
+            from_dict(DecoderConfig, configs["decoder"]),
+            Vocabulary(content["vocabulary"]),
+            load_weights=False,
+        )
+        try:
+            captioner.load_state_dict(content["model"])
+        except RuntimeError as error:
+            raise UserError(f"{source}: weights do not fit their configuration: {str(error)[:200]}") from None
+        return captioner
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Captioner":
+        """The model in a checkpoint, on the CPU, in evaluation mode."""
+        return cls.from_content(checkpoint.load(path), path).eval()

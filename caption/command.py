@@ -1,0 +1,48 @@
+"""Command lines: flags from dataclasses, and one line instead of a traceback for a user's mistake."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from caption.errors import UserError
+
+
+def parse(form: Any, arguments: Sequence[str], program: str, description: str | None = None) -> Any:
+    """Read `arguments` into the dataclass (or union of dataclasses) `form`.
+
+    Raises UserError, in one line, for an unknown option, a missing one or a value of the wrong type.
+    """
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(form, args=list(arguments), prog=program, description=description)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UserError(_one_line(message.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """What tyro draws as a box, as one line: borders dropped, its sections parted by semicolons."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()[1:-1]]
+    sections = re.split(r"\n─+\n", "\n".join(lines))
+    return "; ".join(" ".join(section.split()) for section in sections)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a script's `main`; end with exit code 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `... | head`
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,161 @@
+"""Everything that can be set, as frozen dataclasses: `train.py` makes its flags from them and a checkpoint keeps them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from caption.errors import UserError
+
+T = TypeVar("T")
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{name} is {value}, but must be {rule}")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How pictures were brought into a square; taken from the data file, kept with the model."""
+
+    size: int
+    fit: Literal["crop", "squash"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The network that turns a picture into region features [B, L, D]."""
+
+    name: str = "vgg19"
+    """`small_cnn`, or any classifier of torchvision (vgg19, resnet101, mobilenet_v2, vit_b_16, ...)."""
+    weights: str = "none"
+    """A torchvision weights name (IMAGENET1K_V1, DEFAULT), the file of a state dict, or none."""
+    layer: str = ""
+    """Where to cut, as a module's path (resnet101: layer3 for 14x14); empty: the last spatial map."""
+    finetune_from: str = ""
+    """Train the encoder from this module on (layer3, features.28; all: everything); empty: frozen."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The LSTM decoder with attention."""
+
+    embedding: int = 512
+    """E, width of a word embedding."""
+    hidden: int = 512
+    """H, width of the LSTM state."""
+    attention: int = 512
+    """A, width of keys and queries."""
+    dropout: float = 0.5
+    """On word embeddings and before the output layer."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "attention"):
+            _require(getattr(self, name) > 0, f"decoder.{name}", getattr(self, name), "positive")
+        _require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation, and what is minimised."""
+
+    epochs: int = 20
+    batching: Literal["images", "lengths"] = "images"
+    """images: an image once an epoch with all its captions; lengths: captions of one length (paper, section 4.3)."""
+    batch_size: int = 16
+    """Images a batch; with `--training.batching lengths`, captions a batch."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 4e-4
+    """Of the decoder."""
+    encoder_learning_rate: float = 1e-5
+    """Of encoder weights that train."""
+    finetune_epoch: int = 1
+    """The first epoch (from 1) in which the encoder is fine-tuned."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    """cosine: falls to 0 at the last epoch; plateau: halved after `plateau_epochs` without a better score."""
+    plateau_epochs: int = 2
+    clip_norm: float = 5.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+    label_smoothing: float = 0.0
+    doubly_stochastic: float = 1.0
+    """lambda of eq. 14: the penalty sums over locations, against the sum of log-probabilities over words."""
+    patience: int = 0
+    """Stop after this many epochs without a better score; 0: never."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 autocast where this machine multiplies it faster, fp32 elsewhere."""
+    checkpoint_steps: int = 0
+    """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
+    workers: int = 0
+    """Processes that read data; 0: the main one."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "finetune_epoch", "plateau_epochs"):
+            _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "at least 1")
+        for name in ("learning_rate", "encoder_learning_rate"):
+            _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "positive")
+        for name in ("warmup_steps", "clip_norm", "doubly_stochastic", "patience", "checkpoint_steps", "workers"):
+            _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
+        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How captions are made."""
+
+    beam_size: int = 3
+    """Beams an image; 1: greedy."""
+    max_length: int = 30
+    """Words at most; an unfinished caption counts as it stands."""
+    min_length: int = 1
+    """Words at least."""
+    length_penalty: float = 0.0
+    """Hypotheses are ranked by log-probability / (words + 1) ** penalty; 0: by log-probability alone."""
+    no_repeat_ngram: int = 0
+    """No n words in a row may come twice; 0: allowed."""
+    suppress_unknown: bool = True
+    """Never write <unknown>."""
+    method: Literal["beam", "sample"] = "beam"
+    """beam: the most probable captions; sample: as many independent draws as there would be beams."""
+    temperature: float = 1.0
+    """Of the draws: below 1 sharper, above 1 flatter."""
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "max_length"):
+            _require(getattr(self, name) > 0, f"search.{name}", getattr(self, name), "at least 1")
+        for name in ("length_penalty", "no_repeat_ngram", "min_length"):
+            _require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "0 or more")
+        _require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
+        _require(self.temperature > 0, "search.temperature", self.temperature, "positive")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data: str
+    """The HDF5 file that `python -m preprocess` made."""
+    output: str
+    """The run's folder; made, must not hold another run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass from nested plain values, as `dataclasses.asdict` gives them; an unknown key is an error."""
+    types = get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise UserError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(types)}")
+    return kind(
+        **{
+            name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value
+            for name, value in values.items()
+        }
+    )

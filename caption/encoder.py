@@ -1,0 +1,232 @@
+"""Pictures -> region features (annotation vectors, section 3.1.1): a torchvision classifier cut at its last spatial map."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from caption.config import EncoderConfig
+from caption.errors import UserError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of R, G, B in [0, 1]
+
+# Where the usual backbones are cut; others are probed with an empty picture. VGG: before the last pooling (conv5_4's
+# ReLU in VGG-19, the paper's 14x14x512).
+CUTS = {
+    "vgg11": "features.19",
+    "vgg13": "features.23",
+    "vgg16": "features.29",
+    "vgg19": "features.35",
+    "mobilenet_v2": "features",
+    "vit_b_16": "encoder.ln",
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), "layer4"),
+}
+
+
+class Encoder(nn.Module):
+    """Backbone with its normalisation: uint8 pictures [B, 3, S, S] -> regions [B, L, D], rows of the grid first.
+
+    `width` is D, `grid` the (rows, columns) with L = rows * columns. Weights before `finetune_from` are frozen;
+    a backbone taken from torchvision always runs in evaluation mode, so that no batch-norm statistic moves.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig, image_size: int, load_weights: bool = True) -> None:
+        """`load_weights=False` leaves the backbone random, for a checkpoint that will fill it.
+
+        Raises UserError for an unknown name or layer, and for weights that cannot be had or do not fit.
+        """
+        super().__init__()
+        mean, std = IMAGENET
+        if config.name == "small_cnn":
+            if config.weights != "none" or config.layer:
+                raise UserError("encoder small_cnn has no weights or layers to choose; leave encoder.weights none")
+            self.backbone: nn.Module = SmallCNN()
+        else:
+            backbone = _torchvision_model(config.name)
+            if load_weights and config.weights != "none":
+                state, (mean, std) = read_weights(config.name, config.weights)
+                _fill(backbone, state, config)
+            self.backbone = _cut(backbone, config, image_size).eval()
+        self.keeps_statistics = config.name != "small_cnn"
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.trained = _trained_parameters(self.backbone, config)
+        self.fine_tune(bool(self.trained))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        training = self.training
+        with torch.no_grad():
+            regions = self.eval()(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+        self.train(training)
+        side = math.isqrt(regions.shape[1])
+        self.grid, self.width = (side, side), int(regions.shape[2])
+
+    def fine_tune(self, on: bool) -> None:
+        """Let the weights from `finetune_from` on train, or not yet."""
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad = False
+        for parameter in self.trained:
+            parameter.requires_grad = on
+
+    def train(self, mode: bool = True) -> "Encoder":
+        super().train(mode)
+        if self.keeps_statistics:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures uint8 [B, 3, S, S] -> regions [B, L, D]. Raises ValueError for pictures that are not uint8."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"pictures are {images.dtype}, but the encoder scales bytes: give uint8")
+        pixels = (images.float() / 255 - self.mean) / self.std
+        features = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
+        if isinstance(features, Mapping):
+            features = features["regions"]
+        if features.dim() == 3:  # transformer: [B, 1 + L, D], the class token first
+            regions: Tensor = features[:, 1:]
+        else:
+            regions = features.flatten(2).transpose(1, 2)  # [B, D, rows, columns] -> [B, L, D]
+        return regions
+
+
+class SmallCNN(nn.Module):
+    """Six convolutions for small drawings, stride 8: pixels [B, 3, S, S] -> [B, 128, S/8, S/8].
+
+    Two more input channels hold each pixel's place (CoordConv, Liu et al., 2018), without which an annotation vector
+    could not tell left from right.
+    """
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in ((5, 16, 1), (16, 32, 2), (32, 64, 2), (64, 64, 1), (64, width, 2), (width, width, 1)):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        size = pixels.shape[-1]
+        ramp = torch.linspace(-1, 1, size, device=pixels.device, dtype=pixels.dtype)
+        place = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij"))  # [2, S, S]
+        features: Tensor = self.layers(torch.cat([pixels, place.expand(len(pixels), -1, -1, -1)], 1))
+        return features
+
+
+def read_weights(name: str, weights: str) -> tuple[dict[str, Tensor], tuple[list[float], list[float]]]:
+    """State dict, and (mean, std) of the normalisation it was trained with; from a file or torchvision's server.
+
+    Raises UserError when the file is no state dict, the name is unknown, or the download fails.
+    """
+    if Path(weights).is_file():
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{weights}: not a state dict that torch.load(weights_only=True) accepts ({type(error).__name__}); "
+                "save model.state_dict() with torch.save"
+            ) from None
+        return state, (list(IMAGENET[0]), list(IMAGENET[1]))
+    known = torchvision.models.get_model_weights(name)
+    names = [*(entry.name for entry in known), "DEFAULT"]
+    if weights not in names:
+        raise UserError(
+            f"encoder.weights {weights!r} is neither a file nor weights of {name}: give a state dict's path, none, "
+            f"or one of {', '.join(names)}"
+        )
+    entry = known[weights]
+    preset = entry.transforms()
+    return download(entry.url), (
+        list(getattr(preset, "mean", IMAGENET[0])),
+        list(getattr(preset, "std", IMAGENET[1])),
+    )
+
+
+def download(url: str) -> dict[str, Tensor]:
+    """State dict from a URL, kept in torch hub's cache, its hash checked. Raises UserError with the way around."""
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"weights cannot be downloaded from {url} ({error}); fetch that file elsewhere and place it at {target}, "
+            "or give its path as encoder.weights"
+        ) from None
+    return state
+
+
+def _torchvision_model(name: str) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(f"unknown encoder {name!r}; known: small_cnn, {', '.join(known)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # googlenet and inception announce their initialisation
+        model: nn.Module = torchvision.models.get_model(name, weights=None)
+    return model
+
+
+def _fill(backbone: nn.Module, state: dict[str, Tensor], config: EncoderConfig) -> None:
+    try:
+        backbone.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"encoder.weights {config.weights} do not fit {config.name}: {reason}") from None
+
+
+def _cut(backbone: nn.Module, config: EncoderConfig, image_size: int) -> nn.Module:
+    """The backbone up to a layer, everything behind it removed."""
+    backbone.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone, image_size)
+        try:
+            return create_feature_extractor(backbone, {layer: "regions"}, suppress_diff_warning=True)
+        except ValueError:
+            children = ", ".join(name for name, _ in backbone.named_children())
+            raise UserError(
+                f"encoder.layer {layer!r} is no module of {config.name}; its outermost are {children}"
+            ) from None
+
+
+def _last_spatial_map(backbone: nn.Module, image_size: int) -> str:
+    """The last operation whose result is [1, D, rows, columns] with more than one row and column."""
+    names = get_graph_node_names(backbone, suppress_diff_warning=True)[1]
+    everything = create_feature_extractor(backbone, names, suppress_diff_warning=True)
+    with torch.no_grad():
+        results = everything(torch.zeros(1, 3, image_size, image_size))
+    maps = [
+        name
+        for name, result in results.items()
+        if isinstance(result, Tensor)
+        and ((result.dim() == 4 and min(result.shape[2:]) > 1) or (result.dim() == 3 and min(result.shape[1:]) > 2))
+    ]
+    return str(maps[-1])
+
+
+def _trained_parameters(backbone: nn.Module, config: EncoderConfig) -> list[nn.Parameter]:
+    if not config.finetune_from:
+        return []
+    parameters = list(backbone.named_parameters())
+    if config.finetune_from == "all":
+        return [parameter for _, parameter in parameters]
+    start = config.finetune_from + "."
+    first = next((i for i, (name, _) in enumerate(parameters) if (name + ".").startswith(start)), None)
+    if first is None:
+        stages = dict.fromkeys(name.rsplit(".", 1)[0] for name, _ in parameters)
+        raise UserError(
+            f"encoder.finetune_from {config.finetune_from!r} names no weights of {config.name}: give all, nothing, "
+            f"or a module's path such as {', '.join(list(stages)[-3:])}"
+        )
+    return [parameter for _, parameter in parameters[first:]]

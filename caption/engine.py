@@ -1,0 +1,203 @@
+"""Train one epoch, validate, generate: plain arguments in, numbers out."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from caption import losses
+from caption.captioner import Captioner
+from caption.config import SearchConfig, TrainingConfig
+from caption.data import Batch
+from caption.errors import UserError
+from caption.search import Hypothesis, search
+
+
+@dataclass
+class Progress:
+    """How far training has come: with the weights and the optimizer, all that a resumed run needs."""
+
+    epoch: int = 1  # under way
+    batch: int = 0  # batches of it that are done
+    step: int = 0  # batches of all epochs
+    best_score: float = -1.0
+    best_epoch: int = 0
+    reductions: int = 0  # halvings of the learning rate (plateau)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the epoch under way, fp64 scalars on its device
+    seconds: float = 0.0  # of it, training alone
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} is not to be had here ({reason}); use auto or cpu") from None
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """auto: bf16 where a product of matrices takes less time in it, fp32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(768, 768, dtype=dtype, device=device)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            (matrix @ matrix).sum().item()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return "bf16" if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate."""
+    groups = [
+        {"params": list(captioner.decoder.parameters()), "peak": config.learning_rate},
+        {"params": captioner.encoder.trained, "peak": config.encoder_learning_rate},
+    ]
+    groups = [{**group, "lr": group["peak"]} for group in groups if group["params"]]
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups)
+    return torch.optim.Adam(groups, fused=True)
+
+
+def training_state(optimizer: torch.optim.Optimizer, progress: Progress, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint must hold beside the model, so that a resumed run equals an unbroken one."""
+    return {
+        "optimizer": optimizer.state_dict(),
+        "progress": vars(progress).copy(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
+    }
+
+
+def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
+    """Undo `training_state`: fill the optimizer, set the random states, return the progress."""
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    if device.type == "cuda" and state["random_cuda"]:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+    progress = Progress(**state["progress"])
+    progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
+    return progress
+
+
+def rate_factor(config: TrainingConfig, step: int, steps: int, reductions: int) -> float:
+    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, steps - config.warmup_steps)))
+    return 0.5**reductions if config.schedule == "plateau" else 1.0
+
+
+def train_epoch(
+    captioner: Captioner,
+    loader: DataLoader[Any],
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    progress: Progress,
+    steps: int,
+    device: torch.device,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The rest of the epoch under way; means over its words of every loss term, and captions a second.
+
+    `progress` is kept up to date, `after_step` is called after every step. Stops with UserError on a loss that is not
+    finite, before anything could be saved.
+    """
+    captioner.train()
+    started, before = time.perf_counter(), progress.seconds
+    sums = progress.sums
+    bar = tqdm(
+        loader, f"epoch {progress.epoch}", len(loader) + progress.batch, initial=progress.batch, unit="batch", disable=None
+    )
+    for batch in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
+        terms, words = _loss_terms(captioner, batch, config, device)
+        loss = terms["cross_entropy"] + config.doubly_stochastic * terms["doubly_stochastic"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(captioner.parameters(), config.clip_norm)
+        optimizer.step()
+        counts = {"words": words, "captions": int((batch.lengths > 0).sum())}
+        for name, value in {**{k: v.detach() * words for k, v in terms.items()}, **counts}.items():
+            sums[name] = torch.as_tensor(value, dtype=torch.float64, device=device) + sums.get(name, 0)
+        progress.batch += 1
+        progress.step += 1
+        if progress.batch % 50 == 0 or bar.n + 1 == bar.total:
+            _check_finite(sums, terms)
+            bar.set_postfix(loss=f"{float(sums['cross_entropy'] / sums['words']):.3f}")
+        progress.seconds = before + time.perf_counter() - started
+        after_step()
+    total = {name: float(value) for name, value in sums.items()}
+    means = {name: total[name] / total["words"] for name in total if name not in ("words", "captions")}
+    return {**means, "captions_per_second": total["captions"] / progress.seconds}
+
+
+def _loss_terms(
+    captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device
+) -> tuple[dict[str, Tensor], int]:
+    """Every loss term of a batch, and its number of words."""
+    with autocast(device, config.precision):
+        decoded = captioner(
+            batch.images.to(device, non_blocking=True), batch.captions.to(device, non_blocking=True), batch.lengths
+        )
+    return losses.terms(decoded, config.label_smoothing if captioner.training else 0.0), len(decoded.targets)
+
+
+def _check_finite(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    if not all(math.isfinite(float(value)) for value in sums.values()):
+        told = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+        raise UserError(f"the loss is no longer finite ({told}); lower training.learning_rate or training.clip_norm")
+
+
+@torch.inference_mode()
+def validate(
+    captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig, device: torch.device
+) -> dict[str, float]:
+    """Mean loss terms over the words of a split, by teacher forcing."""
+    captioner.eval()
+    sums: dict[str, float] = {}
+    words = 0
+    for batch in tqdm(loader, "validate", leave=False, unit="batch", disable=None):
+        terms, count = _loss_terms(captioner, batch, config, device)
+        words += count
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * count
+    return {name: value / words for name, value in sums.items()}
+
+
+@torch.inference_mode()
+def generate(
+    captioner: Captioner, loader: DataLoader[Any], config: SearchConfig, device: torch.device, precision: str
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """For every image its index in the split and its hypotheses, the best first."""
+    captioner.eval()
+    for batch in tqdm(loader, "caption", leave=False, unit="batch", disable=None):
+        with autocast(device, precision):
+            memory = captioner.remember(batch.images.to(device, non_blocking=True))
+            found = search(captioner.decoder, memory, config)
+        yield from zip(batch.indices, found, strict=True)

@@ -1,0 +1,62 @@
+"""Open pictures safely and fit them into a square: the only pixel code, for preprocessing and captioning alike."""
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from caption.errors import UserError
+
+Fit = Literal["crop", "squash"]
+
+
+class BadImage(UserError):
+    """A picture that cannot be used, with its name and the reason."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read a picture of any common kind as upright 8-bit RGB.
+
+    EXIF rotation is applied, 16-bit is scaled to 8, transparency is laid on white; of an animation
+    the first frame counts. Raises BadImage when the file is missing, unreadable, truncated or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large but bearable pictures, odd EXIF blocks
+            with Image.open(path) as image:
+                image.load()
+                return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise BadImage(f"{path}: no such picture") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"{path}: not a picture that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BadImage(f"{path}: unreadable or truncated picture ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode -> RGB, 8 bits a channel."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):  # 16-bit grayscale; a plain convert would clip at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """A square of `size` pixels. "crop": the shorter side is resized and the centre kept, as in the paper;
+    "squash": the whole picture, its proportions changed."""
+    if image.size == (size, size):
+        return image
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB picture -> uint8 [3, S, S]; the one form in which pictures are stored and enter the encoder."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -1,0 +1,56 @@
+"""Named experiments. Each opens with where it was tried, how long it took and what it should give."""
+
+import tyro
+
+from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, TrainingConfig
+
+# The description is shown by `train.py --help`.
+PRESETS: dict[str, tuple[str, Config]] = {
+    "shapes-soft": (
+        "Coloured shapes, a small CNN from scratch, soft attention; the newcomer's first run.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="small_cnn", finetune_from="all"),
+            decoder=DecoderConfig(embedding=128, hidden=256, attention=128, dropout=0.1),
+            training=TrainingConfig(
+                epochs=12,
+                batch_size=32,
+                learning_rate=1e-3,
+                encoder_learning_rate=1e-3,
+                doubly_stochastic=0.1,
+                precision="fp32",
+            ),
+            search=SearchConfig(beam_size=3),
+        ),
+    ),
+    "flickr8k-soft": (
+        "Flickr8k, frozen MobileNetV2, soft attention; made for a machine without a GPU.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
+            decoder=DecoderConfig(),
+            training=TrainingConfig(epochs=12, batch_size=16, doubly_stochastic=0.5, label_smoothing=0.1),
+            search=SearchConfig(beam_size=3),
+        ),
+    ),
+    "flickr30k-soft": (
+        "Flickr30k, the paper's VGG-19 (14x14x512, frozen), soft attention; for a GPU.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="vgg19", weights="IMAGENET1K_V1"),
+            training=TrainingConfig(epochs=20, batch_size=32, workers=4),
+        ),
+    ),
+    "coco-soft": (
+        "COCO, ResNet-101 at 14x14x1024, soft attention, the encoder fine-tuned from layer3 on after 10 epochs; for a GPU.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="resnet101", weights="IMAGENET1K_V2", layer="layer3", finetune_from="layer3"),
+            training=TrainingConfig(epochs=20, batch_size=32, finetune_epoch=11, workers=8),
+        ),
+    ),
+}

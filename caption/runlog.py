@@ -1,0 +1,95 @@
+"""What a run leaves behind: a folder that can be read.
+
+    config.json          everything that was set
+    log.jsonl            one object an epoch
+    curves.png           losses and scores
+    captions_val.json    captions of the validation split, COCO results format
+    examples.txt         ten pictures with their captions of every epoch
+    best.pt, last.pt     the best model by its generated captions; the last, to resume from
+    tensorboard/         the numbers of log.jsonl once more
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from caption.config import Config, from_dict
+from caption.errors import UserError
+from caption.visualise import draw_curves
+
+
+class Run:
+    """The folder of one run. `epoch` is the one under way: what the log tells of it or later is taken out."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self.folder = folder
+        self.records = [record for record in self._read() if record["epoch"] < epoch]
+        write_text(self.log, "".join(json.dumps(record) + "\n" for record in self.records))
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def _read(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def record(self, record: dict[str, Any]) -> None:
+        """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch."""
+        self.records.append(record)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for group, values in record.items():
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if isinstance(value, str):
+                    self.events.add_text(f"{group}/{name}", value, record["epoch"])
+                else:
+                    self.events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record["epoch"])
+        self.events.flush()
+        draw_curves(self.records, self.folder / "curves.png")
+        write_text(self.folder / "examples.txt", self._examples())
+
+    def _examples(self) -> str:
+        """Each example picture with its captions of all epochs, one below the other."""
+        lines = []
+        for name in self.records[-1]["examples"]:
+            lines += [name, *(f"  {record['epoch']:3}  {record['examples'][name]}" for record in self.records), ""]
+        return "\n".join(lines)
+
+
+def create_folder(config: Config) -> Path:
+    """The run's folder with its config.json. Raises UserError when it holds another run."""
+    folder = Path(config.output)
+    if (folder / "config.json").exists():
+        raise UserError(
+            f"{folder}: holds a run already; go on with it by train.py --resume {folder}, or give another --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    return folder
+
+
+def read_config(folder: str | Path) -> Config:
+    """The configuration of an earlier run. Raises UserError when the folder holds none."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no run to resume (no config.json); start one with train.py PRESET")
+    return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def coco_results(image_ids: Sequence[int], captions: Sequence[str]) -> str:
+    """COCO's results format, as its evaluation server and `loadRes` take it."""
+    pairs = zip(image_ids, captions, strict=True)
+    return json.dumps([{"image_id": image_id, "caption": caption} for image_id, caption in pairs])

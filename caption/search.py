@@ -1,0 +1,179 @@
+"""Captions from a decoder: greedy, sampling and beam search, for all images of a batch at once.
+
+A search knows of a decoder only `start` and `step`. It decides which rows survive; the state alone knows what that
+moves. Log-probabilities are the model's own: forbidding a word does not renormalise the others.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from caption.attention import Attended, Memory, at_least_single
+from caption.config import SearchConfig
+from caption.decoder import State
+from caption.vocabulary import END, PAD, START, UNKNOWN
+
+
+class Stepper(Protocol):
+    """What a search needs of a decoder."""
+
+    def start(self, memory: Memory, rows: int) -> State: ...
+
+    def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Attended]: ...
+
+
+class Hypothesis(NamedTuple):
+    """One caption: its T words without <end>, and what the model thought of it."""
+
+    words: list[int]
+    log_probability: float  # natural logarithm, of <end>, too, if finished
+    finished: bool  # ended with <end>, not at the length limit
+    weights: Tensor  # [T, L], or [T + 1, L] if finished: where the model looked
+
+
+@torch.inference_mode()
+def search(
+    decoder: Stepper, memory: Memory, config: SearchConfig, generator: torch.Generator | None = None
+) -> list[list[Hypothesis]]:
+    """For each image its captions, the best first: `beam_size` of them, or fewer where no more are possible."""
+    if config.method == "sample":
+        return sample(decoder, memory, config, generator)
+    return greedy(decoder, memory, config) if config.beam_size == 1 else beam(decoder, memory, config)
+
+
+def greedy(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+    """The most probable word at every step."""
+    return _roll_out(decoder, memory, 1, config, lambda log_probabilities: log_probabilities.argmax(-1))
+
+
+def sample(
+    decoder: Stepper, memory: Memory, config: SearchConfig, generator: torch.Generator | None = None
+) -> list[list[Hypothesis]]:
+    """`beam_size` independent draws an image at `temperature`; the log-probability told is that at temperature 1."""
+
+    def draw(log_probabilities: Tensor) -> Tensor:
+        chances = (log_probabilities / config.temperature).softmax(-1)
+        return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2])
+
+    return _roll_out(decoder, memory, config.beam_size, config, draw)
+
+
+def _roll_out(
+    decoder: Stepper, memory: Memory, rows: int, config: SearchConfig, choose: Callable[[Tensor], Tensor]
+) -> list[list[Hypothesis]]:
+    """Independent rows, one chosen word after the other: log-probabilities [B, Q, V] -> words [B, Q]."""
+    images, device = len(memory.values), memory.values.device
+    state = decoder.start(memory, rows)
+    history = torch.empty(images, rows, 0, dtype=torch.long, device=device)
+    words = torch.full((images, rows), START, device=device)
+    totals = torch.zeros(images, rows, device=device)
+    finished = torch.zeros(images, rows, dtype=torch.bool, device=device)
+    weights = []
+    for t in range(config.max_length):
+        logits, state, attended = decoder.step(words, state, memory)
+        allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)
+        words = choose(allowed).masked_fill(finished, PAD)
+        gained = allowed.gather(-1, words.unsqueeze(-1)).squeeze(-1)
+        totals = totals + gained.masked_fill(finished, 0)
+        history = torch.cat([history, words.unsqueeze(-1)], -1)
+        weights.append(attended.weights)
+        finished = finished | (words == END)
+        if _all(finished, t):
+            break
+    return _collect(history, totals, torch.stack(weights, 2), config)
+
+
+def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Beam search; finished and unfinished hypotheses compete in one pool by their score, and all of them are ranked."""
+    images, beams, device = len(memory.values), config.beam_size, memory.values.device
+    state = decoder.start(memory, beams)
+    history = torch.empty(images, beams, 0, dtype=torch.long, device=device)
+    words = torch.full((images, beams), START, device=device)
+    totals = torch.full((images, beams), -torch.inf, device=device)
+    totals[:, 0] = 0  # all beams begin alike: only one counts
+    finished = torch.zeros(images, beams, dtype=torch.bool, device=device)
+    lengths = torch.zeros(images, beams, device=device)
+    weights, parents = [], []
+    for t in range(config.max_length):
+        logits, state, attended = decoder.step(words, state, memory)
+        allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)  # [B, K, V]
+        vocabulary = allowed.shape[-1]
+        allowed = allowed.masked_fill(finished.unsqueeze(-1), -torch.inf)
+        allowed[..., PAD] = allowed[..., PAD].masked_fill(finished, 0)  # a finished hypothesis stays as it is
+        lengths = lengths + ~finished
+        candidates = totals.unsqueeze(-1) + allowed  # [B, K, V]
+        ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1)
+        best = ranks.flatten(1).topk(beams).indices  # [B, K]
+        parent, words = best // vocabulary, best % vocabulary
+        totals = candidates.flatten(1).gather(1, best)
+        state, lengths = state.select(parent), lengths.gather(1, parent)
+        history = torch.cat([_rows(history, parent), words.unsqueeze(-1)], -1)
+        finished = finished.gather(1, parent) | (words == END)
+        weights.append(attended.weights)
+        parents.append(parent)
+        if _all(finished | totals.isinf(), t):
+            break
+    return _collect(history, totals, _trace(weights, parents), config)
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    """values [B, K, N] of the rows [B, K]."""
+    return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _trace(weights: list[Tensor], parents: list[Tensor]) -> Tensor:
+    """Weights [B, K, L] of each step, followed back from the last rows to their ancestors -> [B, K, T, L]."""
+    row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
+    traced = []
+    for step_weights, parent in zip(reversed(weights), reversed(parents), strict=True):
+        row = parent.gather(1, row)
+        traced.append(_rows(step_weights, row))
+    return torch.stack(traced[::-1], 2)
+
+
+def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
+    """Log-probabilities [B, K, V] with minus infinity where a word may not follow history [B, K, t]."""
+    forbidden = [PAD, START]
+    if config.suppress_unknown:
+        forbidden.append(UNKNOWN)
+    if history.shape[-1] < config.min_length:
+        forbidden.append(END)
+    log_probabilities = log_probabilities.clone()
+    log_probabilities[..., forbidden] = -torch.inf
+    n = config.no_repeat_ngram
+    if 0 < n <= history.shape[-1]:
+        windows = history.unfold(-1, n, 1)  # [B, K, t - n + 1, n]
+        last = history[..., history.shape[-1] - n + 1 :].unsqueeze(-2)  # [B, K, 1, n - 1]
+        again = (windows[..., :-1] == last).all(-1)  # its last word would repeat an n-gram
+        repeats = torch.zeros_like(log_probabilities).scatter_add_(-1, windows[..., -1], again.to(log_probabilities.dtype)) > 0
+        repeats[..., END] = False
+        blocked = log_probabilities.masked_fill(repeats, -torch.inf)
+        stuck = blocked.isneginf().all(-1, keepdim=True)  # a caption too short to end, with every word used up
+        log_probabilities = torch.where(stuck, log_probabilities, blocked)
+    return log_probabilities
+
+
+def _all(done: Tensor, step: int) -> bool:
+    """Whether all rows are done; a GPU is asked only every eighth step, because asking waits for it."""
+    return (not done.is_cuda or step % 8 == 7) and bool(done.all())
+
+
+def _collect(history: Tensor, totals: Tensor, weights: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
+    """history [B, K, T], totals [B, K], weights [B, K, T, L] -> hypotheses of each image, ranked."""
+    weights = weights.cpu()
+    results = []
+    for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
+        hypotheses: list[tuple[float, Hypothesis]] = []
+        for k, (row, total) in enumerate(zip(rows, scores, strict=True)):
+            if total == -torch.inf:  # fewer captions exist than there are beams
+                continue
+            finished = END in row
+            steps = row.index(END) + 1 if finished else len(row)
+            words = row[: steps - finished]
+            hypothesis = Hypothesis(words, total, finished, weights[b, k, :steps])
+            hypotheses.append((total / steps**config.length_penalty, hypothesis))
+        hypotheses.sort(key=lambda pair: -pair[0])
+        results.append([hypothesis for _, hypothesis in hypotheses])
+    return results

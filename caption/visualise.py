@@ -1,0 +1,67 @@
+"""Attention over the picture, and curves of training; drawn into files, so that no display is needed."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+DIM = 0.2  # brightness where the model did not look at all
+
+
+def upsample(weights: Tensor, grid: tuple[int, int], size: int) -> NDArray[np.float32]:
+    """Attention [T, L] on a grid of L cells -> smooth maps [T, S, S] over the picture.
+
+    Every cell becomes a square of the picture and the whole is blurred by a Gaussian of half a cell, like the paper's
+    figures: the maximum stays in the middle of the strongest cell or leans towards its strong neighbours.
+    """
+    cells = weights.float().view(-1, 1, *grid)  # [T, 1, rows, columns]
+    maps = torch.nn.functional.interpolate(cells, size=(size, size), mode="nearest")
+    sigma = size / max(grid) / 2
+    kernel = 2 * min(math.ceil(2 * sigma), size - 1) + 1
+    blurred: NDArray[np.float32] = gaussian_blur(maps, [kernel, kernel], [sigma, sigma])[:, 0].numpy()
+    return blurred
+
+
+def draw_attention(
+    image: NDArray[np.uint8], words: Sequence[str], maps: NDArray[np.float32], title: str, path: str | Path
+) -> None:
+    """The picture uint8 [3, S, S], then once a word, bright where the model looked: a PNG, PDF or SVG by its name."""
+    picture = image.transpose(1, 2, 0) / 255  # [S, S, 3]
+    columns = min(len(words) + 1, 6)
+    rows = math.ceil((len(words) + 1) / columns)
+    figure = Figure(figsize=(2.2 * columns, 2.45 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    axes[0].imshow(picture)
+    for axis, word, attention in zip(axes[1:], words, maps, strict=False):
+        strength = (attention / max(float(attention.max()), 1e-12))[..., None]
+        axis.imshow((picture * (DIM + (1 - DIM) * strength)).clip(0, 1))
+        axis.set_title(word, fontsize=13)
+    figure.suptitle(title, fontsize=14, wrap=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Losses and scores over the epochs, from the records of log.jsonl."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in records]
+    for name, label in (("train", "training"), ("val", "validation")):
+        loss.plot(epochs, [record[name]["cross_entropy"] for record in records], marker=".", label=label)
+    loss.set(title="cross-entropy, teacher forcing (nats a word)", xlabel="epoch")
+    for n in (1, 2, 3, 4):
+        score.plot(epochs, [record["scores"][f"BLEU-{n}"] for record in records], marker=".", label=f"BLEU-{n}")
+    score.set(title="generated captions of the validation split", xlabel="epoch", ylim=(0, None))
+    for axis in (loss, score):
+        axis.legend()
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=110)

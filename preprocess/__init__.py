@@ -1,0 +1,1 @@
+"""Pictures and captions -> one HDF5 file; `python -m preprocess --help`."""

@@ -1,0 +1,37 @@
+"""Karpathy's JSON: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from caption.data import SPLITS
+from caption.errors import UserError
+from preprocess.sources import Pictures, example, folder, read_json
+from preprocess.writer import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Karpathy(Pictures):
+    """Flickr8k, Flickr30k or COCO with Karpathy's splits. The pictures of `restval` train, as is usual."""
+
+    images: str
+    """The folder of pictures; for COCO the one that holds train2014 and val2014."""
+    json: str
+    """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json."""
+
+    def examples(self) -> Iterator[Example]:
+        images, content = folder(self.images), read_json(self.json)
+        entries = content.get("images") if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise UserError(f"{self.json}: has no list 'images'; give one of Karpathy's dataset_*.json")
+        for number, entry in enumerate(entries):
+            try:
+                split = "train" if entry["split"] == "restval" else entry["split"]
+                name = str(Path(entry.get("filepath", "")) / entry["filename"])
+                captions = [sentence["raw"] for sentence in entry["sentences"]]
+                image_id = int(entry.get("cocoid", entry.get("imgid", number)))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{self.json}: image {number} lacks or garbles {error}") from None
+            if split not in SPLITS:
+                raise UserError(f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval")
+            yield example(split, image_id, images, name, captions)

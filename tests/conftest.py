@@ -1,0 +1,72 @@
+"""Small data and models that many tests share."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+from caption.attention import AdditiveScore, Memory, SoftAttention
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig
+from caption.captioner import Captioner
+from caption.data import read_vocabulary
+from caption.decoder import Decoder
+from preprocess.__main__ import main as preprocess
+
+V, D, L = 11, 6, 5
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    """A small random decoder in double precision, evaluation mode."""
+    return make_decoder()
+
+
+def make_decoder(vocabulary: int = V, seed: int = 0) -> Decoder:
+    torch.manual_seed(seed)
+    config = DecoderConfig(embedding=7, hidden=8, attention=9, dropout=0.5)
+    decoder = Decoder(config, SoftAttention(AdditiveScore(8, D, 9)), D, vocabulary)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)  # far from uniform, so that a wrong step shows
+    return decoder.double().eval()
+
+
+def make_memory(decoder: Decoder, images: int = 3, seed: int = 1) -> Memory:
+    torch.manual_seed(seed)
+    return decoder.attention.prepare(torch.randn(images, L, D, dtype=torch.double))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny shapes file: 40, 10 and 10 pictures of 32 x 32; its test pictures lie beside it."""
+    folder = tmp_path_factory.mktemp("shapes")
+    path = folder / "shapes.h5"
+    preprocess(
+        ["shapes", "--output", str(path), "--count", "40", "10", "10", "--size", "32", "--save-images", str(folder)]
+    )
+    return path
+
+
+@pytest.fixture
+def captioner(shapes: Path) -> Captioner:
+    """An untrained captioner for the tiny shapes file."""
+    torch.manual_seed(0)
+    return Captioner(
+        ImageConfig(32, "squash"),
+        EncoderConfig(name="small_cnn", finetune_from="all"),
+        DecoderConfig(embedding=16, hidden=24, attention=16, dropout=0.0),
+        read_vocabulary(shapes),
+    )
+
+
+def copy_file(source: Path, target: Path, **attributes: str) -> Path:
+    """A copy of a data file with other attributes."""
+    target.write_bytes(source.read_bytes())
+    with h5py.File(target, "r+") as file:
+        file.attrs.update(attributes)
+    return target

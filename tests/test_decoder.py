@@ -1,0 +1,164 @@
+"""The decoder: teacher forcing equals stepping, padding counts for nothing, gradients are right."""
+
+import math
+
+import pytest
+import torch
+from conftest import D, L, V, make_decoder, make_memory
+
+from caption import losses
+from caption.attention import AdditiveScore, SoftAttention
+from caption.config import DecoderConfig
+from caption.decoder import Decoder, live_rectangles
+from caption.vocabulary import END, PAD, START
+
+CAPTIONS = torch.tensor(
+    [
+        [[4, 5, 6, 7, END], [8, 9, END, PAD, PAD]],
+        [[10, 4, END, PAD, PAD], [PAD, PAD, PAD, PAD, PAD]],
+        [[5, END, PAD, PAD, PAD], [6, 7, 8, END, PAD]],  # not sorted: that must only cost time
+    ]
+)
+LENGTHS = torch.tensor([[5, 3], [3, 0], [2, 4]])
+
+
+def by_steps(decoder: Decoder, memory) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, V] and weights [N, L] of every real word, one step at a time."""
+    state, words = decoder.start(memory, 2), torch.full((3, 2), START)
+    logits, weights = [], []
+    for t in range(5):
+        step_logits, state, attended = decoder.step(words, state, memory)
+        logits.append(step_logits)
+        weights.append(attended.weights)
+        words = CAPTIONS[:, :, t]
+    real = torch.arange(5) < LENGTHS[..., None]
+    return torch.stack(logits, 2)[real], torch.stack(weights, 2)[real]
+
+
+def test_forward_equals_a_loop_of_step(decoder: Decoder) -> None:
+    memory = make_memory(decoder)
+    decoded = decoder(memory, CAPTIONS, LENGTHS)
+    logits, weights = by_steps(decoder, memory)
+    real = torch.arange(5) < LENGTHS[..., None]
+    torch.testing.assert_close(decoded.logits, logits)
+    torch.testing.assert_close(decoded.weights[real], weights)
+    assert decoded.targets.tolist() == CAPTIONS[real].tolist()
+
+
+def test_weights_are_zero_where_there_is_no_word(decoder: Decoder) -> None:
+    decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
+    real = torch.arange(5) < LENGTHS[..., None]
+    torch.testing.assert_close(decoded.weights.sum(-1), real.double())
+    assert (decoded.weights >= 0).all()
+
+
+def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
+    memory = make_memory(decoder)
+    together = decoder(memory, CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
+    alone = [
+        decoder(type(memory)(*(part[b : b + 1] for part in memory)), CAPTIONS[b : b + 1, q : q + 1], LENGTHS[b : b + 1, q : q + 1])
+        for b in range(3)
+        for q in range(2)
+        if LENGTHS[b, q]
+    ]
+    for expected, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(single.logits, expected)
+
+
+def test_permuting_locations_permutes_the_weights_alone(decoder: Decoder) -> None:
+    torch.manual_seed(2)
+    regions, order = torch.randn(3, L, D, dtype=torch.double), torch.randperm(L)
+    plain = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
+    permuted = decoder(decoder.attention.prepare(regions[:, order]), CAPTIONS, LENGTHS)
+    torch.testing.assert_close(permuted.logits, plain.logits)
+    torch.testing.assert_close(permuted.weights, plain.weights[..., order])
+    assert not torch.allclose(plain.weights, plain.weights[..., order])
+
+
+def test_padding_has_exactly_zero_gradient(decoder: Decoder) -> None:
+    """Whatever stands after <end>, no gradient comes from it and none goes to it."""
+    gradients = []
+    for filler in (PAD, 9):
+        captions = torch.where(torch.arange(5) < LENGTHS[..., None], CAPTIONS, filler)
+        decoder.zero_grad()
+        decoded = decoder(make_memory(decoder), captions, LENGTHS)
+        (losses.cross_entropy(decoded) + losses.doubly_stochastic(decoded)).backward()
+        gradients.append([parameter.grad.clone() for parameter in decoder.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+    assert decoder.embedding.weight.grad[PAD].abs().sum() == 0
+
+
+def test_gradients_numerically(decoder: Decoder) -> None:
+    """Every weight's gradient of the whole loss, against central differences."""
+    regions = torch.randn(3, L, D, dtype=torch.double)
+
+    def loss() -> torch.Tensor:
+        decoded = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
+        return losses.cross_entropy(decoded, smoothing=0.1) + 0.3 * losses.doubly_stochastic(decoded)
+
+    loss().backward()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in decoder.named_parameters():
+        values, slope = parameter.data.view(-1), parameter.grad.view(-1)
+        for i in torch.randint(len(values), (4,), generator=generator).tolist():
+            if name == "embedding.weight" and i < parameter.shape[1]:
+                continue  # padding's own row has no gradient by design
+            kept, numbers = values[i].item(), []
+            for step in (1e-6, -1e-6):
+                values[i] = kept + step
+                numbers.append(loss().item())
+            values[i] = kept
+            assert slope[i].item() == pytest.approx((numbers[0] - numbers[1]) / 2e-6, abs=1e-7, rel=1e-5), name
+
+
+def test_gradient_reaches_the_regions(decoder: Decoder) -> None:
+    regions = torch.randn(1, L, D, dtype=torch.double, requires_grad=True)
+
+    def logits(values: torch.Tensor) -> torch.Tensor:
+        return decoder(decoder.attention.prepare(values), CAPTIONS[:1], LENGTHS[:1]).logits
+
+    assert torch.autograd.gradcheck(logits, regions)
+
+
+def test_first_loss_is_about_log_v() -> None:
+    torch.manual_seed(0)
+    size = 1000
+    decoder = Decoder(DecoderConfig(64, 64, 64), SoftAttention(AdditiveScore(64, 32, 64)), 32, size)
+    memory = decoder.attention.prepare(torch.rand(8, 49, 32))
+    captions = torch.randint(4, size, (8, 5, 12))
+    loss = losses.cross_entropy(decoder(memory, captions, torch.full((8, 5), 12)))
+    assert loss.item() == pytest.approx(math.log(size), rel=0.02)
+
+
+def test_steps_shrink_to_what_is_left() -> None:
+    assert live_rectangles(torch.tensor([[4, 2], [3, 1]]), 4) == [(2, 2), (2, 2), (2, 1), (1, 1)]
+    assert live_rectangles(torch.tensor([[1, 3]]), 3) == [(1, 2), (1, 2), (1, 2)]  # unsorted rows stay together
+
+
+def test_doubly_stochastic_is_the_paper_s_sum(decoder: Decoder) -> None:
+    decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
+    total = 0.0
+    for b in range(3):
+        for q in range(2):
+            if LENGTHS[b, q]:
+                alphas = decoded.weights[b, q, : LENGTHS[b, q]]
+                total += sum((1 - alphas[:, i].sum().item()) ** 2 for i in range(L))
+    assert losses.doubly_stochastic(decoded).item() == pytest.approx(total / LENGTHS.sum().item())
+
+
+def test_no_row_of_the_memory_is_repeated(decoder: Decoder) -> None:
+    """Keys and values keep one entry an image, whatever the number of rows."""
+    memory = make_memory(decoder)
+    assert memory.keys.shape == (3, L, 9) and memory.values.shape == (3, L, D)
+    assert decoder.step(torch.full((3, 4), START), decoder.start(memory, 4), memory)[0].shape == (3, 4, V)
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    decoder = make_decoder().float()
+    memory = decoder.attention.prepare(torch.randn(3, L, D))
+    plain = decoder(memory, CAPTIONS, LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoder(memory, CAPTIONS, LENGTHS)
+    assert half.logits.dtype == torch.bfloat16 and half.weights.dtype == torch.float32
+    assert losses.cross_entropy(half).item() == pytest.approx(losses.cross_entropy(plain).item(), rel=0.02)

@@ -1,0 +1,152 @@
+"""Search against brute force, against greedy, against re-scoring, and under every option."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import make_decoder, make_memory
+
+from caption.attention import Memory
+from caption.config import SearchConfig
+from caption.decoder import Decoder
+from caption.search import Hypothesis, beam, greedy, search
+from caption.vocabulary import END, PAD, START, UNKNOWN
+
+
+def score(decoder: Decoder, memory: Memory, words: list[int]) -> tuple[float, torch.Tensor]:
+    """Log-probability and weights [T, L] of a caption for a single image, by teacher forcing."""
+    decoded = decoder(memory, torch.tensor([[words]]), torch.tensor([[len(words)]]))
+    logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
+    return logps.sum().item(), decoded.weights[0, 0]
+
+
+def one(memory: Memory, image: int) -> Memory:
+    return Memory(memory.keys[image : image + 1], memory.values[image : image + 1])
+
+
+def same(a: list[list[Hypothesis]], b: list[list[Hypothesis]]) -> None:
+    for first, second in zip(itertools.chain(*a), itertools.chain(*b), strict=True):
+        assert first.words == second.words and first.finished == second.finished
+        assert first.log_probability == pytest.approx(second.log_probability)
+        torch.testing.assert_close(first.weights, second.weights)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_beam_of_one_is_greedy(seed: int) -> None:
+    decoder = make_decoder(seed=seed)
+    memory = make_memory(decoder, 4, seed + 10)
+    config = SearchConfig(beam_size=1, max_length=12, no_repeat_ngram=2)
+    same(beam(decoder, memory, config), greedy(decoder, memory, config))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("minimum", [0, 2])
+def test_full_width_beam_is_brute_force(penalty: float, minimum: int) -> None:
+    """Four words to choose from and three steps: every possible caption, in the right order."""
+    vocabulary, steps = 7, 3
+    decoder = make_decoder(vocabulary)
+    memory = make_memory(decoder, 1)
+    words = [number for number in range(vocabulary) if number not in (PAD, START, UNKNOWN, END)]
+    captions = [[*body, END] for n in range(minimum, steps) for body in itertools.product(words, repeat=n)]
+    captions += [list(body) for body in itertools.product(words, repeat=steps)]
+    expected = sorted(((score(decoder, memory, c)[0] / len(c) ** penalty, c) for c in captions), reverse=True)
+
+    config = SearchConfig(beam_size=len(captions), max_length=steps, min_length=minimum, length_penalty=penalty)
+    found = search(decoder, memory, config)[0]
+    assert len(found) == len(captions)
+    for hypothesis, (rank, caption) in zip(found, expected, strict=True):
+        assert [*hypothesis.words, *([END] if hypothesis.finished else [])] == caption
+        assert hypothesis.log_probability / len(caption) ** penalty == pytest.approx(rank)
+
+
+def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: Decoder) -> None:
+    found = search(decoder, make_memory(decoder, 2), SearchConfig(beam_size=50, max_length=1, min_length=0))
+    assert [len(hypotheses) for hypotheses in found] == [8, 8]  # seven words and the empty caption
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SearchConfig(beam_size=1, max_length=9),
+        SearchConfig(beam_size=4, max_length=9, length_penalty=0.7, no_repeat_ngram=2),
+        SearchConfig(beam_size=3, max_length=9, method="sample", temperature=1.5),
+    ],
+)
+def test_what_is_reported_equals_rescoring(decoder: Decoder, config: SearchConfig) -> None:
+    with torch.no_grad():
+        decoder.output.bias[END] += 2
+    memory = make_memory(decoder)
+    finished = 0
+    for image, hypotheses in enumerate(search(decoder, memory, config)):
+        for hypothesis in hypotheses:
+            words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
+            log_probability, weights = score(decoder, one(memory, image), words)
+            assert hypothesis.log_probability == pytest.approx(log_probability, abs=1e-5)
+            torch.testing.assert_close(hypothesis.weights, weights, atol=1e-5, rtol=0, check_dtype=False)
+            finished += hypothesis.finished
+    assert finished  # or the test would not have seen an <end>
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batch_of_three_is_three_of_one(decoder: Decoder, size: int) -> None:
+    memory, config = make_memory(decoder), SearchConfig(beam_size=size, max_length=10)
+    same(search(decoder, memory, config), [search(decoder, one(memory, image), config)[0] for image in range(3)])
+
+
+def test_unfinished_captions_count(decoder: Decoder) -> None:
+    """A model that never ends still gives captions: at the limit they are returned as they stand."""
+    with torch.no_grad():
+        decoder.output.bias[END] = -1e4
+    for size in (1, 3):
+        for hypotheses in search(decoder, make_memory(decoder), SearchConfig(beam_size=size, max_length=6)):
+            assert len(hypotheses) == size
+            assert all(not h.finished and len(h.words) == len(h.weights) == 6 for h in hypotheses)
+
+
+def test_minimum_length_and_unknown(decoder: Decoder) -> None:
+    with torch.no_grad():
+        decoder.output.bias[END] = 50
+        decoder.output.bias[UNKNOWN] = 40
+    memory = make_memory(decoder)
+    best = search(decoder, memory, SearchConfig(min_length=4))[0][0]
+    assert len(best.words) == 4 and best.finished and UNKNOWN not in best.words
+    assert search(decoder, memory, SearchConfig(min_length=4, suppress_unknown=False))[0][0].words == [UNKNOWN] * 4
+    assert search(decoder, memory, SearchConfig(min_length=0))[0][0].words == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_ngram_twice(decoder: Decoder, n: int) -> None:
+    with torch.no_grad():
+        decoder.output.bias[END] = -1e4
+        decoder.output.bias[5] = 9  # would be said over and over
+    memory = make_memory(decoder)
+    free = search(decoder, memory, SearchConfig(beam_size=1, max_length=7))[0][0].words
+    assert free == [5] * 7
+    for size in (1, 3):
+        for hypotheses in search(decoder, memory, SearchConfig(beam_size=size, max_length=7, no_repeat_ngram=n)):
+            for words in (h.words for h in hypotheses):
+                ngrams = list(zip(*(words[i:] for i in range(n)), strict=False))
+                assert len(set(ngrams)) == len(ngrams)
+
+
+def test_words_run_out_before_the_minimum_length(decoder: Decoder) -> None:
+    """Seven words, none twice, ten wanted: still a caption, not an empty hand."""
+    config = SearchConfig(beam_size=2, max_length=10, min_length=10, no_repeat_ngram=1)
+    assert all(len(hypotheses[0].words) == 10 for hypotheses in search(decoder, make_memory(decoder), config))
+
+
+def test_samples_follow_the_model() -> None:
+    """The share of first words among many draws is the model's probability, at the temperature asked for."""
+    decoder = make_decoder(7)
+    memory = make_memory(decoder, 1)
+    logits = decoder.step(torch.full((1, 1), START), decoder.start(memory, 1), memory)[0][0, 0]
+    logits[[PAD, START, UNKNOWN]] = -math.inf
+    for temperature in (0.5, 1.0):
+        config = SearchConfig(beam_size=4000, max_length=1, min_length=0, method="sample", temperature=temperature)
+        drawn = search(decoder, memory, config, torch.Generator().manual_seed(0))[0]
+        counts = torch.zeros(7)
+        for hypothesis in drawn:
+            counts[hypothesis.words[0] if hypothesis.words else END] += 1
+        expected = (logits / temperature).softmax(-1).float()
+        torch.testing.assert_close(counts / 4000, expected, atol=0.03, rtol=0)

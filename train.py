@@ -1,0 +1,149 @@
+"""Train a captioner: `python train.py PRESET --data FILE --output FOLDER [--any.field value ...]`."""
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from caption import checkpoint, data, engine, runlog
+from caption.captioner import Captioner
+from caption.command import parse, run
+from caption.config import Config
+from caption.metrics.bleu import bleu
+from caption.presets import PRESETS
+from caption.vocabulary import tokenise
+
+EXAMPLES = 10  # pictures whose captions are kept from every epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run, exactly as if it had not been interrupted."""
+
+    resume: str
+    """The run's folder."""
+
+
+def main(arguments: list[str]) -> None:
+    config, state = read_arguments(arguments)
+    folder, training = Path(config.output), config.training
+    device = engine.choose_device(config.device)
+    torch.manual_seed(training.seed)
+
+    # The data.
+    train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
+    references = [[tokenise(text) for text in texts] for texts in val.references()]
+    rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
+    pin = device.type == "cuda"
+    train_loader = data.make_loader(rows, batches, training.workers, pin)
+    val_loader = data.make_loader(val, data.in_order(len(val), 2 * training.batch_size), training.workers, pin)
+
+    # The model, new or as it was saved.
+    if state is None:
+        vocabulary, image = data.read_vocabulary(config.data), data.read_image_config(config.data)
+        captioner = Captioner(image, config.encoder, config.decoder, vocabulary).to(device)
+        optimizer, progress = engine.make_optimizer(captioner, training), engine.Progress()
+        runlog.create_folder(config)
+    else:
+        captioner = Captioner.from_content(state, folder / "last.pt").to(device)
+        data.check_vocabulary(config.data, captioner.vocabulary)
+        optimizer = engine.make_optimizer(captioner, training)
+        progress = engine.restore_training(state, optimizer, device)
+    print(describe(config, captioner, len(train), len(val)))
+
+    # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.
+    stop_asked = False
+
+    def ask_to_stop(number: int, frame: Any) -> None:
+        nonlocal stop_asked
+        stop_asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def save(every: int) -> None:
+        if stop_asked or (every and progress.step % every == 0):
+            more = engine.training_state(optimizer, progress, device)
+            checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
+        if stop_asked:
+            print(f"\nstopped and saved; go on with: python train.py --resume {folder}", file=sys.stderr)
+            sys.exit(130)
+
+    signal.signal(signal.SIGINT, ask_to_stop)
+    signal.signal(signal.SIGTERM, ask_to_stop)
+
+    log = runlog.Run(folder, progress.epoch)
+    batches.start(1)
+    steps = training.epochs * len(batches)
+    while progress.epoch <= training.epochs:
+        waited = progress.epoch - 1 - progress.best_epoch
+        if training.patience and waited >= training.patience:
+            print(f"no better score for {waited} epochs: stopped")
+            break
+        epoch = progress.epoch
+        captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
+        batches.start(epoch, skip=progress.batch)
+        trained = engine.train_epoch(
+            captioner, train_loader, optimizer, training, progress, steps, device, lambda: save(training.checkpoint_steps)
+        )
+        validated = engine.validate(captioner, val_loader, training, device)
+        found = sorted(engine.generate(captioner, val_loader, config.search, device, training.precision))
+        captions = [captioner.vocabulary.decode(hypotheses[0].words) for _, hypotheses in found]
+        scores = bleu(references, captions)
+
+        texts = [" ".join(words) for words in captions]
+        runlog.write_text(folder / "captions_val.json", runlog.coco_results(val.image_ids, texts))
+        examples = dict(zip(val.file_names[:EXAMPLES], texts, strict=False))
+        log.record({"epoch": epoch, "train": trained, "val": validated, "scores": scores, "examples": examples})
+        better = scores["BLEU-4"] > progress.best_score
+        print(
+            f"epoch {epoch}: loss {trained['cross_entropy']:.3f}, val {validated['cross_entropy']:.3f}, generated "
+            f"BLEU-4 {scores['BLEU-4']:.2f}{' (best)' if better else ''}, {trained['captions_per_second']:.0f} captions/s"
+        )
+        if better:
+            progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch
+            checkpoint.save(folder / "best.pt", {**captioner.content(), "epoch": epoch, "scores": scores})
+        elif (epoch - progress.best_epoch) % training.plateau_epochs == 0:
+            progress.reductions += 1
+        progress.epoch, progress.batch, progress.sums, progress.seconds = epoch + 1, 0, {}, 0.0
+        save(every=1)
+    print(f"best: epoch {progress.best_epoch}, BLEU-4 {progress.best_score:.2f} on val; {folder / 'best.pt'}")
+
+
+def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]:
+    """The configuration, and the checkpoint to go on from, if any. Raises UserError."""
+    if any(argument.split("=")[0] == "--resume" for argument in arguments):
+        folder = Path(parse(Resume, arguments, "train.py").resume)
+        config = runlog.read_config(folder)
+        return dataclasses.replace(config, output=str(folder)), checkpoint.load(folder / "last.pt")
+    presets = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: description for name, (description, _) in PRESETS.items()},
+    )
+    if arguments in (["--help"], ["-h"]):
+        try:
+            parse(presets, arguments, "train.py", f"{__doc__}\n\nGo on with a run: `python train.py --resume FOLDER`")
+        except SystemExit:
+            arguments = [next(iter(PRESETS)), "--help"]  # then the fields, which are the same for all
+    config = parse(presets, arguments, "train.py")
+    data.open_file(config.data).close()
+    precision = engine.choose_precision(config.training.precision, engine.choose_device(config.device))
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
+
+
+def describe(config: Config, captioner: Captioner, train: int, val: int) -> str:
+    """What is about to be trained."""
+    rows, columns = captioner.encoder.grid
+    weights = sum(parameter.numel() for parameter in captioner.parameters())
+    learnt = sum(parameter.numel() for parameter in (*captioner.decoder.parameters(), *captioner.encoder.trained))
+    return (
+        f"{config.data}: {train} pictures to train, {val} to validate, {len(captioner.vocabulary)} words\n"
+        f"{config.encoder.name}: {rows}x{columns} regions of width {captioner.encoder.width}; "
+        f"{weights / 1e6:.1f} M weights, {learnt / 1e6:.1f} M of them trained, {config.training.precision}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
