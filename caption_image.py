@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> None:
         print(f"{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        draw_attention(image, words, upsample(weights, captioner.encoder.grid, captioner.image.size), caption, args.output)
+        draw_attention(
+            image, words, upsample(weights, captioner.encoder.grid, captioner.image.size), caption, args.output
+        )
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
 
     def save(every: int) -> None:
         if stop_asked or (every and progress.step % every == 0):
+            engine.check_finite(progress)
             more = engine.training_state(optimizer, progress, device)
             checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
         if stop_asked:
@@ -86,7 +87,14 @@ def main(arguments: list[str]) -> None:
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         batches.start(epoch, skip=progress.batch)
         trained = engine.train_epoch(
-            captioner, train_loader, optimizer, training, progress, steps, device, lambda: save(training.checkpoint_steps)
+            captioner,
+            train_loader,
+            optimizer,
+            training,
+            progress,
+            steps,
+            device,
+            lambda: save(training.checkpoint_steps),
         )
         validated = engine.validate(captioner, val_loader, training, device)
         found = sorted(engine.generate(captioner, val_loader, config.search, device, training.precision))
@@ -100,7 +108,8 @@ def main(arguments: list[str]) -> None:
         better = scores["BLEU-4"] > progress.best_score
         print(
             f"epoch {epoch}: loss {trained['cross_entropy']:.3f}, val {validated['cross_entropy']:.3f}, generated "
-            f"BLEU-4 {scores['BLEU-4']:.2f}{' (best)' if better else ''}, {trained['captions_per_second']:.0f} captions/s"
+            f"BLEU-4 {scores['BLEU-4']:.2f}{' (best)' if better else ''}; "
+            f"{trained['captions_per_second']:.0f} captions/s"
         )
         if better:
             progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch

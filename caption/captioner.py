@@ -29,7 +29,7 @@ class Captioner(nn.Module):
     ) -> None:
         super().__init__()
         self.image, self.vocabulary = image, vocabulary
-        self.configs = {"image": image, "encoder": encoder, "decoder": decoder}
+        self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
         self.encoder = Encoder(encoder, image.size, load_weights)
         width = self.encoder.width
         attention = SoftAttention(AdditiveScore(decoder.hidden, width, decoder.attention))

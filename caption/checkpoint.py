@@ -15,7 +15,7 @@ FORMAT = "show-attend-and-tell checkpoint 1"
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write under a temporary name, then rename: the file is whole or it is not there."""
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
+    with temporary.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
         os.fsync(file.fileno())
@@ -29,7 +29,7 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "nsupported" in str(error) or "GLOBAL" in str(error):  # a class or function, so code
+        if "global" in str(error).split("WeightsUnpickler error")[-1]:  # names a class or function, so code
             raise UserError(
                 f"{path}: holds pickled code, which is refused; load only checkpoints that train.py wrote"
             ) from None

@@ -1,4 +1,4 @@
-"""Everything that can be set, as frozen dataclasses: `train.py` makes its flags from them and a checkpoint keeps them."""
+"""Everything that can be set, as frozen dataclasses: the flags of `train.py`, and what a checkpoint keeps."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -38,7 +38,7 @@ SPLITS = ("train", "val", "test")
 class Item(NamedTuple):
     """An image with some of its encoded captions."""
 
-    index: int
+    number: int  # of the image in its split
     image: NDArray[np.uint8]  # [3, S, S]
     captions: list[NDArray[np.int32]]
 
@@ -179,7 +179,7 @@ def collate(items: Sequence[Item]) -> Batch:
             captions[b, q, len(words)] = END
             lengths[b, q] = len(words) + 1
     return Batch(
-        [items[place].index for place in order],
+        [items[place].number for place in order],
         torch.from_numpy(np.stack([items[place].image for place in order])),
         torch.from_numpy(captions),
         torch.from_numpy(lengths),
@@ -190,7 +190,7 @@ class GroupedBatches(Sampler[list[int]]):
     """Batches of items of like length, in other company every epoch.
 
     `keys` has a row of sort keys for every item, the first most important. All items are shuffled and cut into pools
-    of `pool` batches; a pool is sorted by keys and cut into batches; the batches are shuffled. With `pure`, a batch
+    of `pool()` batches; a pool is sorted by keys and cut into batches; the batches are shuffled. With `pure`, a batch
     holds only items with equal keys. The epoch alone decides the order, so that training can resume at any batch.
     """
 
@@ -211,16 +211,20 @@ class GroupedBatches(Sampler[list[int]]):
             self._made = self.epoch, self._make()
         return self._made[1]
 
+    def pool(self) -> int:
+        """Batches in a pool: a quarter of a small data set, or sorting would always seat the same items together."""
+        return max(1, min(self.POOL, len(self.keys) // self.batch_size // 4))
+
     def _make(self) -> list[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.keys))
-        pool = len(order) if self.pure else self.POOL * self.batch_size
+        pool = len(order) if self.pure else self.batch_size * self.pool()
         batches: list[list[int]] = []
         for begin in range(0, len(order), pool):
             members = order[begin : begin + pool]
             members = members[np.lexsort(self.keys[members].T[::-1])]
             keys = self.keys[members]
-            changes = np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1 if self.pure else []
+            changes: Any = np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1 if self.pure else []
             for run in np.split(members, changes):
                 batches += [run[i : i + self.batch_size].tolist() for i in range(0, len(run), self.batch_size)]
         return [batches[i] for i in generator.permutation(len(batches))]
@@ -232,7 +236,9 @@ class GroupedBatches(Sampler[list[int]]):
         return iter(self.batches()[self.skip :])
 
 
-def training_batches(data: CaptionData, batching: str, batch_size: int, seed: int) -> tuple[Dataset[Item], GroupedBatches]:
+def training_batches(
+    data: CaptionData, batching: str, batch_size: int, seed: int
+) -> tuple[Dataset[Item], GroupedBatches]:
     """The data set and its batches: "images" with all their captions, or captions of equal "lengths"."""
     lengths = data.lengths
     if batching == "lengths":

@@ -84,7 +84,9 @@ class Decoder(nn.Module):
         embedded = self.dropout(self.embedding(inputs))  # [B, Q, T, E]
         word_gates = self.word_to_gates(embedded).unbind(2)  # T times [B, Q, 4H], one product for all
         state = self.start(memory, rows)
-        hiddens, contexts, weights = [], [], []
+        hiddens: list[Tensor] = []
+        contexts: list[Tensor] = []
+        weights: list[Tensor] = []
         for t, (live_images, live_rows) in enumerate(live_rectangles(lengths, steps)):
             memory = memory.first(live_images)
             state, context, attended = self.recur(
@@ -96,7 +98,8 @@ class Decoder(nn.Module):
         real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T], known without asking the device
         index = real.flatten().nonzero().squeeze(1).to(captions.device, non_blocking=True)  # [N]
         picked = [
-            x.flatten(0, 2).index_select(0, index) for x in (embedded, torch.stack(hiddens, 2), torch.stack(contexts, 2))
+            x.flatten(0, 2).index_select(0, index)
+            for x in (embedded, torch.stack(hiddens, 2), torch.stack(contexts, 2))
         ]
         return Decoded(
             self.readout(*picked),

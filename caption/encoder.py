@@ -1,4 +1,4 @@
-"""Pictures -> region features (annotation vectors, section 3.1.1): a torchvision classifier cut at its last spatial map."""
+"""Pictures -> region features (annotation vectors, section 3.1.1): a classifier cut at its last spatial map."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from caption.config import EncoderConfig
 from caption.errors import UserError
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of R, G, B in [0, 1]
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation of R, G, B in [0, 1]
 
 # Where the usual backbones are cut; others are probed with an empty picture. VGG: before the last pooling (conv5_4's
 # ReLU in VGG-19, the paper's 14x14x512).
@@ -100,6 +100,7 @@ class Encoder(nn.Module):
 class SmallCNN(nn.Module):
     """Six convolutions for small drawings, stride 8: pixels [B, 3, S, S] -> [B, 128, S/8, S/8].
 
+    A region sees 25 x 25 pixels and no more, so that looking at an object means attending where it is.
     Two more input channels hold each pixel's place (CoordConv, Liu et al., 2018), without which an annotation vector
     could not tell left from right.
     """
@@ -107,9 +108,12 @@ class SmallCNN(nn.Module):
     def __init__(self, width: int = 128) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs, stride in ((5, 16, 1), (16, 32, 2), (32, 64, 2), (64, 64, 1), (64, width, 2), (width, width, 1)):
+        widths = (5, 16, 32, 64, 64, 64, width, width)
+        for inputs, outputs, kernel, stride in zip(
+            widths, widths[1:], (3, 3, 3, 3, 3, 3, 1), (1, 2, 2, 1, 1, 2, 1), strict=False
+        ):
             layers += [
-                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+                nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
                 nn.BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
@@ -136,7 +140,7 @@ def read_weights(name: str, weights: str) -> tuple[dict[str, Tensor], tuple[list
                 f"{weights}: not a state dict that torch.load(weights_only=True) accepts ({type(error).__name__}); "
                 "save model.state_dict() with torch.save"
             ) from None
-        return state, (list(IMAGENET[0]), list(IMAGENET[1]))
+        return state, IMAGENET
     known = torchvision.models.get_model_weights(name)
     names = [*(entry.name for entry in known), "DEFAULT"]
     if weights not in names:
@@ -192,7 +196,8 @@ def _cut(backbone: nn.Module, config: EncoderConfig, image_size: int) -> nn.Modu
         warnings.simplefilter("ignore")
         layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone, image_size)
         try:
-            return create_feature_extractor(backbone, {layer: "regions"}, suppress_diff_warning=True)
+            cut: nn.Module = create_feature_extractor(backbone, {layer: "regions"}, suppress_diff_warning=True)
+            return cut
         except ValueError:
             children = ", ".join(name for name, _ in backbone.named_children())
             raise UserError(

@@ -123,14 +123,19 @@ def train_epoch(
 ) -> dict[str, float]:
     """The rest of the epoch under way; means over its words of every loss term, and captions a second.
 
-    `progress` is kept up to date, `after_step` is called after every step. Stops with UserError on a loss that is not
-    finite, before anything could be saved.
+    `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no longer
+    finite; a GPU is asked only now and then, because asking waits for it.
     """
     captioner.train()
     started, before = time.perf_counter(), progress.seconds
     sums = progress.sums
     bar = tqdm(
-        loader, f"epoch {progress.epoch}", len(loader) + progress.batch, initial=progress.batch, unit="batch", disable=None
+        loader,
+        f"epoch {progress.epoch}",
+        len(loader) + progress.batch,
+        initial=progress.batch,
+        unit="batch",
+        disable=None,
     )
     for batch in bar:
         for group in optimizer.param_groups:
@@ -138,7 +143,7 @@ def train_epoch(
         terms, words = _loss_terms(captioner, batch, config, device)
         loss = terms["cross_entropy"] + config.doubly_stochastic * terms["doubly_stochastic"]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(captioner.parameters(), config.clip_norm)
         optimizer.step()
@@ -147,11 +152,12 @@ def train_epoch(
             sums[name] = torch.as_tensor(value, dtype=torch.float64, device=device) + sums.get(name, 0)
         progress.batch += 1
         progress.step += 1
-        if progress.batch % 50 == 0 or bar.n + 1 == bar.total:
-            _check_finite(sums, terms)
+        if device.type == "cpu" or progress.batch % 50 == 0:
+            check_finite(progress, terms)
             bar.set_postfix(loss=f"{float(sums['cross_entropy'] / sums['words']):.3f}")
         progress.seconds = before + time.perf_counter() - started
         after_step()
+    check_finite(progress)
     total = {name: float(value) for name, value in sums.items()}
     means = {name: total[name] / total["words"] for name in total if name not in ("words", "captions")}
     return {**means, "captions_per_second": total["captions"] / progress.seconds}
@@ -168,9 +174,10 @@ def _loss_terms(
     return losses.terms(decoded, config.label_smoothing if captioner.training else 0.0), len(decoded.targets)
 
 
-def _check_finite(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
-    if not all(math.isfinite(float(value)) for value in sums.values()):
-        told = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:
+    """Raises UserError, with the loss terms, when the sums of the epoch under way are not finite: do not save then."""
+    if not all(math.isfinite(float(value)) for value in progress.sums.values()):
+        told = ", ".join(f"{name} {float(value):.4g}" for name, value in (terms or progress.sums).items())
         raise UserError(f"the loss is no longer finite ({told}); lower training.learning_rate or training.clip_norm")
 
 

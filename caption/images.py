@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from caption.errors import UserError
 
@@ -31,7 +31,7 @@ def open_image(path: str | Path) -> Image.Image:
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise BadImage(f"{path}: no such picture") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage(f"{path}: not a picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BadImage(f"{path}: unreadable or truncated picture ({error})") from None

@@ -1,12 +1,12 @@
 """What a run leaves behind: a folder that can be read.
 
-    config.json          everything that was set
-    log.jsonl            one object an epoch
-    curves.png           losses and scores
-    captions_val.json    captions of the validation split, COCO results format
-    examples.txt         ten pictures with their captions of every epoch
-    best.pt, last.pt     the best model by its generated captions; the last, to resume from
-    tensorboard/         the numbers of log.jsonl once more
+config.json          everything that was set
+log.jsonl            one object an epoch
+curves.png           losses and scores
+captions_val.json    captions of the validation split, COCO results format
+examples.txt         ten pictures with their captions of every epoch
+best.pt, last.pt     the best model by its generated captions; the last, to resume from
+tensorboard/         the numbers of log.jsonl once more
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Run:
     def record(self, record: dict[str, Any]) -> None:
         """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch."""
         self.records.append(record)
-        with open(self.log, "a", encoding="utf-8") as file:
+        with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for group, values in record.items():
             for name, value in values.items() if isinstance(values, dict) else ():

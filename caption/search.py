@@ -86,7 +86,7 @@ def _roll_out(
 
 
 def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Beam search; finished and unfinished hypotheses compete in one pool by their score, and all of them are ranked."""
+    """Beam search; finished and unfinished hypotheses compete in one pool, and all that are left are ranked."""
     images, beams, device = len(memory.values), config.beam_size, memory.values.device
     state = decoder.start(memory, beams)
     history = torch.empty(images, beams, 0, dtype=torch.long, device=device)
@@ -147,7 +147,10 @@ def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) ->
         windows = history.unfold(-1, n, 1)  # [B, K, t - n + 1, n]
         last = history[..., history.shape[-1] - n + 1 :].unsqueeze(-2)  # [B, K, 1, n - 1]
         again = (windows[..., :-1] == last).all(-1)  # its last word would repeat an n-gram
-        repeats = torch.zeros_like(log_probabilities).scatter_add_(-1, windows[..., -1], again.to(log_probabilities.dtype)) > 0
+        repeats = (
+            torch.zeros_like(log_probabilities).scatter_add_(-1, windows[..., -1], again.to(log_probabilities.dtype))
+            > 0
+        )
         repeats[..., END] = False
         blocked = log_probabilities.masked_fill(repeats, -torch.inf)
         stuck = blocked.isneginf().all(-1, keepdim=True)  # a caption too short to end, with every word used up

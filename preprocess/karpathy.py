@@ -33,5 +33,7 @@ class Karpathy(Pictures):
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{self.json}: image {number} lacks or garbles {error}") from None
             if split not in SPLITS:
-                raise UserError(f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval")
+                raise UserError(
+                    f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval"
+                )
             yield example(split, image_id, images, name, captions)

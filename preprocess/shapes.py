@@ -145,6 +145,8 @@ def place_things(chance: random.Random, count: int, unseen: bool) -> list[Thing]
             margin = SIZES[size] + GAP / 2
             x, y = chance.uniform(margin, 1 - margin), chance.uniform(margin, 1 - margin)
             things.append(Thing(shape, chance.choice(tuple(COLOURS)), size, x, y))
+        # Whom a caption begins with must be visible: the large before the small, then the upper left.
+        things.sort(key=lambda thing: (thing.size != "large", thing.x + thing.y))
         first = things[0]
         apart = all(
             math.dist(a[3:], b[3:]) > 1.25 * (a.radius + b.radius) + GAP

@@ -156,7 +156,9 @@ def _write_split(
             kept.append(example)
         except BadImage as error:
             if options.on_error == "stop":
-                raise UserError(f"{error}; mend or remove it, or leave such pictures out with --on-error skip") from None
+                raise UserError(
+                    f"{error}; mend or remove it, or leave such pictures out with --on-error skip"
+                ) from None
             bad.append(str(error))
     pictures.resize(len(kept), 0)
 

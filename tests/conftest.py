@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from caption.attention import AdditiveScore, Memory, SoftAttention
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig
 from caption.captioner import Captioner
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig
 from caption.data import read_vocabulary
 from caption.decoder import Decoder
 from preprocess.__main__ import main as preprocess
@@ -64,9 +64,12 @@ def captioner(shapes: Path) -> Captioner:
     )
 
 
-def copy_file(source: Path, target: Path, **attributes: str) -> Path:
-    """A copy of a data file with other attributes."""
+def copy_file(source: Path, target: Path, drop_last_word: bool) -> Path:
+    """A copy of a data file, its vocabulary perhaps shorter."""
     target.write_bytes(source.read_bytes())
     with h5py.File(target, "r+") as file:
-        file.attrs.update(attributes)
+        words = list(file["vocabulary"].asstr())
+        del file["vocabulary"]
+        kept = words[:-1] if drop_last_word else words
+        file.create_dataset("vocabulary", data=kept, dtype=h5py.string_dtype())
     return target

@@ -56,7 +56,11 @@ def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
     memory = make_memory(decoder)
     together = decoder(memory, CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
     alone = [
-        decoder(type(memory)(*(part[b : b + 1] for part in memory)), CAPTIONS[b : b + 1, q : q + 1], LENGTHS[b : b + 1, q : q + 1])
+        decoder(
+            type(memory)(*(part[b : b + 1] for part in memory)),
+            CAPTIONS[b : b + 1, q : q + 1],
+            LENGTHS[b : b + 1, q : q + 1],
+        )
         for b in range(3)
         for q in range(2)
         if LENGTHS[b, q]

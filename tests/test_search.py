@@ -75,7 +75,7 @@ def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: Decoder) 
 )
 def test_what_is_reported_equals_rescoring(decoder: Decoder, config: SearchConfig) -> None:
     with torch.no_grad():
-        decoder.output.bias[END] += 2
+        decoder.output.bias[END] += 4
     memory = make_memory(decoder)
     finished = 0
     for image, hypotheses in enumerate(search(decoder, memory, config)):

@@ -1,0 +1,42 @@
+# make demo: the whole of the main job on drawn pictures.  make test: lint, types, tests.
+# Both install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint benchmark install clean
+
+install: .venv/installed
+
+.venv/installed: requirements.txt tests/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; give it by: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	touch $@
+
+demo: install
+	rm -rf runs/demo
+	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite
+	$(BIN)/python train.py shapes-soft --data data/shapes.h5 --output runs/demo
+	$(BIN)/python evaluate.py --checkpoint runs/demo/best.pt --data data/shapes.h5 --split test --beam-size 3 \
+		--grounding data/shapes_instances.json
+	$(BIN)/python caption_image.py --checkpoint runs/demo/best.pt --image data/shapes-test/shapes_test_000001.png \
+		--output runs/demo/caption.png
+	@echo "look at runs/demo/caption.png (the picture, and where the model looked at each word) and runs/demo/curves.png"
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+benchmark: install
+	$(BIN)/python -m benchmarks.train_step
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,125 @@
+"""Batches: complete, in other company every epoch, the same in every process."""
+
+import multiprocessing
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caption.data import (
+    CaptionData,
+    GroupedBatches,
+    Item,
+    collate,
+    in_order,
+    make_loader,
+    read_manifest,
+    read_vocabulary,
+    training_batches,
+)
+from caption.errors import UserError
+from caption.vocabulary import END, PAD, tokenise
+
+
+def captions_of(batch) -> list[tuple[int, ...]]:
+    """Index of the image and words of every caption of a batch."""
+    return [
+        (batch.indices[b], *batch.captions[b, q, : batch.lengths[b, q]].tolist())
+        for b in range(len(batch.indices))
+        for q in range(batch.lengths.shape[1])
+        if batch.lengths[b, q]
+    ]
+
+
+@pytest.mark.parametrize("batching", ["images", "lengths"])
+def test_an_epoch_has_every_caption_once(shapes: Path, batching: str) -> None:
+    data = CaptionData(shapes, "train")
+    rows, batches = training_batches(data, batching, 8, seed=1)
+    batches.start(3)
+    seen = Counter(caption for batch in make_loader(rows, batches) for caption in captions_of(batch))
+    vocabulary = read_vocabulary(shapes)
+    expected = Counter(
+        (index, *vocabulary.encode(tokenise(text)), END)
+        for index, texts in enumerate(data.references())
+        for text in texts
+    )
+    assert seen == expected and sum(seen.values()) == 200
+
+
+def test_batches_of_one_length_have_no_padding(shapes: Path) -> None:
+    rows, batches = training_batches(CaptionData(shapes, "train"), "lengths", 8, seed=1)
+    for batch in make_loader(rows, batches):
+        assert len(set(batch.lengths.flatten().tolist())) == 1 and (batch.captions != PAD).all()
+
+
+def test_other_company_every_epoch_and_the_same_when_repeated(shapes: Path) -> None:
+    _, batches = training_batches(CaptionData(shapes, "train"), "images", 4, seed=1)
+    epochs = []
+    for epoch in (1, 2, 1):
+        batches.start(epoch)
+        epochs.append(list(batches))
+    assert epochs[0] == epochs[2]
+    assert len({frozenset(batch) for batch in epochs[0]} & {frozenset(batch) for batch in epochs[1]}) <= 1
+    batches.start(1, skip=3)
+    assert list(batches) == epochs[0][3:] and len(batches) == len(epochs[0]) - 3
+
+
+def test_grouping_saves_padding() -> None:
+    """Steps run over steps needed: the grouped batches waste less than half of what random ones do."""
+    generator = np.random.default_rng(0)
+    lengths = -np.sort(-generator.poisson(9, (4000, 5)) - 3, axis=1)  # falling, like COCO's
+
+    def waste(batches: list[list[int]]) -> float:
+        run = sum(len(batch) * lengths[batch].max(0).sum() for batch in batches)
+        return run / lengths.sum() - 1
+
+    grouped = waste(list(GroupedBatches(-lengths, 16, seed=1)))
+    assert grouped < 0.5 * waste(in_order(4000, 16))
+
+
+def test_collate_sorts_and_pads() -> None:
+    image = np.zeros((3, 2, 2), np.uint8)
+    words = [np.array(w, np.int32) for w in ([4], [5, 6], [7, 8, 9], [])]
+    batch = collate([Item(10, image, [words[0], words[1]]), Item(11, image + 1, [words[2], words[3], words[0]])])
+    assert batch.indices == [11, 10] and batch.images[:, 0, 0, 0].tolist() == [1, 0]
+    assert batch.lengths.tolist() == [[4, 2, 1], [3, 2, 0]]
+    assert batch.captions[0].tolist() == [[7, 8, 9, END], [4, END, PAD, PAD], [END, PAD, PAD, PAD]]
+    assert batch.captions[1].tolist() == [[5, 6, END, PAD], [4, END, PAD, PAD], [PAD] * 4]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_two_workers(shapes: Path, start: str) -> None:
+    """An open file in the parent must neither be inherited nor pickled."""
+    data = CaptionData(shapes, "test")
+    data.image(0)
+    alone = list(make_loader(data, in_order(10, 4)))
+    loader = make_loader(data, in_order(10, 4), workers=2)
+    loader.multiprocessing_context = multiprocessing.get_context(start)
+    for one, two in zip(alone, loader, strict=True):
+        assert one.indices == two.indices and torch.equal(one.images, two.images)
+
+
+def test_pickles_without_the_open_file(shapes: Path) -> None:
+    data = CaptionData(shapes, "val")
+    data.image(0)
+    copy = pickle.loads(pickle.dumps(data))
+    assert copy._file is None and np.array_equal(copy.image(3), data.image(3))
+
+
+def test_reading_draws_nothing_from_the_global_generator(shapes: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(make_loader(CaptionData(shapes, "val"), in_order(10, 4)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_is_no_data_file_is_refused(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("no")
+    for path, message in ((tmp_path / "none.h5", "no such data file"), (tmp_path / "text.h5", "not an HDF5 file")):
+        with pytest.raises(UserError, match=message):
+            read_manifest(path)
+    with pytest.raises(UserError, match="has no split 'dev'; it has train, val, test"):
+        CaptionData(shapes, "dev")

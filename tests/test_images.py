@@ -1,0 +1,112 @@
+"""Every kind of picture becomes the same upright RGB square; bad ones are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caption.images import BadImage, fit_image, open_image, to_array
+
+RED = (200, 30, 40)
+
+
+def left_red(size: tuple[int, int] = (40, 20)) -> Image.Image:
+    """Red on the left half, white on the right."""
+    image = Image.new("RGB", size, "white")
+    image.paste(RED, (0, 0, size[0] // 2, size[1]))
+    return image
+
+
+def colours(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A pixel of the left quarter and one of the right."""
+    image = open_image(path)
+    assert image.mode == "RGB"
+    middle = image.height // 2
+    return image.getpixel((image.width // 4, middle)), image.getpixel((3 * image.width // 4, middle))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("png", mode) for mode in ("RGB", "P", "RGBA")),
+        *(("jpg", mode) for mode in ("RGB", "CMYK")),
+        *(("tiff", mode) for mode in ("RGB", "P", "CMYK", "RGBA")),
+        *(("gif", mode) for mode in ("RGB", "P", "RGBA")),
+    ],
+)
+def test_colour_modes(tmp_path: Path, kind: str, mode: str) -> None:
+    path = tmp_path / f"picture.{kind}"
+    left_red().convert(mode).save(path)
+    left, right = colours(path)
+    assert np.allclose(left, RED, atol=30) and np.allclose(right, 255, atol=10)
+
+
+def test_grayscale_with_and_without_alpha(tmp_path: Path) -> None:
+    for mode in ("L", "LA", "1"):
+        left_red().convert(mode).save(tmp_path / "gray.png")
+        left, right = colours(tmp_path / "gray.png")
+        assert left[0] == left[1] == left[2] < 128 and right == (255, 255, 255)
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    image.paste((*RED, 255), (0, 0, 20, 20))
+    image.save(tmp_path / "clear.png")
+    assert colours(tmp_path / "clear.png") == (RED, (255, 255, 255))
+    palette = image.convert("P")
+    palette.save(tmp_path / "clear.gif", transparency=palette.getpixel((30, 10)))
+    assert colours(tmp_path / "clear.gif")[1] == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.zeros((20, 40), np.uint16)
+    values[:, :20], values[:, 20:] = 0x4000, 0xFFFF
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert colours(tmp_path / "deep.png") == ((64,) * 3, (255,) * 3)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    left_red().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    left, right = colours(tmp_path / "turned.jpg")
+    assert open_image(tmp_path / "turned.jpg").size == (40, 20)
+    assert np.allclose(left, RED, atol=30) and np.allclose(right, 255, atol=10)
+
+
+@pytest.mark.parametrize("bad", ["missing", "empty", "text", "truncated", "folder"])
+def test_bad_pictures_are_named_with_the_reason(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / f"{bad}.jpg"
+    if bad == "empty":
+        path.touch()
+    elif bad == "text":
+        path.write_text("<html>404 Not Found</html>")
+    elif bad == "truncated":
+        Image.effect_noise((200, 200), 90).save(tmp_path / "whole.jpg")
+        path.write_bytes((tmp_path / "whole.jpg").read_bytes()[:5000])
+    elif bad == "folder":
+        path.mkdir()
+    with pytest.raises(BadImage, match=f"{bad}.jpg: "):
+        open_image(path)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    left_red().save(tmp_path / "bomb.png")
+    with pytest.raises(BadImage, match="bomb.png"):
+        open_image(tmp_path / "bomb.png")
+
+
+def test_crop_keeps_the_centre_and_squash_everything() -> None:
+    image = Image.new("RGB", (300, 100), "white")
+    image.paste(RED, (0, 0, 90, 100))  # the left third: outside the central square
+    cropped, squashed = (to_array(fit_image(image, 50, fit)) for fit in ("crop", "squash"))
+    assert cropped.shape == squashed.shape == (3, 50, 50) and cropped.dtype == np.uint8
+    assert cropped.min() == 255
+    assert (squashed[:, 25, 5] == RED).all() and (squashed[:, 25, 45] == 255).all()
+
+
+def test_a_picture_of_the_right_size_is_untouched() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert np.array_equal(to_array(fit_image(Image.fromarray(pixels), 32, "crop")), pixels.transpose(2, 0, 1))

@@ -1,0 +1,54 @@
+"""Imports go one way, and the leaves import nothing of ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEAVES = ("errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise")
+# Each layer may import the ones before it.
+ORDER = (
+    "errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "config", "command",
+    "attention.base", "attention.additive", "attention.soft", "attention", "encoder", "decoder", "losses", "search",
+    "checkpoint", "captioner", "data", "engine", "presets", "runlog",
+)  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports, without the package's name; `preprocess` as it is."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.removeprefix("caption.") for name in names if name.split(".")[0] in ("caption", "preprocess")}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    package = ROOT / "caption"
+    paths = {str(path.relative_to(package).with_suffix("")).replace("/", "."): path for path in package.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items()}
+
+
+@pytest.mark.parametrize("name", sorted(set(modules()) - {"__init__", "metrics"}))
+def test_order(name: str) -> None:
+    assert name in ORDER, f"{name}: give it its place in ORDER"
+    known = {other for other in imports(modules()[name]) if other in ORDER or other == "preprocess"}
+    assert known <= set(ORDER[: ORDER.index(name)])
+    if name in LEAVES:
+        assert known <= {"errors"}
+
+
+def test_search_knows_of_the_decoder_only_its_state() -> None:
+    assert {name for name in imports(modules()["search"]) if name.startswith("decoder.")} == {"decoder.State"}
+
+
+def test_no_long_files_and_no_utils() -> None:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("caption/**/*.py"), *ROOT.glob("preprocess/*.py")]:
+        assert "util" not in path.stem
+        assert len(path.read_text().splitlines()) <= 320, path

@@ -1,0 +1,205 @@
+"""Readers and writer: what goes in comes out, and every mistake is told in a line."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from caption.data import CaptionData, read_image_config, read_manifest, read_vocabulary
+from caption.errors import UserError
+from caption.vocabulary import UNKNOWN, tokenise
+from preprocess.__main__ import main as preprocess
+
+NAMES = [f"{number}.jpg" for number in range(6)]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six pictures of one gray each."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, name in enumerate(NAMES):
+        Image.new("RGB", (30, 20), (40 * number,) * 3).save(folder / name)
+    return folder
+
+
+def flickr(tmp_path: Path, **lists: list[str]) -> Path:
+    """A Flickr8k_text folder; captions of picture n are 'dog n a.' and 'Dog n b !'."""
+    text = tmp_path / "text"
+    text.mkdir()
+    lines = [f"{name}#{i}\tDog {name[0]} {'ab'[i]} ." for name in reversed(NAMES) for i in (0, 1)]
+    (text / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    for split, names in lists.items():
+        (text / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names) + "\n")
+    return text
+
+
+def build(tmp_path: Path, *arguments: str) -> Path:
+    path = tmp_path / "out.h5"
+    preprocess([*arguments, "--output", str(path), "--size", "16", "--min-count", "1"])
+    return path
+
+
+def test_flickr8k(tmp_path: Path, pictures: Path) -> None:
+    text = flickr(tmp_path, train=NAMES[:3], dev=[NAMES[4], NAMES[3]])
+    path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
+    with h5py.File(path) as file:
+        assert {"train", "val"} < set(file) and "test" not in file  # a missing list is a missing split
+    val = CaptionData(path, "val")
+    assert val.file_names == ["4.jpg", "3.jpg"] and val.image_ids == [4, 3]
+    assert val.references() == [["Dog 4 a .", "Dog 4 b ."], ["Dog 3 a .", "Dog 3 b ."]]
+    assert val.image(0).shape == (3, 16, 16) and abs(int(val.image(0).mean()) - 160) <= 1
+    vocabulary = read_vocabulary(path)
+    assert vocabulary.words[4:] == ["dog", "a", "b", "0", "1", "2"]  # of the train split alone
+    assert val[0].captions[0].tolist() == vocabulary.encode(["dog", "4", "a"]) and UNKNOWN in val[0].captions[0]
+    assert read_image_config(path).fit == "crop"
+
+
+def karpathy(tmp_path: Path) -> Path:
+    images = [
+        {
+            "filename": name,
+            "filepath": "pictures",
+            "cocoid": 100 + number,
+            "imgid": number,
+            "split": ("train", "restval", "val", "test")[min(number, 3)],
+            "sentences": [{"raw": f"A cat, number {number}.", "tokens": []}],
+        }
+        for number, name in enumerate(NAMES)
+    ]
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return path
+
+
+def test_karpathy_restval_trains(tmp_path: Path, pictures: Path) -> None:
+    path = build(tmp_path, "karpathy", "--images", str(tmp_path), "--json", str(karpathy(tmp_path)))
+    assert CaptionData(path, "train").image_ids == [100, 101]
+    assert CaptionData(path, "val").file_names == ["pictures/2.jpg"]
+    assert CaptionData(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
+
+
+def coco(tmp_path: Path, name: str, numbers: range) -> Path:
+    path = tmp_path / name
+    images = [{"id": 10 * n, "file_name": NAMES[n]} for n in numbers]
+    annotations = [{"id": 5 * n + i, "image_id": 10 * n, "caption": f"a bird {i}"} for n in numbers for i in range(5)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_coco_with_several_files(tmp_path: Path, pictures: Path, repeated: bool) -> None:
+    first, second = coco(tmp_path, "a.json", range(3)), coco(tmp_path, "b.json", range(3, 6))
+    folder = str(pictures)
+    if repeated:
+        arguments = ["--images", folder, "--captions", str(first), "--split", "train"]
+        arguments += ["--images", folder, "--captions", str(second), "--split", "val"]
+    else:
+        arguments = ["--images", folder, folder, "--captions", str(first), str(second), "--split", "train", "val"]
+    path = build(tmp_path, "coco", *arguments)
+    assert CaptionData(path, "train").image_ids == [0, 10, 20]
+    assert CaptionData(path, "val").references() == [[f"a bird {i}" for i in range(5)]] * 3
+
+
+def test_a_vocabulary_from_elsewhere(tmp_path: Path, pictures: Path, shapes: Path) -> None:
+    """A set with only a test split can be built with the words of another, and not without."""
+    text = flickr(tmp_path, test=NAMES)
+    arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
+    with pytest.raises(UserError, match="no train split to count words on; give --vocabulary"):
+        build(tmp_path, *arguments)
+    path = build(tmp_path, *arguments, "--vocabulary", str(shapes))
+    assert read_vocabulary(path).digest == read_vocabulary(shapes).digest
+
+
+def test_bad_pictures_stop_or_are_left_out_and_told(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = flickr(tmp_path, train=NAMES)
+    (pictures / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes()[:200])
+    (pictures / "4.jpg").unlink()
+    arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
+    with pytest.raises(UserError, match=r"1\.jpg: unreadable or truncated.*--on-error skip"):
+        build(tmp_path, *arguments)
+    assert not list(tmp_path.glob("out*"))  # nothing half-written is left
+    path = build(tmp_path, *arguments, "--on-error", "skip")
+    train = CaptionData(path, "train")
+    assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
+    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.image(3).mean() == 200
+    told = capsys.readouterr().err
+    assert "1.jpg: unreadable" in told and "4.jpg: no such picture" in told
+    assert len(read_manifest(path)["splits"]["train"]["bad_pictures"]) == 2
+
+
+def test_empty_and_long_captions_are_counted(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = flickr(tmp_path, train=NAMES[:3])
+    lines = ["0.jpg#0\ta " + "very " * 60 + "long dog", "0.jpg#1\t ... ", "1.jpg#0\ta dog", "2.jpg#0\t!?"]
+    (text / "Flickr8k.token.txt").write_text("\n".join(lines))
+    path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
+    train = CaptionData(path, "train")
+    assert train.file_names == ["0.jpg", "1.jpg"] and train.lengths.tolist() == [51, 3]
+    assert len(tokenise(train.references()[0][0])) == 63  # references stay whole
+    told = capsys.readouterr().out
+    assert "1 captions cut to 50 words" in told
+    assert "left out: 2 empty captions" in told and "left out: 1 pictures without captions" in told
+
+
+def test_a_second_run_stops_unless_told(tmp_path: Path, pictures: Path) -> None:
+    arguments = ["flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES))]
+    path = build(tmp_path, *arguments)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"out\.h5: is there already; give --overwrite"):
+        build(tmp_path, *arguments)
+    assert path.read_bytes() == before
+    build(tmp_path, *arguments, "--overwrite")
+
+
+def test_a_full_disk_is_noticed_before_the_first_write(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocess.writer.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="will take .* GB, but only 0.0 GB are free"):
+        build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES)))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_files_that_are_not_what_they_should_be(tmp_path: Path, pictures: Path) -> None:
+    text = flickr(tmp_path, train=["9.jpg"])
+    cut = tmp_path / "cut.json"
+    cut.write_text(karpathy(tmp_path).read_text()[:100])
+    other = tmp_path / "other.json"
+    other.write_text("[1, 2]")
+    folder = str(pictures)
+    flickr8k = ("flickr8k", "--images", folder, "--text")
+    cases = [
+        ((*flickr8k, str(text)), "9.jpg has no caption in Flickr8k.token.txt"),
+        ((*flickr8k, str(tmp_path / "none")), "Flickr8k.token.txt: no such file"),
+        (("flickr8k", "--images", "nowhere", "--text", str(text)), "nowhere: no such folder"),
+        (("karpathy", "--images", folder, "--json", str(cut)), "cut.json: not JSON, or cut off"),
+        (("karpathy", "--images", folder, "--json", str(other)), "has no list 'images'"),
+        (("coco", "--images", folder, "--captions", str(other), "--split", "train"), "not a COCO caption file"),
+        (("coco", "--images", folder, "--captions", str(cut), "--split", "train", "val"), "go together"),
+        ((*flickr8k, str(text), "--max-length", "0"), "--max-length is 0"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(UserError, match=message):
+            build(tmp_path, *arguments)
+    (text / "Flickr_8k.trainImages.txt").unlink()
+    with pytest.raises(UserError, match="none of the split lists"):
+        build(tmp_path, *flickr8k, str(text))
+    (text / "Flickr8k.token.txt").write_text("no tab here")
+    with pytest.raises(UserError, match="line 1 is not"):
+        build(tmp_path, *flickr8k, str(text))
+
+
+def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        preprocess(["shapes", "--output", str(tmp_path / name), "--count", "5", "3", "3", "--size", "32"])
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert np.ptp(file["train/images"][:]) > 0

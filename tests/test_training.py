@@ -1,0 +1,193 @@
+"""Training: it learns, it resumes to the bit, it stops when told; checkpoints hold no code."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import copy_file
+
+import train
+from caption import checkpoint, data, engine, losses
+from caption.captioner import Captioner
+from caption.config import SearchConfig, TrainingConfig
+from caption.errors import UserError
+from caption.search import search
+
+SMALL = [
+    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--decoder.dropout", "0.3",
+    "--training.epochs", "3", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """`train.main` takes over Ctrl-C and SIGTERM; give them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def run(shapes: Path, folder: Path, *more: str) -> dict:
+    train.main(["shapes-soft", "--data", str(shapes), "--output", str(folder), *SMALL, *more])
+    return checkpoint.load(folder / "last.pt")
+
+
+def log(folder: Path) -> list[dict]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        del record["train"]["captions_per_second"]
+    return records
+
+
+def equal(a, b) -> bool:
+    """Nested values, tensors to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a if key != "seconds")
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("step", [2, 5, 7])  # in the first epoch, at the very end of it, in the second
+@pytest.mark.parametrize("more", [(), ("--training.schedule", "plateau", "--training.optimizer", "rmsprop")])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, more: tuple[str, ...]
+) -> None:
+    """Weights, optimizer, random states, log, best score: everything, to the bit."""
+    whole = run(shapes, tmp_path / "whole", *more)
+    calls, terms = [], losses.terms
+
+    def interrupt(decoded, smoothing=0.0):
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return terms(decoded, smoothing)
+
+    monkeypatch.setattr(losses, "terms", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        run(shapes, tmp_path / "parts", *more)
+    assert stopped.value.code == 130 and len(calls) == step
+    torch.manual_seed(99)  # whatever the new process starts with
+    train.main(["--resume", str(tmp_path / "parts")])
+    assert equal(checkpoint.load(tmp_path / "parts" / "last.pt"), whole)
+    assert log(tmp_path / "parts") == log(tmp_path / "whole") and len(log(tmp_path / "whole")) == 3
+    best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("parts", "whole")]
+    assert equal(*best)
+
+
+def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:
+    run(shapes, tmp_path / "run", "--training.checkpoint-steps", "2")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.json", "log.jsonl", "curves.png", "captions_val.json", "examples.txt", "best.pt", "last.pt",
+        "tensorboard",
+    }  # fmt: skip
+    assert len(json.loads((tmp_path / "run" / "captions_val.json").read_text())) == 10
+    examples = (tmp_path / "run" / "examples.txt").read_text()
+    assert examples.count(".png") == 10 and examples.count("\n    3  ") == 10
+    with pytest.raises(UserError, match="holds a run already; go on with it by train.py --resume"):
+        run(shapes, tmp_path / "run")
+
+
+def test_patience(shapes: Path, tmp_path: Path) -> None:
+    """A model that cannot move never gets better after its first epoch."""
+    still = ["--training.learning-rate", "1e-12", "--training.encoder-learning-rate", "1e-12"]
+    state = run(shapes, tmp_path / "run", *still, "--training.epochs", "9", "--training.patience", "1")
+    assert state["progress"]["epoch"] - 1 == state["progress"]["best_epoch"] + 1 < 9
+
+
+def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
+    split = data.CaptionData(shapes, "train")
+    items = [data.Item(i, split.image(i), [split.caption(5 * i)]) for i in range(8)]
+    batch = data.collate(items)
+    optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
+    captioner.train()
+    for _ in range(200):
+        terms = losses.terms(captioner(batch.images, batch.captions, batch.lengths))
+        optimizer.zero_grad()
+        terms["cross_entropy"].backward()
+        optimizer.step()
+    assert terms["cross_entropy"].item() < 0.02
+    memory = captioner.remember(batch.images)  # still with the batch's own statistics, as it learned
+    found = search(captioner.decoder, memory, SearchConfig(beam_size=1))
+    assert [hypotheses[0].words for hypotheses in found] == [split.caption(5 * i).tolist() for i in batch.indices]
+
+
+def test_a_batch_of_three_is_three_of_one(shapes: Path, captioner: Captioner) -> None:
+    split = data.CaptionData(shapes, "test")
+    images = torch.stack([torch.from_numpy(split.image(i)) for i in range(3)])
+    captioner.eval()
+    config = SearchConfig(max_length=6)
+    with torch.inference_mode():
+        together = search(captioner.decoder, captioner.remember(images), config)
+        for i in range(3):
+            (alone,) = search(captioner.decoder, captioner.remember(images[i : i + 1]), config)
+            assert [h.words for h in alone] == [h.words for h in together[i]]
+            torch.testing.assert_close(alone[0].weights, together[i][0].weights, atol=1e-5, rtol=1e-4)
+
+
+def test_saved_and_loaded_is_the_same_model(captioner: Captioner, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "model.pt", captioner.content())
+    loaded = Captioner.load(tmp_path / "model.pt")
+    assert loaded.vocabulary.words == captioner.vocabulary.words and loaded.configs == captioner.configs
+    assert equal(loaded.state_dict(), captioner.state_dict())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_not_finite_stops_with_the_terms(shapes: Path, captioner: Captioner) -> None:
+    rows, batches = data.training_batches(data.CaptionData(shapes, "train"), "images", 8, 1)
+    with torch.no_grad():
+        captioner.decoder.output.bias[5] = torch.nan
+    config = TrainingConfig(precision="fp32")
+    optimizer = engine.make_optimizer(captioner, config)
+    with pytest.raises(UserError, match=r"no longer finite \(cross_entropy nan, doubly_stochastic .*lower"):
+        engine.train_epoch(
+            captioner, data.make_loader(rows, batches), optimizer, config, engine.Progress(), 5, torch.device("cpu")
+        )
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_checkpoints_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": Code()}, tmp_path / "code.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "empty.pt").touch()
+    for name, message in (
+        ("code", "holds pickled code, which is refused"),
+        ("module", "holds pickled code, which is refused"),
+        ("other", "not a checkpoint of this program"),
+        ("text", "not a checkpoint of this program"),
+        ("empty", "not a checkpoint of this program"),
+        ("absent", "no such checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            checkpoint.load(tmp_path / f"{name}.pt")
+        assert "\n" not in str(caught.value)
+    assert "never" not in capsys.readouterr().out
+
+
+def test_another_vocabulary_is_refused(shapes: Path, tmp_path: Path, captioner: Captioner) -> None:
+    other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
+    data.check_vocabulary(shapes, captioner.vocabulary)
+    with pytest.raises(UserError, match="is not the model's.*make the file again with --vocabulary"):
+        data.check_vocabulary(other, captioner.vocabulary)
+
+
+def test_auto_precision_is_one_of_the_two() -> None:
+    assert engine.choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert engine.choose_precision("bf16", torch.device("cpu")) == "bf16"
+    with pytest.raises(UserError, match="device 'abacus' is not to be had here"):
+        engine.choose_device("abacus")

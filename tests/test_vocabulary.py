@@ -1,0 +1,42 @@
+"""Words, their numbers, and the tokeniser."""
+
+import pytest
+
+from caption.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenise
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Two dogs , playing !", "two dogs playing"),
+        ("The man's T-shirt isn't red.", "the man 's t-shirt isn't red"),
+        ("the boys’ dog’s ball", "the boys dog 's ball"),
+        ("a café, 3 naïve coöks", "a café 3 naïve coöks"),
+        ('"quoted" (and) under_score', "quoted and under score"),
+        (" \n\t ... !?", ""),
+    ],
+)
+def test_tokenise(text: str, words: str) -> None:
+    assert tokenise(text) == words.split()
+
+
+def test_four_specials_have_four_numbers() -> None:
+    assert len({PAD, START, END, UNKNOWN}) == 4
+    assert Vocabulary.count([["a"]]).words == ["<pad>", "<start>", "<end>", "<unknown>", "a"]
+
+
+def test_rare_words_are_unknown() -> None:
+    vocabulary = Vocabulary.count([["b", "a"], ["a", "b"], ["c"]], min_count=2)
+    assert vocabulary.words[4:] == ["a", "b"]
+    assert vocabulary.encode(["b", "c"]) == [5, UNKNOWN]
+    assert vocabulary.decode([START, 5, UNKNOWN, END, PAD]) == ["b", "<unknown>"]
+
+
+def test_digest_depends_on_the_order() -> None:
+    first, second = (Vocabulary([*Vocabulary.count([]).words, *words]) for words in ("ab", "ba"))
+    assert first.digest != second.digest == Vocabulary(second.words).digest
+
+
+def test_a_list_without_specials_is_no_vocabulary() -> None:
+    with pytest.raises(ValueError, match="begins with"):
+        Vocabulary(["a", "b"])
