@@ -13,6 +13,7 @@ from caption import checkpoint, data, engine, runlog
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
+from caption.errors import UserError
 from caption.metrics.bleu import bleu
 from caption.presets import PRESETS
 from caption.vocabulary import tokenise
@@ -131,6 +132,8 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
         {name: config for name, (_, config) in PRESETS.items()},
         {name: description for name, (description, _) in PRESETS.items()},
     )
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in PRESETS:
+        raise UserError(f"unknown preset {arguments[0]!r}; known: {', '.join(PRESETS)}")
     if arguments in (["--help"], ["-h"]):
         try:
             parse(presets, arguments, "train.py", f"{__doc__}\n\nGo on with a run: `python train.py --resume FOLDER`")

@@ -24,14 +24,15 @@ def parse(form: Any, arguments: Sequence[str], program: str, description: str | 
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise UserError(_one_line(message.getvalue())) from None
+        raise UserError(_one_line(message.getvalue(), program)) from None
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, program: str) -> str:
     """What tyro draws as a box, as one line: borders dropped, its sections parted by semicolons."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()[1:-1]]
     sections = re.split(r"\n─+\n", "\n".join(lines))
-    return "; ".join(" ".join(section.split()) for section in sections)
+    told = [" ".join(section.split()).split(f" in {program}")[0] for section in sections]
+    return "; ".join(part.removesuffix(".") for part in told)
 
 
 def run(main: Callable[[list[str]], None]) -> None:

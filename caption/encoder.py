@@ -100,7 +100,7 @@ class Encoder(nn.Module):
 class SmallCNN(nn.Module):
     """Six convolutions for small drawings, stride 8: pixels [B, 3, S, S] -> [B, 128, S/8, S/8].
 
-    A region sees 25 x 25 pixels and no more, so that looking at an object means attending where it is.
+    A region sees 41 x 41 pixels around it and no more, so that to see an object is to attend near it.
     Two more input channels hold each pixel's place (CoordConv, Liu et al., 2018), without which an annotation vector
     could not tell left from right.
     """
@@ -108,12 +108,10 @@ class SmallCNN(nn.Module):
     def __init__(self, width: int = 128) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        widths = (5, 16, 32, 64, 64, 64, width, width)
-        for inputs, outputs, kernel, stride in zip(
-            widths, widths[1:], (3, 3, 3, 3, 3, 3, 1), (1, 2, 2, 1, 1, 2, 1), strict=False
-        ):
+        widths = (5, 24, 48, 64, 64, width, width)
+        for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2, 1, 2, 1), strict=False):
             layers += [
-                nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]

@@ -177,7 +177,7 @@ def _loss_terms(
 def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:
     """Raises UserError, with the loss terms, when the sums of the epoch under way are not finite: do not save then."""
     if not all(math.isfinite(float(value)) for value in progress.sums.values()):
-        told = ", ".join(f"{name} {float(value):.4g}" for name, value in (terms or progress.sums).items())
+        told = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in (terms or progress.sums).items())
         raise UserError(f"the loss is no longer finite ({told}); lower training.learning_rate or training.clip_norm")
 
 

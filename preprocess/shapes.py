@@ -31,7 +31,7 @@ COLOURS = {
     "purple": (138, 43, 190),
     "orange": (243, 112, 16),
 }
-SIZES = {"small": 0.125, "large": 0.2}  # radius, as a share of the picture's side
+SIZES = {"small": 0.15, "large": 0.22}  # radius, as a share of the picture's side
 UNSEEN = (("circle", "purple"), ("square", "green"), ("triangle", "blue"), ("star", "orange"))
 UNSEEN_SHARE = 5  # every fifth test picture
 
@@ -149,7 +149,7 @@ def place_things(chance: random.Random, count: int, unseen: bool) -> list[Thing]
         things.sort(key=lambda thing: (thing.size != "large", thing.x + thing.y))
         first = things[0]
         apart = all(
-            math.dist(a[3:], b[3:]) > 1.25 * (a.radius + b.radius) + GAP
+            math.dist(a[3:], b[3:]) > 1.2 * (a.radius + b.radius) + GAP
             for i, a in enumerate(things)
             for b in things[:i]
         )
