@@ -47,7 +47,7 @@ class DecoderConfig:
     attention: int = 512
     """A, width of keys and queries."""
     dropout: float = 0.5
-    """On word embeddings and before the output layer."""
+    """On the LSTM's output and before the output layer, as in the authors' code."""
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "attention"):

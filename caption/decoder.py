@@ -69,7 +69,7 @@ class Decoder(nn.Module):
 
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Attended]:
         """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
-        embedded = self.dropout(self.embedding(words))  # [B, Q, E]
+        embedded = self.embedding(words)  # [B, Q, E]
         state, context, attended = self.recur(self.word_to_gates(embedded), state, memory)
         return self.readout(embedded, state.hidden, context), state, attended
 
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         """
         images, rows, steps = captions.shape
         inputs = torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
-        embedded = self.dropout(self.embedding(inputs))  # [B, Q, T, E]
+        embedded = self.embedding(inputs)  # [B, Q, T, E]
         word_gates = self.word_to_gates(embedded).unbind(2)  # T times [B, Q, 4H], one product for all
         state = self.start(memory, rows)
         hiddens: list[Tensor] = []
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
 
     def readout(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., D] -> [..., V]."""
-        joined = embedded + self.hidden_to_output(hidden) + self.context_to_output(context)
+        joined = embedded + self.hidden_to_output(self.dropout(hidden)) + self.context_to_output(context)
         logits: Tensor = self.output(self.dropout(joined))
         return logits
 

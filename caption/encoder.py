@@ -100,7 +100,7 @@ class Encoder(nn.Module):
 class SmallCNN(nn.Module):
     """Six convolutions for small drawings, stride 8: pixels [B, 3, S, S] -> [B, 128, S/8, S/8].
 
-    A region sees 41 x 41 pixels around it and no more, so that to see an object is to attend near it.
+    A region sees 48 x 48 pixels around it and no more, so that to see an object is to attend near it.
     Two more input channels hold each pixel's place (CoordConv, Liu et al., 2018), without which an annotation vector
     could not tell left from right.
     """
@@ -110,8 +110,11 @@ class SmallCNN(nn.Module):
         layers: list[nn.Module] = []
         widths = (5, 24, 48, 64, 64, width, width)
         for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2, 1, 2, 1), strict=False):
+            # An even kernel where the stride is 2: with 3 every such layer would shift the map by half a pixel, and
+            # attention would be drawn, and judged, beside the place that a region sees.
+            kernel = 4 if stride == 2 else 3
             layers += [
-                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+                nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from caption import losses
 from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data import Batch
 from caption.errors import UserError
+from caption.progress import ProgressBar
 from caption.search import Hypothesis, search
 
 
@@ -129,14 +129,8 @@ def train_epoch(
     captioner.train()
     started, before = time.perf_counter(), progress.seconds
     sums = progress.sums
-    bar = tqdm(
-        loader,
-        f"epoch {progress.epoch}",
-        len(loader) + progress.batch,
-        initial=progress.batch,
-        unit="batch",
-        disable=None,
-    )
+    total = len(loader) + progress.batch
+    bar = ProgressBar(loader, f"epoch {progress.epoch}", total=total, initial=progress.batch, unit="batch")
     for batch in bar:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
@@ -158,9 +152,9 @@ def train_epoch(
         progress.seconds = before + time.perf_counter() - started
         after_step()
     check_finite(progress)
-    total = {name: float(value) for name, value in sums.items()}
-    means = {name: total[name] / total["words"] for name in total if name not in ("words", "captions")}
-    return {**means, "captions_per_second": total["captions"] / progress.seconds}
+    results = {name: float(value) for name, value in sums.items()}
+    means = {name: results[name] / results["words"] for name in results if name not in ("words", "captions")}
+    return {**means, "captions_per_second": results["captions"] / progress.seconds}
 
 
 def _loss_terms(
@@ -189,7 +183,7 @@ def validate(
     captioner.eval()
     sums: dict[str, float] = {}
     words = 0
-    for batch in tqdm(loader, "validate", leave=False, unit="batch", disable=None):
+    for batch in ProgressBar(loader, "validate", leave=False, unit="batch"):
         terms, count = _loss_terms(captioner, batch, config, device)
         words += count
         for name, value in terms.items():
@@ -203,7 +197,7 @@ def generate(
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """For every image its index in the split and its hypotheses, the best first."""
     captioner.eval()
-    for batch in tqdm(loader, "caption", leave=False, unit="batch", disable=None):
+    for batch in ProgressBar(loader, "caption", leave=False, unit="batch"):
         with autocast(device, precision):
             memory = captioner.remember(batch.images.to(device, non_blocking=True))
             found = search(captioner.decoder, memory, config)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from caption.config import ImageConfig
 from caption.errors import UserError
+from caption.progress import ProgressBar
 from preprocess.writer import Example, Output, check_output, write
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
@@ -253,7 +253,7 @@ def draw_mask(thing: Thing, size: int) -> Image.Image:
 def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int) -> dict[str, Any]:
     """COCO's instance format, with colour, size and the mark of unseen combinations added."""
     images, annotations = [], []
-    for split, number, things, unseen in tqdm(scenes, desc="masks", unit="picture", disable=None):
+    for split, number, things, unseen in ProgressBar(scenes, "masks", unit="picture"):
         identity = image_id(split, number)
         images.append(
             {

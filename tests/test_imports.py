@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = ("errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise")
+LEAVES = ("errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "progress")
 # Each layer may import the ones before it.
 ORDER = (
-    "errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "config", "command",
+    "errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "progress", "config", "command",
     "attention.base", "attention.additive", "attention.soft", "attention", "encoder", "decoder", "losses", "search",
     "checkpoint", "captioner", "data", "engine", "presets", "runlog",
 )  # fmt: skip
