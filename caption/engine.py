@@ -16,7 +16,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data import Batch
 from caption.errors import UserError
-from caption.progress import ProgressBar
+from caption.progress import Bar
 from caption.search import Hypothesis, search
 
 
@@ -129,8 +129,7 @@ def train_epoch(
     captioner.train()
     started, before = time.perf_counter(), progress.seconds
     sums = progress.sums
-    total = len(loader) + progress.batch
-    bar = ProgressBar(loader, f"epoch {progress.epoch}", total=total, initial=progress.batch, unit="batch")
+    bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     for batch in bar:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
@@ -148,7 +147,7 @@ def train_epoch(
         progress.step += 1
         if device.type == "cpu" or progress.batch % 50 == 0:
             check_finite(progress, terms)
-            bar.set_postfix(loss=f"{float(sums['cross_entropy'] / sums['words']):.3f}")
+            bar.tell(f"loss {float(sums['cross_entropy'] / sums['words']):.3f}")
         progress.seconds = before + time.perf_counter() - started
         after_step()
     check_finite(progress)
@@ -183,7 +182,7 @@ def validate(
     captioner.eval()
     sums: dict[str, float] = {}
     words = 0
-    for batch in ProgressBar(loader, "validate", leave=False, unit="batch"):
+    for batch in Bar(loader, "validate", "batches"):
         terms, count = _loss_terms(captioner, batch, config, device)
         words += count
         for name, value in terms.items():
@@ -197,7 +196,7 @@ def generate(
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """For every image its index in the split and its hypotheses, the best first."""
     captioner.eval()
-    for batch in ProgressBar(loader, "caption", leave=False, unit="batch"):
+    for batch in Bar(loader, "caption", "batches"):
         with autocast(device, precision):
             memory = captioner.remember(batch.images.to(device, non_blocking=True))
             found = search(captioner.decoder, memory, config)

@@ -1,29 +1,54 @@
 """Progress of long work: a bar on a terminal, a line a minute in a log file."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+import time
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T", covariant=True)
+SECONDS = 60.0  # between two lines of a log
 
-class ProgressBar(tqdm):  # type: ignore[misc]
-    """tqdm; where there is no terminal its state is a line of its own, and work of less than a minute says nothing."""
 
-    def __init__(self, iterable: Any, what: str, **options: Any) -> None:
-        if not sys.stderr.isatty():
-            options |= {"mininterval": 60, "maxinterval": 60, "delay": 60, "leave": False, "ascii": True}
-        super().__init__(iterable, what, file=sys.stderr, **options)
+class Work(Protocol[T]):
+    """Something to go through, of known length."""
 
-    @staticmethod
-    def status_printer(file: TextIO) -> Callable[[str], None]:
-        if file.isatty():
-            printer: Callable[[str], None] = tqdm.status_printer(file)
-            return printer
+    def __len__(self) -> int: ...
 
-        def print_line(status: str) -> None:
-            if status.strip():
-                file.write(status.strip() + "\n")
-                file.flush()
+    def __iter__(self) -> Iterator[T]: ...
 
-        return print_line
+
+class Bar(Generic[T]):
+    """Iterate over `work` and tell on stderr how far it is; `done` items of it were done before."""
+
+    def __init__(self, work: Work[T], what: str, unit: str, done: int = 0, keep: bool = False) -> None:
+        """`keep` leaves the full bar on the terminal."""
+        self.work, self.what, self.unit = work, what, unit
+        self.done, self.total = done, done + len(work)
+        self.note = ""
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(desc=what, total=self.total, initial=done, unit=unit, leave=keep)
+
+    def __iter__(self) -> Iterator[T]:
+        told = time.monotonic()
+        before = self.done
+        for item in self.work:
+            yield item
+            self.done += 1
+            if self.bar is not None:
+                self.bar.update()
+            elif time.monotonic() - told >= SECONDS:
+                rate = (self.done - before) / (time.monotonic() - told)
+                told, before = time.monotonic(), self.done
+                line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f} a second{self.note}"
+                print(line, file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.close()
+
+    def tell(self, note: str) -> None:
+        """Show this with the progress."""
+        self.note = f", {note}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(note, refresh=False)

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from caption.config import ImageConfig
 from caption.errors import UserError
-from caption.progress import ProgressBar
+from caption.progress import Bar
 from preprocess.writer import Example, Output, check_output, write
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
@@ -253,7 +253,7 @@ def draw_mask(thing: Thing, size: int) -> Image.Image:
 def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int) -> dict[str, Any]:
     """COCO's instance format, with colour, size and the mark of unseen combinations added."""
     images, annotations = [], []
-    for split, number, things, unseen in ProgressBar(scenes, "masks", unit="picture"):
+    for split, number, things, unseen in Bar(scenes, "masks", "pictures"):
         identity = image_id(split, number)
         images.append(
             {

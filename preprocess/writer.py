@@ -16,7 +16,7 @@ from caption.config import ImageConfig
 from caption.data import FORMAT, SPLITS, read_vocabulary
 from caption.errors import UserError
 from caption.images import BadImage, fit_image, to_array
-from caption.progress import ProgressBar
+from caption.progress import Bar
 from caption.vocabulary import Vocabulary, tokenise
 
 
@@ -150,7 +150,7 @@ def _write_split(
     )
     kept: list[Example] = []
     bad: list[str] = []
-    for example in ProgressBar(examples, split, unit="picture"):
+    for example in Bar(examples, split, "pictures"):
         try:
             pictures[len(kept)] = to_array(fit_image(example.picture(), image.size, image.fit))
             kept.append(example)

@@ -5,18 +5,22 @@ import sys
 
 import pytest
 
-from caption.progress import ProgressBar
+from caption import progress
 
 
-@pytest.mark.parametrize("seconds", [59, 61])
-def test_without_a_terminal(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
-    """Long work leaves whole lines, short work none."""
-    log = io.StringIO()
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A line for each minute that passed, none for short work; a bar where there is a terminal."""
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(log, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", log)
-    now = [1000.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    for _ in ProgressBar(range(3), "work", unit="step"):
-        now[0] += seconds / 3 + 0.01
-    lines = log.getvalue().splitlines()
-    assert "\r" not in log.getvalue()
-    assert (len(lines) >= 1 and "work" in lines[-1] and "3/3" in lines[-1]) if seconds > 60 else not lines
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    bar = progress.Bar(range(10), "work", unit="batches", done=5, keep=True)
+    for item in bar:
+        bar.tell(f"loss {item}")
+        now[0] += 25
+    if terminal:
+        assert "15/15" in log.getvalue() and "\r" in log.getvalue()
+    else:
+        lines = log.getvalue().splitlines()
+        assert lines[0] == "work: 8/15 batches, 0.0 a second, loss 2" and len(lines) == 3
