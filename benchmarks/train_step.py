@@ -19,7 +19,7 @@ import torch
 
 from caption import engine, losses
 from caption.attention import AdditiveScore, SoftAttention
-from caption.config import DecoderConfig
+from caption.config import DecoderConfig, TrainingConfig
 from caption.data import GroupedBatches, Item, collate
 from caption.decoder import Decoder
 
@@ -105,14 +105,15 @@ def main() -> None:
                 with engine.autocast(device, precision):
                     memory = decoder.attention.prepare(features)
                     decoded = decoder(memory, captions.to(device), lengths)
-                terms = losses.terms(decoded)
+                loss = losses.total(losses.terms(decoded, training), training)
                 optimizer.zero_grad(set_to_none=True)
-                (terms["cross_entropy"] + terms["doubly_stochastic"]).backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
                 optimizer.step()
 
         return step
 
+    training = TrainingConfig(doubly_stochastic=1.0)
     steps = {precision: make_step(precision) for precision in ("fp32", "bf16")}
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates: dict[str, list[float]] = {"fp32": [], "bf16": []}

@@ -134,9 +134,8 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
         terms, words = _loss_terms(captioner, batch, config, device)
-        loss = terms["cross_entropy"] + config.doubly_stochastic * terms["doubly_stochastic"]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.total(terms, config).backward()  # type: ignore[no-untyped-call]
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(captioner.parameters(), config.clip_norm)
         optimizer.step()
@@ -164,7 +163,7 @@ def _loss_terms(
         decoded = captioner(
             batch.images.to(device, non_blocking=True), batch.captions.to(device, non_blocking=True), batch.lengths
         )
-    return losses.terms(decoded, config.label_smoothing if captioner.training else 0.0), len(decoded.targets)
+    return losses.terms(decoded, config), len(decoded.targets)
 
 
 def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:

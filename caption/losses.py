@@ -1,15 +1,25 @@
-"""What training minimises, as named terms; their weights lie outside."""
+"""What training minimises: named terms, and the weight of each in the sum."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from caption.attention import at_least_single
+from caption.config import TrainingConfig
 from caption.decoder import Decoded
 
 
-def cross_entropy(decoded: Decoded, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(decoded: Decoded) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats."""
-    return F.cross_entropy(at_least_single(decoded.logits), decoded.targets, label_smoothing=smoothing)
+    return F.cross_entropy(at_least_single(decoded.logits), decoded.targets)
+
+
+def uniform(decoded: Decoded) -> Tensor:
+    """Mean over the N words of the cross-entropy against the uniform distribution over V words.
+
+    Label smoothing by epsilon (Szegedy et al., 2016) is (1 - epsilon) cross_entropy + epsilon uniform.
+    """
+    return -at_least_single(decoded.logits).log_softmax(-1).mean()
 
 
 def doubly_stochastic(decoded: Decoded) -> Tensor:
@@ -24,6 +34,22 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
     return ((1 - looked).square() * there).sum() / len(decoded.targets)
 
 
-def terms(decoded: Decoded, smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Every term by its name."""
-    return {"cross_entropy": cross_entropy(decoded, smoothing), "doubly_stochastic": doubly_stochastic(decoded)}
+TERMS = {"cross_entropy": cross_entropy, "uniform": uniform, "doubly_stochastic": doubly_stochastic}
+
+
+def term_weights(config: TrainingConfig) -> dict[str, float]:
+    """The weight of every term; one of weight zero need not be computed."""
+    smoothing = config.label_smoothing
+    weights = {"cross_entropy": 1 - smoothing, "uniform": smoothing, "doubly_stochastic": config.doubly_stochastic}
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+def terms(decoded: Decoded, config: TrainingConfig) -> dict[str, Tensor]:
+    """Every term that has a weight, by its name."""
+    return {name: TERMS[name](decoded) for name in term_weights(config)}
+
+
+def total(values: dict[str, Tensor], config: TrainingConfig) -> Tensor:
+    """The weighted sum, which is minimised."""
+    weights = term_weights(config)
+    return torch.stack([weights[name] * value for name, value in values.items()]).sum()

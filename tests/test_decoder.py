@@ -8,7 +8,7 @@ from conftest import D, L, V, make_decoder, make_memory
 
 from caption import losses
 from caption.attention import AdditiveScore, SoftAttention
-from caption.config import DecoderConfig
+from caption.config import DecoderConfig, TrainingConfig
 from caption.decoder import Decoder, live_rectangles
 from caption.vocabulary import END, PAD, START
 
@@ -99,7 +99,8 @@ def test_gradients_numerically(decoder: Decoder) -> None:
 
     def loss() -> torch.Tensor:
         decoded = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
-        return losses.cross_entropy(decoded, smoothing=0.1) + 0.3 * losses.doubly_stochastic(decoded)
+        config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
+        return losses.total(losses.terms(decoded, config), config)
 
     loss().backward()
     generator = torch.Generator().manual_seed(0)
@@ -166,3 +167,11 @@ def test_bfloat16_autocast_stays_close() -> None:
         half = decoder(memory, CAPTIONS, LENGTHS)
     assert half.logits.dtype == torch.bfloat16 and half.weights.dtype == torch.float32
     assert losses.cross_entropy(half).item() == pytest.approx(losses.cross_entropy(plain).item(), rel=0.02)
+
+
+def test_label_smoothing_is_pytorch_s(decoder: Decoder) -> None:
+    decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
+    config = TrainingConfig(label_smoothing=0.2, doubly_stochastic=0.0)
+    expected = torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, label_smoothing=0.2)
+    torch.testing.assert_close(losses.total(losses.terms(decoded, config), config), expected)
+    assert "uniform" not in losses.terms(decoded, TrainingConfig()) and "uniform" in losses.terms(decoded, config)
