@@ -33,6 +33,8 @@ class Arguments:
     json: bool = False
     """Print words, log-probability and attention weights as JSON instead of the caption."""
     device: str = "auto"
+    seed: int = 1
+    """Of `--method sample`."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchConfig)
 
 
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> None:
     captioner = Captioner.load(args.checkpoint).to(device)
     image = to_array(fit_image(picture, captioner.image.size, captioner.image.fit))
 
+    torch.manual_seed(args.seed)
     with torch.inference_mode():
         memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
         best = search(captioner.decoder, memory, args.search)[0][0]

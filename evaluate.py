@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from caption import data, engine, runlog
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import SearchConfig
+from caption.errors import UserError
 from caption.images import fit_image
 from caption.metrics.bleu import bleu
 from caption.metrics.grounding import Pointing, pointing, read_instances
@@ -36,25 +38,30 @@ class Arguments:
     """Processes that read data; 0: the main one."""
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    seed: int = 1
+    """Of `--method sample`."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise UserError(f"batch_size is {self.batch_size}, workers {self.workers}, but must be at least 1 and 0")
 
 
 def main(arguments: list[str]) -> None:
     args = parse(Arguments, arguments, "evaluate.py")
     device = engine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
-    data.check_vocabulary(args.data, captioner.vocabulary)
+    data.check_fits(args.data, captioner.vocabulary, captioner.image)
     split = data.CaptionData(args.data, args.split)
     instances = read_instances(args.grounding) if args.grounding else None
 
     loader = data.make_loader(split, data.in_order(len(split), args.batch_size), args.workers, device.type == "cuda")
     precision = engine.choose_precision(args.precision, device)
-    captions: list[list[str]] = []
+    found: dict[int, list[str]] = {}
     pointed = Pointing(0, 0)
-    # Items of a batch are sorted by caption length, so results come back to file order by their index.
-    for index, hypotheses in sorted(engine.generate(captioner, loader, args.search, device, precision)):
-        words = captioner.vocabulary.decode(hypotheses[0].words)
-        captions.append(words)
+    torch.manual_seed(args.seed)
+    for index, hypotheses in engine.generate(captioner, loader, args.search, device, precision):
+        words = found[index] = captioner.vocabulary.decode(hypotheses[0].words)
         if instances:
             size = captioner.image.size
             maps = upsample(hypotheses[0].weights[: len(words)], captioner.encoder.grid, size)
@@ -62,6 +69,7 @@ def main(arguments: list[str]) -> None:
             one = pointing(words, maps, instances, split.image_ids[index], fit)
             pointed = Pointing(pointed.hits + one.hits, pointed.words + one.words)
 
+    captions = [found[index] for index in range(len(split))]  # in the file's order again
     references = [[tokenise(text) for text in texts] for texts in split.references()]
     scores = bleu(references, captions)
     if instances:
@@ -71,7 +79,12 @@ def main(arguments: list[str]) -> None:
     if instances:
         print(f"attention's maximum inside the named object: {pointed.percent:.1f} % of {pointed.words} words")
     folder = Path(args.checkpoint).parent
-    settings = {"checkpoint": args.checkpoint, "data": args.data, "search": dataclasses.asdict(args.search)}
+    settings = {
+        "checkpoint": args.checkpoint,
+        "data": args.data,
+        "pictures": len(split),
+        "search": dataclasses.asdict(args.search),
+    }
     written = {
         f"scores_{args.split}.json": json.dumps({**settings, "scores": scores}, indent=2) + "\n",
         f"captions_{args.split}.json": runlog.coco_results(split.image_ids, [" ".join(words) for words in captions]),

@@ -1,5 +1,6 @@
 """Train a captioner: `python train.py PRESET --data FILE --output FOLDER [--any.field value ...]`."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -16,7 +17,7 @@ from caption.config import Config
 from caption.errors import UserError
 from caption.metrics.bleu import bleu
 from caption.presets import PRESETS
-from caption.vocabulary import tokenise
+from caption.vocabulary import Vocabulary, tokenise
 
 EXAMPLES = 10  # pictures whose captions are kept from every epoch
 
@@ -27,6 +28,10 @@ class Resume:
 
     resume: str
     """The run's folder."""
+    data: str = ""
+    """Where the data file is now, if it was moved."""
+    device: str = ""
+    """Another device than before."""
 
 
 def main(arguments: list[str]) -> None:
@@ -46,12 +51,14 @@ def main(arguments: list[str]) -> None:
     # The model, new or as it was saved.
     if state is None:
         vocabulary, image = data.read_vocabulary(config.data), data.read_image_config(config.data)
-        captioner = Captioner(image, config.encoder, config.decoder, vocabulary).to(device)
+        captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.start_from).to(device)
+        if config.start_from:
+            begin_with(captioner, config)
         optimizer, progress = engine.make_optimizer(captioner, training), engine.Progress()
         runlog.create_folder(config)
     else:
         captioner = Captioner.from_content(state, folder / "last.pt").to(device)
-        data.check_vocabulary(config.data, captioner.vocabulary)
+        data.check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = engine.make_optimizer(captioner, training)
         progress = engine.restore_training(state, optimizer, device)
     print(describe(config, captioner, len(train), len(val)))
@@ -97,9 +104,11 @@ def main(arguments: list[str]) -> None:
             device,
             lambda: save(training.checkpoint_steps),
         )
+        save(every=1)  # whatever happens in validation
         validated = engine.validate(captioner, val_loader, training, device)
-        found = sorted(engine.generate(captioner, val_loader, config.search, device, training.precision))
-        captions = [captioner.vocabulary.decode(hypotheses[0].words) for _, hypotheses in found]
+        found = engine.generate(captioner, val_loader, config.search, device, training.precision)
+        numbers = {index: hypotheses[0].words for index, hypotheses in found}
+        captions = [captioner.vocabulary.decode(numbers[index]) for index in range(len(val))]
         scores = bleu(references, captions)
 
         texts = [" ".join(words) for words in captions]
@@ -110,14 +119,14 @@ def main(arguments: list[str]) -> None:
         print(
             f"epoch {epoch}: loss {trained['cross_entropy']:.3f}, val {validated['cross_entropy']:.3f}, generated "
             f"BLEU-4 {scores['BLEU-4']:.2f}{' (best)' if better else ''}; "
-            f"{trained['captions_per_second']:.0f} captions/s"
+            f"{trained['captions_per_second']:.0f} captions/s, {trained['data_share']:.0%} of the time for data"
         )
         if better:
             progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch
             checkpoint.save(folder / "best.pt", {**captioner.content(), "epoch": epoch, "scores": scores})
         elif (epoch - progress.best_epoch) % training.plateau_epochs == 0:
             progress.reductions += 1
-        progress.epoch, progress.batch, progress.sums, progress.seconds = epoch + 1, 0, {}, 0.0
+        progress = progress.next_epoch()
         save(every=1)
     print(f"best: epoch {progress.best_epoch}, BLEU-4 {progress.best_score:.2f} on val; {folder / 'best.pt'}")
 
@@ -125,24 +134,41 @@ def main(arguments: list[str]) -> None:
 def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]:
     """The configuration, and the checkpoint to go on from, if any. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
-        folder = Path(parse(Resume, arguments, "train.py").resume)
-        config = runlog.read_config(folder)
-        return dataclasses.replace(config, output=str(folder)), checkpoint.load(folder / "last.pt")
+        given = parse(Resume, arguments, "train.py")
+        config = runlog.read_config(given.resume)
+        config = dataclasses.replace(
+            config, output=given.resume, data=given.data or config.data, device=given.device or config.device
+        )
+        return config, checkpoint.load(Path(given.resume) / "last.pt")
     presets = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS.items()},
         {name: description for name, (description, _) in PRESETS.items()},
     )
     if arguments and not arguments[0].startswith("-") and arguments[0] not in PRESETS:
         raise UserError(f"unknown preset {arguments[0]!r}; known: {', '.join(PRESETS)}")
-    if arguments in (["--help"], ["-h"]):
-        try:
+    if arguments in (["--help"], ["-h"]):  # the presets, then the fields, which are the same for all
+        with contextlib.suppress(SystemExit):
             parse(presets, arguments, "train.py", f"{__doc__}\n\nGo on with a run: `python train.py --resume FOLDER`")
-        except SystemExit:
-            arguments = [next(iter(PRESETS)), "--help"]  # then the fields, which are the same for all
+        arguments = [next(iter(PRESETS)), "--help"]
     config = parse(presets, arguments, "train.py")
     data.open_file(config.data).close()
+    if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.start_from:
+        raise UserError(
+            "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
+            "or train it by --encoder.finetune-from all"
+        )
     precision = engine.choose_precision(config.training.precision, engine.choose_device(config.device))
     return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
+
+
+def begin_with(captioner: Captioner, config: Config) -> None:
+    """Fill a new model from `start_from`. Raises UserError when the two have other words or other shapes."""
+    content = checkpoint.load(config.start_from)
+    data.check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
+    try:
+        captioner.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise UserError(f"start_from {config.start_from}: a model of another shape: {str(error)[:200]!r}") from None
 
 
 def describe(config: Config, captioner: Captioner, train: int, val: int) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from caption.errors import UserError
+from caption.images import Fit
 
 T = TypeVar("T")
 
@@ -19,7 +20,10 @@ class ImageConfig:
     """How pictures were brought into a square; taken from the data file, kept with the model."""
 
     size: int
-    fit: Literal["crop", "squash"]
+    fit: Fit
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0, "the picture's size", self.size, "at least 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class DecoderConfig:
     """H, width of the LSTM state."""
     attention: int = 512
     """A, width of keys and queries."""
+    state_dropout: float = 0.5
+    """On the LSTM's output, on its way to the words: the more of it, the more a word must be read from the picture."""
     dropout: float = 0.5
-    """On the LSTM's output and before the output layer, as in the authors' code."""
+    """Before the output layer."""
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "attention"):
             _require(getattr(self, name) > 0, f"decoder.{name}", getattr(self, name), "positive")
-        _require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "at least 0 and below 1")
+        for name in ("state_dropout", "dropout"):
+            _require(0 <= getattr(self, name) < 1, f"decoder.{name}", getattr(self, name), "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class SearchConfig:
     min_length: int = 1
     """Words at least."""
     length_penalty: float = 0.0
-    """Hypotheses are ranked by log-probability / (words + 1) ** penalty; 0: by log-probability alone."""
+    """Hypotheses are ranked by log-probability / steps ** penalty (steps: words and <end>); 0: no penalty."""
     no_repeat_ngram: int = 0
     """No n words in a row may come twice; 0: allowed."""
     suppress_unknown: bool = True
@@ -139,6 +146,8 @@ class Config:
     """The HDF5 file that `python -m preprocess` made."""
     output: str
     """The run's folder; made, must not hold another run."""
+    start_from: str = ""
+    """Begin with the weights of this checkpoint, a model of the same shape and vocabulary; empty: with new ones."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -148,11 +157,14 @@ class Config:
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass from nested plain values, as `dataclasses.asdict` gives them; an unknown key is an error."""
+    """A dataclass from nested plain values, as `dataclasses.asdict` gives them; keys must be the fields exactly."""
     types = get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise UserError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(types)}")
+    missing = sorted(set(types) - set(values))
+    if missing:
+        raise UserError(f"{kind.__name__} lacks the field {missing[0]!r}")
     return kind(
         **{
             name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value

@@ -3,7 +3,7 @@
 Layout of the file (written by `preprocess`):
 
     attributes                       format, manifest (JSON: what made it)
-    vocabulary [V]                   words, the four special ones first; attribute digest
+    vocabulary [V]                   words, the four special ones first
     <split>/images [N, 3, S, S]      uint8
     <split>/image_ids [N]            int64
     <split>/file_names [N]           text
@@ -56,10 +56,9 @@ def open_file(path: str | Path) -> h5py.File:
     """The data file, for reading. Raises UserError when it is none."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such data file; make it with python -m preprocess")
-    try:
-        file = h5py.File(path, "r")
-    except OSError:
-        raise UserError(f"{path}: not an HDF5 file; make it with python -m preprocess") from None
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path}: not an HDF5 file, or cut off; make it with python -m preprocess")
+    file = h5py.File(path, "r")
     if file.attrs.get("format") != FORMAT:
         raise UserError(f"{path}: not a data file of this program ({FORMAT}); make it with python -m preprocess")
     return file
@@ -67,7 +66,7 @@ def open_file(path: str | Path) -> h5py.File:
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
     with open_file(path) as file:
-        return Vocabulary(list(file["vocabulary"].asstr()))
+        return Vocabulary(file["vocabulary"].asstr()[:].tolist())
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -81,13 +80,19 @@ def read_image_config(path: str | Path) -> ImageConfig:
     return ImageConfig(manifest["size"], manifest["fit"])
 
 
-def check_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
-    """Raises UserError when the file numbers words differently from the model."""
+def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:
+    """Raises UserError when the file numbers words, or brings pictures into a square, differently from the model."""
     own = read_vocabulary(path)
     if own.digest != vocabulary.digest:
         raise UserError(
             f"{path}: its vocabulary ({len(own)} words, digest {own.digest[:8]}) is not the model's ({len(vocabulary)} "
             f"words, {vocabulary.digest[:8]}); make the file again with --vocabulary and the model's training data"
+        )
+    found = read_image_config(path)
+    if found != image:
+        raise UserError(
+            f"{path}: its pictures have size {found.size} ({found.fit}), the model's {image.size} ({image.fit}); make "
+            f"the file again with --size {image.size} --fit {image.fit}"
         )
 
 
@@ -106,7 +111,7 @@ class CaptionData(Dataset[Item]):
                 raise UserError(f"{path}: has no split {split!r}; it has {there}")
             group = file[split]
             self.image_ids: list[int] = group["image_ids"][:].tolist()
-            self.file_names: list[str] = list(group["file_names"].asstr())
+            self.file_names: list[str] = group["file_names"].asstr()[:].tolist()
             self.image_captions: NDArray[np.int64] = group["image_captions"][:]
             self.caption_words: NDArray[np.int64] = group["caption_words"][:]
             self.words: NDArray[np.int32] = group["words"][:]
@@ -132,7 +137,8 @@ class CaptionData(Dataset[Item]):
 
     def references(self) -> list[list[str]]:
         """The raw captions of every image, in the file's order."""
-        texts = list(self.group()["references"].asstr())
+        with open_file(self.path) as file:
+            texts = file[self.split]["references"].asstr()[:].tolist()
         return [texts[a:b] for a, b in zip(self.image_captions[:-1], self.image_captions[1:], strict=True)]
 
     def caption(self, number: int) -> NDArray[np.int32]:
@@ -267,8 +273,9 @@ def make_loader(
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides, and needs its workers until it has saved."""
+    """Ctrl-C, and a scheduler's SIGTERM, reach every process; the main one decides, and needs its workers till then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def in_order(count: int, batch_size: int) -> list[list[int]]:

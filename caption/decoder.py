@@ -56,6 +56,7 @@ class Decoder(nn.Module):
         self.hidden_to_output = nn.Linear(hidden, embedding, bias=False)  # L_h
         self.context_to_output = nn.Linear(region_width, embedding, bias=False)  # L_z
         self.output = nn.Linear(embedding, vocabulary_size)  # L_o
+        self.state_dropout = nn.Dropout(config.state_dropout)
         self.dropout = nn.Dropout(config.dropout)
         # PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V.
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
 
     def readout(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., D] -> [..., V]."""
-        joined = embedded + self.hidden_to_output(self.dropout(hidden)) + self.context_to_output(context)
+        joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(context)
         logits: Tensor = self.output(self.dropout(joined))
         return logits
 

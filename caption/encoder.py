@@ -1,10 +1,11 @@
 """Pictures -> region features (annotation vectors, section 3.1.1): a classifier cut at its last spatial map."""
 
 import math
+import pickle
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -46,28 +47,38 @@ class Encoder(nn.Module):
         """
         super().__init__()
         mean, std = IMAGENET
-        if config.name == "small_cnn":
-            if config.weights != "none" or config.layer:
-                raise UserError("encoder small_cnn has no weights or layers to choose; leave encoder.weights none")
-            self.backbone: nn.Module = SmallCNN()
+        self.pretrained = config.name != "small_cnn"
+        if self.pretrained:
+            backbone, (mean, std) = _torchvision_model(config, load_weights)
+            self.backbone = _cut(backbone, config, image_size)
+        elif config.weights != "none" or config.layer:
+            raise UserError("encoder small_cnn has no weights or layers to choose; leave both as they are")
         else:
-            backbone = _torchvision_model(config.name)
-            if load_weights and config.weights != "none":
-                state, (mean, std) = read_weights(config.name, config.weights)
-                _fill(backbone, state, config)
-            self.backbone = _cut(backbone, config, image_size).eval()
-        self.keeps_statistics = config.name != "small_cnn"
+            self.backbone = SmallCNN()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.trained = _trained_parameters(self.backbone, config)
         self.fine_tune(bool(self.trained))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.grid, self.width = self._measure(config, image_size)
+
+    def _measure(self, config: EncoderConfig, image_size: int) -> tuple[tuple[int, int], int]:
+        """Rows and columns of the grid, and D, from an empty picture."""
         training = self.training
-        with torch.no_grad():
-            regions = self.eval()(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+        try:
+            with torch.no_grad():
+                regions = self.eval()(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+            side = math.isqrt(regions.shape[1])
+            if side**2 != regions.shape[1] or side == 0:
+                raise ValueError(f"{regions.shape[1]} regions are no square grid")
+        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(
+                f"encoder {config.name} cannot make regions of pictures of {image_size} pixels ({reason}); make the "
+                "data with another --size (vit_b_16 needs 224), or choose another encoder.layer"
+            ) from None
         self.train(training)
-        side = math.isqrt(regions.shape[1])
-        self.grid, self.width = (side, side), int(regions.shape[2])
+        return (side, side), int(regions.shape[2])
 
     def fine_tune(self, on: bool) -> None:
         """Let the weights from `finetune_from` on train, or not yet."""
@@ -77,9 +88,11 @@ class Encoder(nn.Module):
             parameter.requires_grad = on
 
     def train(self, mode: bool = True) -> "Encoder":
+        """Batch-norm statistics move only in a network trained from scratch, and there only where weights train."""
         super().train(mode)
-        if self.keeps_statistics:
-            self.backbone.eval()
+        for module in self.backbone.modules():
+            if self.pretrained or not any(parameter.requires_grad for parameter in module.parameters()):
+                module.train(False)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,6 +106,8 @@ class Encoder(nn.Module):
         if features.dim() == 3:  # transformer: [B, 1 + L, D], the class token first
             regions: Tensor = features[:, 1:]
         else:
+            if features.dim() != 4 or features.shape[2] != features.shape[3]:
+                raise ValueError(f"the layer gives {tuple(features.shape)}, not a map [B, D, rows, columns]")
             regions = features.flatten(2).transpose(1, 2)  # [B, D, rows, columns] -> [B, L, D]
         return regions
 
@@ -128,58 +143,59 @@ class SmallCNN(nn.Module):
         return features
 
 
-def read_weights(name: str, weights: str) -> tuple[dict[str, Tensor], tuple[list[float], list[float]]]:
-    """State dict, and (mean, std) of the normalisation it was trained with; from a file or torchvision's server.
-
-    Raises UserError when the file is no state dict, the name is unknown, or the download fails.
-    """
-    if Path(weights).is_file():
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(
-                f"{weights}: not a state dict that torch.load(weights_only=True) accepts ({type(error).__name__}); "
-                "save model.state_dict() with torch.save"
-            ) from None
-        return state, IMAGENET
-    known = torchvision.models.get_model_weights(name)
-    names = [*(entry.name for entry in known), "DEFAULT"]
-    if weights not in names:
-        raise UserError(
-            f"encoder.weights {weights!r} is neither a file nor weights of {name}: give a state dict's path, none, "
-            f"or one of {', '.join(names)}"
-        )
-    entry = known[weights]
-    preset = entry.transforms()
-    return download(entry.url), (
-        list(getattr(preset, "mean", IMAGENET[0])),
-        list(getattr(preset, "std", IMAGENET[1])),
-    )
-
-
-def download(url: str) -> dict[str, Tensor]:
-    """State dict from a URL, kept in torch hub's cache, its hash checked. Raises UserError with the way around."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+def read_weights(path: str) -> dict[str, Tensor]:
+    """A state dict from a file. Raises UserError when it is none."""
     try:
-        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except (URLError, OSError, RuntimeError) as error:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
         raise UserError(
-            f"weights cannot be downloaded from {url} ({error}); fetch that file elsewhere and place it at {target}, "
-            "or give its path as encoder.weights"
+            f"{path}: not a state dict that torch.load(weights_only=True) accepts ({type(error).__name__}); "
+            "save model.state_dict() with torch.save"
         ) from None
     return state
 
 
-def _torchvision_model(name: str) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UserError(f"unknown encoder {name!r}; known: small_cnn, {', '.join(known)}")
+def download(url: str) -> None:
+    """Fetch weights into torch hub's cache, their hash checked. Raises UserError with the way around."""
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # URLError is an OSError
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"weights cannot be downloaded from {url} ({reason}); fetch that file elsewhere and place it at {target}, "
+            "or give its path as encoder.weights"
+        ) from None
+
+
+def _torchvision_model(config: EncoderConfig, load_weights: bool) -> tuple[nn.Module, tuple[list[float], list[float]]]:
+    """The whole classifier with its weights, if asked, and (mean, std) of the pixels it was trained on."""
+    models = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in models:
+        raise UserError(f"unknown encoder {config.name!r}; known: small_cnn, {', '.join(models)}")
+    entry = None
+    from_file = Path(config.weights).is_file()
+    if load_weights and config.weights != "none" and not from_file:
+        known = torchvision.models.get_model_weights(config.name)
+        names = [*(weights.name for weights in known), "DEFAULT"]
+        if config.weights not in names:
+            raise UserError(
+                f"encoder.weights {config.weights!r} is neither a file nor weights of {config.name}: give a state "
+                f"dict's path, none, or one of {', '.join(names)}"
+            )
+        entry = known[config.weights]
+        download(entry.url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # googlenet and inception announce their initialisation
-        model: nn.Module = torchvision.models.get_model(name, weights=None)
-    return model
+        backbone: nn.Module = torchvision.models.get_model(config.name, weights=entry)
+    if hasattr(backbone, "transform_input"):  # googlenet and inception were trained on pixels scaled otherwise
+        backbone.transform_input = config.weights != "none"  # type: ignore[assignment]
+    if load_weights and from_file:
+        _fill(backbone, read_weights(config.weights), config)
+    preset = entry.transforms() if entry is not None else None
+    return backbone, (list(getattr(preset, "mean", IMAGENET[0])), list(getattr(preset, "std", IMAGENET[1])))
 
 
 def _fill(backbone: nn.Module, state: dict[str, Tensor], config: EncoderConfig) -> None:
@@ -212,12 +228,11 @@ def _last_spatial_map(backbone: nn.Module, image_size: int) -> str:
     everything = create_feature_extractor(backbone, names, suppress_diff_warning=True)
     with torch.no_grad():
         results = everything(torch.zeros(1, 3, image_size, image_size))
-    maps = [
-        name
-        for name, result in results.items()
-        if isinstance(result, Tensor)
-        and ((result.dim() == 4 and min(result.shape[2:]) > 1) or (result.dim() == 3 and min(result.shape[1:]) > 2))
-    ]
+    tensors = {name: result for name, result in results.items() if isinstance(result, Tensor)}
+    maps = [name for name, t in tensors.items() if t.dim() == 4 and t.shape[2] == t.shape[3] > 1]
+    maps += [name for name, t in tensors.items() if not maps and t.dim() == 3 and t.shape[1] > 2]  # patch tokens
+    if not maps:
+        raise UserError(f"pictures of {image_size} pixels leave this encoder no map of regions; choose a larger --size")
     return str(maps[-1])
 
 

@@ -30,8 +30,17 @@ class Progress:
     best_score: float = -1.0
     best_epoch: int = 0
     reductions: int = 0  # halvings of the learning rate (plateau)
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the epoch under way, fp64 scalars on its device
-    seconds: float = 0.0  # of it, training alone
+    # Of the epoch under way:
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of loss terms times words, on the device
+    words: int = 0
+    captions: int = 0
+    seconds: float = 0.0  # of training alone
+    waiting: float = 0.0  # seconds of them, for data
+
+    def next_epoch(self) -> "Progress":
+        """The same at the beginning of the next epoch."""
+        kept = (self.step, self.best_score, self.best_epoch, self.reductions)
+        return Progress(self.epoch + 1, 0, *kept)
 
 
 def choose_device(name: str) -> torch.device:
@@ -51,7 +60,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(768, 768, dtype=dtype, device=device)
@@ -87,7 +96,7 @@ def training_state(optimizer: torch.optim.Optimizer, progress: Progress, device:
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress).copy(),
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
@@ -95,8 +104,8 @@ def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, de
     """Undo `training_state`: fill the optimizer, set the random states, return the progress."""
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
-    if device.type == "cuda" and state["random_cuda"]:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+    if device.type == "cuda" and state["random_cuda"] is not None:
+        torch.cuda.set_rng_state(state["random_cuda"], device)
     progress = Progress(**state["progress"])
     progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
     return progress
@@ -121,16 +130,18 @@ def train_epoch(
     device: torch.device,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The rest of the epoch under way; means over its words of every loss term, and captions a second.
+    """The rest of the epoch under way; means over its words of every loss term, captions a second, and the share of
+    the time that was spent waiting for data.
 
     `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no longer
     finite; a GPU is asked only now and then, because asking waits for it.
     """
     captioner.train()
-    started, before = time.perf_counter(), progress.seconds
     sums = progress.sums
     bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
+    last = time.perf_counter()
     for batch in bar:
+        progress.waiting += time.perf_counter() - last
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
         terms, words = _loss_terms(captioner, batch, config, device)
@@ -139,20 +150,24 @@ def train_epoch(
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(captioner.parameters(), config.clip_norm)
         optimizer.step()
-        counts = {"words": words, "captions": int((batch.lengths > 0).sum())}
-        for name, value in {**{k: v.detach() * words for k, v in terms.items()}, **counts}.items():
-            sums[name] = torch.as_tensor(value, dtype=torch.float64, device=device) + sums.get(name, 0)
+        for name, value in terms.items():
+            sums[name] = value.detach() * words + sums.get(name, 0)
+        progress.words += words
+        progress.captions += int((batch.lengths > 0).sum())
         progress.batch += 1
         progress.step += 1
         if device.type == "cpu" or progress.batch % 50 == 0:
             check_finite(progress, terms)
-            bar.tell(f"loss {float(sums['cross_entropy'] / sums['words']):.3f}")
-        progress.seconds = before + time.perf_counter() - started
+            bar.tell(f"loss {float(sums['cross_entropy']) / progress.words:.3f}")
+        progress.seconds += time.perf_counter() - last
         after_step()
+        last = time.perf_counter()
     check_finite(progress)
-    results = {name: float(value) for name, value in sums.items()}
-    means = {name: results[name] / results["words"] for name in results if name not in ("words", "captions")}
-    return {**means, "captions_per_second": results["captions"] / progress.seconds}
+    return {
+        **{name: float(value) / progress.words for name, value in sums.items()},
+        "captions_per_second": progress.captions / progress.seconds,
+        "data_share": progress.waiting / progress.seconds,
+    }
 
 
 def _loss_terms(

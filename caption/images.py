@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from caption.errors import UserError
 
-Fit = Literal["crop", "squash"]
+Fit = Literal["crop", "squash"]  # into a square: keep the centre, or keep everything, out of shape
 
 
 class BadImage(UserError):
@@ -41,6 +41,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode -> RGB, 8 bits a channel."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):  # 16-bit grayscale; a plain convert would clip at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers of unknown scale; save the picture with 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -36,8 +36,8 @@ class Run:
         return self.folder / "log.jsonl"
 
     def _read(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
     def record(self, record: dict[str, Any]) -> None:
         """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch."""
@@ -65,7 +65,7 @@ class Run:
 def create_folder(config: Config) -> Path:
     """The run's folder with its config.json. Raises UserError when it holds another run."""
     folder = Path(config.output)
-    if (folder / "config.json").exists():
+    if any((folder / name).exists() for name in ("last.pt", "best.pt")):
         raise UserError(
             f"{folder}: holds a run already; go on with it by train.py --resume {folder}, or give another --output"
         )
@@ -79,7 +79,10 @@ def read_config(folder: str | Path) -> Config:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no run to resume (no config.json); start one with train.py PRESET")
-    return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError, UserError) as error:
+        raise UserError(f"{path}: not a configuration of this program ({error})") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -135,13 +135,14 @@ def _trace(weights: list[Tensor], parents: list[Tensor]) -> Tensor:
 
 def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
     """Log-probabilities [B, K, V] with minus infinity where a word may not follow history [B, K, t]."""
-    forbidden = [PAD, START]
-    if config.suppress_unknown:
-        forbidden.append(UNKNOWN)
-    if history.shape[-1] < config.min_length:
-        forbidden.append(END)
     log_probabilities = log_probabilities.clone()
-    log_probabilities[..., forbidden] = -torch.inf
+    log_probabilities[..., PAD] = log_probabilities[
+        ..., START
+    ] = -torch.inf  # one by one: a list would be sent to a GPU
+    if config.suppress_unknown:
+        log_probabilities[..., UNKNOWN] = -torch.inf
+    if history.shape[-1] < config.min_length:
+        log_probabilities[..., END] = -torch.inf
     n = config.no_repeat_ngram
     if 0 < n <= history.shape[-1]:
         windows = history.unfold(-1, n, 1)  # [B, K, t - n + 1, n]
@@ -175,7 +176,7 @@ def _collect(history: Tensor, totals: Tensor, weights: Tensor, config: SearchCon
             finished = END in row
             steps = row.index(END) + 1 if finished else len(row)
             words = row[: steps - finished]
-            hypothesis = Hypothesis(words, total, finished, weights[b, k, :steps])
+            hypothesis = Hypothesis(words, total, finished, weights[b, k, :steps].clone())  # not the whole block
             hypotheses.append((total / steps**config.length_penalty, hypothesis))
         hypotheses.sort(key=lambda pair: -pair[0])
         results.append([hypothesis for _, hypothesis in hypotheses])

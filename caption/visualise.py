@@ -46,7 +46,7 @@ def draw_attention(
         axis.imshow((picture * (DIM + (1 - DIM) * strength)).clip(0, 1))
         axis.set_title(word, fontsize=13)
     figure.suptitle(title, fontsize=14, wrap=True)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
@@ -64,4 +64,12 @@ def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
         axis.legend()
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    """Whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format=path.suffix[1:].lower())
+    part.replace(path)

@@ -52,8 +52,10 @@ def read_captions(path: str) -> COCO:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its progress
             coco.createIndex()
-        if any("caption" not in annotation for annotation in coco.anns.values()) or not coco.imgs:
+        if not all(isinstance(annotation.get("caption"), str) for annotation in coco.anns.values()) or not coco.imgs:
             raise KeyError("caption")
+        if any("file_name" not in image for image in coco.imgs.values()):
+            raise KeyError("file_name")
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a COCO caption file; give captions_train2014.json or its like") from None
     return coco

@@ -25,6 +25,8 @@ class Flickr8k(Pictures):
         captions: dict[str, list[str]] = {}
         tokens = text / "Flickr8k.token.txt"
         for number, line in enumerate(read_lines(tokens), 1):
+            if not line.strip():
+                continue
             name, tab, caption = line.partition("\t")
             if not tab or "#" not in name:
                 raise UserError(f"{tokens}: line {number} is not 'picture.jpg#0<tab>caption': {line[:60]!r}")
@@ -36,7 +38,7 @@ class Flickr8k(Pictures):
         for split, listing in LISTS.items():
             if not (text / listing).is_file():
                 continue
-            for name in map(str.strip, read_lines(text / listing)):
+            for name in filter(None, map(str.strip, read_lines(text / listing))):
                 if name not in captions:
                     raise UserError(f"{text / listing}: {name} has no caption in {tokens.name}")
                 yield example(split, ids[name], images, name, captions[name])

@@ -27,10 +27,10 @@ class Karpathy(Pictures):
         for number, entry in enumerate(entries):
             try:
                 split = "train" if entry["split"] == "restval" else entry["split"]
-                name = str(Path(entry.get("filepath", "")) / entry["filename"])
-                captions = [sentence["raw"] for sentence in entry["sentences"]]
+                name = (Path(entry.get("filepath", "")) / entry["filename"]).as_posix()
+                captions = [str(sentence["raw"]) for sentence in entry["sentences"]]
                 image_id = int(entry.get("cocoid", entry.get("imgid", number)))
-            except (KeyError, TypeError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise UserError(f"{self.json}: image {number} lacks or garbles {error}") from None
             if split not in SPLITS:
                 raise UserError(

@@ -91,9 +91,8 @@ class Shapes(Output):
         path = Path(self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
         masks = path.with_name(path.stem + "_instances.json")
-        part = masks.with_name(masks.name + ".part")
-        part.write_text(json.dumps(instances), encoding="utf-8")
-        part.replace(masks)
+        if masks.exists() and not self.overwrite:
+            raise UserError(f"{masks}: is there already; give --overwrite to replace it, or another --output")
         examples = [
             Example(
                 split,
@@ -104,7 +103,13 @@ class Shapes(Output):
             )
             for split, number, things, _, captions in scenes
         ]
-        write(examples, self, ImageConfig(self.size, "squash"), {"reader": "shapes", "seed": self.seed})
+        part = masks.with_name(masks.name + ".part")
+        try:
+            part.write_text(json.dumps(instances), encoding="utf-8")
+            write(examples, self, ImageConfig(self.size, "squash"), {"reader": "shapes", "seed": self.seed})
+            part.replace(masks)
+        finally:
+            part.unlink(missing_ok=True)
         print(f"wrote {masks}")
         if self.save_images:
             target = Path(self.save_images)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from caption.config import ImageConfig
 from caption.errors import UserError
-from caption.images import open_image
+from caption.images import Fit, open_image
 from preprocess.writer import Example, Output, check_output, write
 
 
@@ -19,11 +19,11 @@ class Pictures(Output):
 
     size: int = 224
     """Side of the stored square, in pixels."""
-    fit: Literal["crop", "squash"] = "crop"
+    fit: Fit = "crop"
     """crop: resize the shorter side and keep the centre, as in the paper; squash: keep everything, out of shape."""
 
-    def image(self) -> ImageConfig:
-        return ImageConfig(self.size, self.fit)
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a bad picture: stop, or leave it out and say so."""
 
     def examples(self) -> Iterator[Example]:
         """Every picture with its captions. Raises UserError for files that are not what the source promises."""
@@ -32,7 +32,7 @@ class Pictures(Output):
     def run(self) -> None:
         check_output(self)
         name = type(self).__name__.lower()
-        write(self.examples(), self, self.image(), {"reader": name})
+        write(self.examples(), self, ImageConfig(self.size, self.fit), {"reader": name}, self.on_error)
 
 
 def example(split: str, image_id: int, folder: Path, file_name: str, captions: Sequence[str]) -> Example:
@@ -46,8 +46,9 @@ def folder(path: str) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, empty ones too. Raises UserError when it is not there or no UTF-8."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would part at U+2028, too
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from caption.data import FORMAT, SPLITS, read_vocabulary
 from caption.errors import UserError
 from caption.images import BadImage, fit_image, to_array
 from caption.progress import Bar
-from caption.vocabulary import Vocabulary, tokenise
+from caption.vocabulary import SPECIALS, Vocabulary, tokenise
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,6 @@ class Output:
     """Keep words that stand at least so often in the captions of the train split."""
     max_length: int = 50
     """Longer captions are cut to so many words for training; references stay whole."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """At a bad picture: stop, or leave it out and say so."""
 
 
 def check_output(options: Output) -> None:
@@ -58,15 +56,19 @@ def check_output(options: Output) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 1")
 
 
-def write(examples: Iterable[Example], options: Output, image: ImageConfig, source: dict[str, Any]) -> None:
+def write(
+    examples: Iterable[Example],
+    options: Output,
+    image: ImageConfig,
+    source: dict[str, Any],
+    on_error: Literal["stop", "skip"] = "stop",
+) -> None:
     """Write all examples, grouped by split, under a temporary name; rename when the file is whole.
 
-    `source` goes into the manifest. Raises UserError when there is nothing to write, the disk is too small, or a
-    picture is bad and `on_error` says stop.
+    `source` goes into the manifest; at a bad picture `on_error` says whether to stop or to leave it out. Raises
+    UserError when there is nothing to write, the disk is too small, or a picture is bad and `on_error` says stop.
     """
     check_output(options)
-    if image.size < 1:
-        raise UserError(f"--size is {image.size}, but must be at least 1 pixel")
     splits, dropped = _sort(examples)
     vocabulary = _vocabulary(splits, options)
     path = Path(options.output)
@@ -76,12 +78,19 @@ def write(examples: Iterable[Example], options: Output, image: ImageConfig, sour
     try:
         with h5py.File(part, "w") as file:
             file.attrs["format"] = FORMAT
-            words = file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
-            words.attrs["digest"] = vocabulary.digest
-            splits_made = {
-                split: _write_split(file.create_group(split), split, members, vocabulary, options, image)
-                for split, members in splits.items()
-            }
+            file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
+            splits_made = {}
+            bad: list[str] = []
+            for split, members in splits.items():
+                group = file.create_group(split)
+                kept, errors = _write_pictures(group, split, members, image, stopping=on_error == "stop")
+                bad += errors
+                splits_made[split] = {**_write_captions(group, kept, vocabulary, options), "bad_pictures": errors}
+                if not kept and not (bad and on_error == "stop"):
+                    raise UserError(f"split {split}: not one of its {len(members)} pictures can be read; {bad[0]}")
+            if bad and on_error == "stop":
+                more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+                raise UserError(f"{bad[0]}{more}; mend or remove them, or leave them out with --on-error skip")
             manifest = {
                 "source": source,
                 "size": image.size,
@@ -122,7 +131,10 @@ def _vocabulary(splits: dict[str, list[Example]], options: Output) -> Vocabulary
     if "train" not in splits:
         raise UserError("there is no train split to count words on; give --vocabulary and a data file that has one")
     captions = (tokenise(caption) for example in splits["train"] for caption in example.captions)
-    return Vocabulary.count(captions, options.min_count)
+    vocabulary = Vocabulary.count(captions, options.min_count)
+    if len(vocabulary) == len(SPECIALS):
+        raise UserError(f"no word stands {options.min_count} times in the train split; give a lower --min-count")
+    return vocabulary
 
 
 def _check_room(path: Path, splits: dict[str, list[Example]], size: int) -> None:
@@ -136,14 +148,13 @@ def _check_room(path: Path, splits: dict[str, list[Example]], size: int) -> None
         )
 
 
-def _write_split(
-    group: h5py.Group,
-    split: str,
-    examples: list[Example],
-    vocabulary: Vocabulary,
-    options: Output,
-    image: ImageConfig,
-) -> dict[str, Any]:
+def _write_pictures(
+    group: h5py.Group, split: str, examples: list[Example], image: ImageConfig, stopping: bool
+) -> tuple[list[Example], list[str]]:
+    """Write the pictures that can be read; return their examples, and what is wrong with the others.
+
+    When a bad picture will stop the work, the pictures after it are only looked at: all bad ones are found at once.
+    """
     shape = (3, image.size, image.size)
     pictures = group.create_dataset(
         "images", (len(examples), *shape), np.uint8, maxshape=(None, *shape), chunks=(1, *shape)
@@ -152,27 +163,32 @@ def _write_split(
     bad: list[str] = []
     for example in Bar(examples, split, "pictures"):
         try:
-            pictures[len(kept)] = to_array(fit_image(example.picture(), image.size, image.fit))
-            kept.append(example)
+            picture = example.picture()
         except BadImage as error:
-            if options.on_error == "stop":
-                raise UserError(
-                    f"{error}; mend or remove it, or leave such pictures out with --on-error skip"
-                ) from None
             bad.append(str(error))
+            continue
+        if not (bad and stopping):
+            pictures[len(kept)] = to_array(fit_image(picture, image.size, image.fit))
+            kept.append(example)
     pictures.resize(len(kept), 0)
+    return kept, bad
 
-    references = [caption for example in kept for caption in example.captions]
+
+def _write_captions(
+    group: h5py.Group, examples: list[Example], vocabulary: Vocabulary, options: Output
+) -> dict[str, int]:
+    """Write names, references and encoded captions; return what was counted."""
+    references = [caption for example in examples for caption in example.captions]
     encoded = [vocabulary.encode(tokenise(caption)) for caption in references]
     cut = sum(len(words) > options.max_length for words in encoded)
     encoded = [words[: options.max_length] for words in encoded]
-    group["image_ids"] = np.array([example.image_id for example in kept], np.int64)
-    for name, texts in (("file_names", [example.file_name for example in kept]), ("references", references)):
+    group["image_ids"] = np.array([example.image_id for example in examples], np.int64)
+    for name, texts in (("file_names", [example.file_name for example in examples]), ("references", references)):
         group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
-    group["image_captions"] = np.cumsum([0, *(len(example.captions) for example in kept)], dtype=np.int64)
+    group["image_captions"] = np.cumsum([0, *(len(example.captions) for example in examples)], dtype=np.int64)
     group["caption_words"] = np.cumsum([0, *(len(words) for words in encoded)], dtype=np.int64)
     group["words"] = np.array([word for words in encoded for word in words], np.int32)
-    return {"pictures": len(kept), "captions": len(references), "captions_cut": cut, "bad_pictures": bad}
+    return {"pictures": len(examples), "captions": len(references), "captions_cut": cut}
 
 
 def _report(path: Path, manifest: dict[str, Any], vocabulary: Vocabulary) -> None:
@@ -180,6 +196,8 @@ def _report(path: Path, manifest: dict[str, Any], vocabulary: Vocabulary) -> Non
         print(f"{split}: {counts['pictures']} pictures, {counts['captions']} captions")
         if counts["captions_cut"]:
             print(f"  {counts['captions_cut']} captions cut to {manifest['max_length']} words for training")
+        if counts["bad_pictures"]:
+            print(f"  {len(counts['bad_pictures'])} bad pictures left out", flush=True)
         for message in counts["bad_pictures"]:
             print(f"  left out: {message}", file=sys.stderr)
     for what, count in manifest["dropped"].items():
