@@ -19,7 +19,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 learning_rate=2e-3,
                 encoder_learning_rate=2e-3,
                 warmup_steps=300,
-                doubly_stochastic=0.0,  # most of a picture is empty: see docs/results.md
+                doubly_stochastic=0.0,  # most of a picture is empty: to look everywhere would be wrong
                 precision="fp32",  # so small that bfloat16 would gain nothing
             ),
             search=SearchConfig(beam_size=3),

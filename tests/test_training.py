@@ -19,6 +19,7 @@ from caption.search import search
 
 SMALL = [
     "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--decoder.dropout", "0.3",
+    "--decoder.state-dropout", "0.2",
     "--training.epochs", "3", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip
 
@@ -55,10 +56,21 @@ def equal(a, b) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("step", [2, 5, 7])  # in the first epoch, at the very end of it, in the second
-@pytest.mark.parametrize("more", [(), ("--training.schedule", "plateau", "--training.optimizer", "rmsprop")])
+@pytest.mark.parametrize(
+    ("step", "crash", "more"),
+    [
+        (2, False, []),  # in the first epoch
+        (5, False, []),  # at the very end of it
+        (8, True, ["--training.checkpoint-steps", "3", "--training.workers", "1"]),  # killed, its last checkpoint older
+        (
+            7,
+            False,
+            ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
+        ),
+    ],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, more: tuple[str, ...]
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, crash: bool, more: list[str]
 ) -> None:
     """Weights, optimizer, random states, log, best score: everything, to the bit."""
     whole = run(shapes, tmp_path / "whole", *more)
@@ -67,20 +79,44 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     def interrupt(decoded, config):
         if torch.is_grad_enabled():
             calls.append(1)
+            if len(calls) == step and crash:
+                raise MemoryError
             if len(calls) == step:
                 os.kill(os.getpid(), signal.SIGTERM)
         return terms(decoded, config)
 
     monkeypatch.setattr(losses, "terms", interrupt)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(MemoryError if crash else SystemExit):
         run(shapes, tmp_path / "parts", *more)
-    assert stopped.value.code == 130 and len(calls) == step
+    assert len(calls) == step
     torch.manual_seed(99)  # whatever the new process starts with
     train.main(["--resume", str(tmp_path / "parts")])
     assert equal(checkpoint.load(tmp_path / "parts" / "last.pt"), whole)
     assert log(tmp_path / "parts") == log(tmp_path / "whole") and len(log(tmp_path / "whole")) == 3
     best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("parts", "whole")]
     assert equal(*best)
+
+
+def test_the_encoder_waits_for_its_epoch(shapes: Path, tmp_path: Path) -> None:
+    """Before `finetune_epoch` only the decoder has been stepped; afterwards both, each at its rate."""
+    more = ["--training.finetune-epoch", "2", "--training.encoder-learning-rate", "1e-4"]
+    first = run(shapes, tmp_path / "first", *more, "--training.epochs", "1")["optimizer"]
+    second = run(shapes, tmp_path / "second", *more, "--training.epochs", "2")["optimizer"]
+    decoder, encoder = ([*group["params"]] for group in first["param_groups"])
+    assert set(first["state"]) == set(decoder) and set(second["state"]) == {*decoder, *encoder}
+    rates = [group["lr"] for group in second["param_groups"]]
+    assert rates[0] / rates[1] == pytest.approx(2e-3 / 1e-4)
+
+
+def test_start_from(shapes: Path, tmp_path: Path) -> None:
+    """A new run begins with another's weights, and only with weights that fit."""
+    first = run(shapes, tmp_path / "first", "--training.epochs", "1")
+    start = ["--start-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
+    still = ["--training.learning-rate", "1e-20", "--training.encoder-learning-rate", "1e-20"]
+    second = run(shapes, tmp_path / "second", *start, *still)
+    assert equal(second["model"]["decoder.output.weight"], first["model"]["decoder.output.weight"])
+    with pytest.raises(UserError, match="a model of another shape"):
+        run(shapes, tmp_path / "third", *start, "--decoder.hidden", "8")
 
 
 def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:
