@@ -59,7 +59,7 @@ def captioner(shapes: Path) -> Captioner:
     return Captioner(
         ImageConfig(32, "squash"),
         EncoderConfig(name="small_cnn", finetune_from="all"),
-        DecoderConfig(embedding=16, hidden=24, attention=16, dropout=0.0),
+        DecoderConfig(embedding=16, hidden=24, attention=16, state_dropout=0.0, dropout=0.0),
         read_vocabulary(shapes),
     )
 
