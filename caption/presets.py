@@ -14,7 +14,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             encoder=EncoderConfig(name="small_cnn", finetune_from="all"),
             decoder=DecoderConfig(embedding=128, hidden=128, attention=64, state_dropout=0.6, dropout=0.1),
             training=TrainingConfig(
-                epochs=7,
+                epochs=6,
                 batch_size=8,
                 learning_rate=2e-3,
                 encoder_learning_rate=2e-3,
