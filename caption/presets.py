@@ -1,4 +1,4 @@
-"""Named experiments. Each opens with where it was tried, how long it took and what it should give."""
+"""Named experiments; where one was run, what it took and gave (docs/results.md)."""
 
 import tyro
 
@@ -7,7 +7,7 @@ from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, T
 # The description is shown by `train.py --help`.
 PRESETS: dict[str, tuple[str, Config]] = {
     "shapes-soft": (
-        "Coloured shapes, a small CNN from scratch, soft attention; the newcomer's first run.",
+        "Coloured shapes, a small CNN from scratch, soft attention: 3.5 minutes on two cores, BLEU-4 85.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "flickr8k-soft": (
-        "Flickr8k, frozen MobileNetV2, soft attention; made for a machine without a GPU.",
+        "Flickr8k, frozen MobileNetV2, soft attention: 44 minutes on two cores with bfloat16, BLEU-4 20.2 on dev.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
@@ -37,7 +37,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "flickr30k-soft": (
-        "Flickr30k, the paper's VGG-19 (14x14x512, frozen), soft attention; for a GPU.",
+        "Flickr30k, the paper's VGG-19 (14x14x512, frozen), soft attention; for a GPU, not yet run.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
@@ -46,7 +46,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "coco-soft": (
-        "COCO, ResNet-101 at 14x14x1024, soft attention, fine-tuned from layer3 on after 10 epochs; for a GPU.",
+        "COCO, ResNet-101 at 14x14x1024, soft attention, fine-tuned from layer3 on after 10 epochs; for a GPU, not yet run.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
