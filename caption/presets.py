@@ -46,7 +46,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "coco-soft": (
-        "COCO, ResNet-101 at 14x14x1024, soft attention, fine-tuned from layer3 on after 10 epochs; for a GPU, not yet run.",
+        "COCO, ResNet-101 at 14x14x1024, soft attention, fine-tuned after 10 epochs; for a GPU, not yet run.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
