@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,7 +40,7 @@ class Arguments:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: int = 1
-    """Of `--method sample`."""
+    """Of `--method sample` and `--attend draw`."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -52,19 +53,22 @@ def main(arguments: list[str]) -> None:
     device = engine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     data.check_fits(args.data, captioner.vocabulary, captioner.image)
+    captioner.check_search(args.search)
     split = data.CaptionData(args.data, args.split)
     instances = read_instances(args.grounding) if args.grounding else None
 
     loader = data.make_loader(split, data.in_order(len(split), args.batch_size), args.workers, device.type == "cuda")
     precision = engine.choose_precision(args.precision, device)
     found: dict[int, list[str]] = {}
-    pointed = Pointing(0, 0)
+    pointed, entropy = Pointing(0, 0), torch.zeros(2)  # nats, words
     torch.manual_seed(args.seed)
     for index, hypotheses in engine.generate(captioner, loader, args.search, device, precision):
         words = found[index] = captioner.vocabulary.decode(hypotheses[0].words)
+        weights = hypotheses[0].weights[: len(words)]
+        entropy += torch.tensor([torch.special.entr(weights).sum(), len(words)])
         if instances:
             size = captioner.image.size
-            maps = upsample(hypotheses[0].weights[: len(words)], captioner.encoder.grid, size)
+            maps = upsample(weights, captioner.encoder.grid, size)
             fit = partial(fit_image, size=size, fit=captioner.image.fit)
             one = pointing(words, maps, instances, split.image_ids[index], fit)
             pointed = Pointing(pointed.hits + one.hits, pointed.words + one.words)
@@ -72,10 +76,13 @@ def main(arguments: list[str]) -> None:
     captions = [found[index] for index in range(len(split))]  # in the file's order again
     references = [[tokenise(text) for text in texts] for texts in split.references()]
     scores = bleu(references, captions)
+    scores["attention entropy"] = float(entropy[0] / entropy[1].clamp(min=1))
     if instances:
         scores["pointing"] = pointed.percent
     print(f"{args.checkpoint} on {args.data}, {args.split}: {len(split)} pictures, {told(args.search)}")
     print(table(scores))
+    even = math.log(math.prod(captioner.encoder.grid))
+    print(f"attention's entropy: {scores['attention entropy']:.2f} nats a word (all places alike: {even:.2f})")
     if instances:
         print(f"attention's maximum inside the named object: {pointed.percent:.1f} % of {pointed.words} words")
     folder = Path(args.checkpoint).parent
@@ -95,7 +102,10 @@ def main(arguments: list[str]) -> None:
 
 
 def told(search: SearchConfig) -> str:
-    return f"{search.beam_size} samples" if search.method == "sample" else f"beam {search.beam_size}"
+    kind = f"{search.beam_size} samples" if search.method == "sample" else f"beam {search.beam_size}"
+    penalty = f", length penalty {search.length_penalty}" if search.length_penalty else ""
+    looks = {"expectation": "", "most_probable": ", the most probable locations", "draw": ", drawn locations"}
+    return kind + penalty + looks[search.attend]
 
 
 def table(scores: dict[str, float]) -> str:

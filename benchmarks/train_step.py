@@ -3,9 +3,9 @@
     python -m benchmarks.train_step [--width 2048] [--device cpu]
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
-words and <end>), L = 196, V = 9,490, all widths 512. The bound is the least number of floating-point operations that
-the equations need, over the rate of matrix products measured in the same run, in fp32. Modes and bound are measured
-in turn, so that a machine that slows down slows them all.
+words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. The bound is
+the least number of floating-point operations that the equations need, over the rate of matrix products measured in the
+same run, in fp32. Modes and bound are measured in turn, so that a machine that slows down slows them all.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from caption import engine, losses
-from caption.attention import AdditiveScore, SoftAttention
-from caption.config import DecoderConfig, TrainingConfig
+from caption.attention import SELECTIONS, AdditiveScore
+from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data import GroupedBatches, Item, collate
 from caption.decoder import Decoder
 
@@ -95,17 +95,23 @@ def main() -> None:
     operations = statistics.mean(least_operations(lengths, args.width) for _, lengths in batches)
     words = statistics.mean(int(lengths.sum()) for _, lengths in batches) / (IMAGES * CAPTIONS)
 
-    def make_step(precision: str) -> Callable[[], None]:
-        score = AdditiveScore(WIDTH, args.width, WIDTH)
-        decoder = Decoder(DecoderConfig(WIDTH, WIDTH, WIDTH), SoftAttention(score), args.width, V).to(device)
+    def make_step(precision: str, selection: str) -> Callable[[], None]:
+        attention = SELECTIONS[selection](AdditiveScore(WIDTH, args.width, WIDTH))
+        decoder = Decoder(DecoderConfig(WIDTH, WIDTH, WIDTH), attention, args.width, V).to(device)
+        drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if attention.stochastic else None
+        moving = torch.zeros((), device=device)
         optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
 
         def step() -> None:
+            nonlocal moving
             for captions, lengths in batches:
                 with engine.autocast(device, precision):
-                    memory = decoder.attention.prepare(features)
+                    memory = decoder.attention.prepare(features)._replace(drawn=drawn)
                     decoded = decoder(memory, captions.to(device), lengths)
-                loss = losses.total(losses.terms(decoded, training), training)
+                earned = None
+                if decoded.draw is not None:
+                    earned, moving = losses.earnings(decoded, training.reinforce, moving)
+                loss = losses.total(losses.terms(decoded, training, earned), training)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
@@ -113,8 +119,8 @@ def main() -> None:
 
         return step
 
-    training = TrainingConfig(doubly_stochastic=1.0)
-    steps = {precision: make_step(precision) for precision in ("fp32", "bf16")}
+    training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
+    steps = {f"{p}{h}": make_step(p, h.strip() or "soft") for p in ("fp32", "bf16") for h in ("", " hard")}
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for round_ in range(args.rounds + 1):
@@ -135,7 +141,9 @@ def main() -> None:
         median = statistics.median(values)
         spread = f"{1e3 * median:.0f} ({1e3 * min(values):.0f}-{1e3 * max(values):.0f})"
         print(f"{name:12}{spread:>26}{captions / median:12.1f}{median / bound:14.2f}")
-    print(f"bf16 over fp32: {statistics.median(times['fp32']) / statistics.median(times['bf16']):.2f} times")
+    for slow, fast in (("fp32", "bf16"), ("fp32 hard", "fp32"), ("bf16 hard", "bf16")):
+        pairs = sorted(a / b for a, b in zip(times[slow], times[fast], strict=True))
+        print(f"{slow} takes {statistics.median(pairs):.2f} times ({pairs[0]:.2f}-{pairs[-1]:.2f}) as long as {fast}")
 
 
 if __name__ == "__main__":

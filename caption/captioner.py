@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import AdditiveScore, Memory, SoftAttention
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig, from_dict
+from caption.attention import SELECTIONS, AdditiveScore, Memory
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, from_dict
 from caption.decoder import Decoded, Decoder
 from caption.encoder import Encoder
 from caption.errors import UserError
@@ -32,7 +32,8 @@ class Captioner(nn.Module):
         self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
         self.encoder = Encoder(encoder, image.size, load_weights)
         width = self.encoder.width
-        attention = SoftAttention(AdditiveScore(decoder.hidden, width, decoder.attention))
+        score = AdditiveScore(decoder.hidden, width, decoder.attention)
+        attention = SELECTIONS[decoder.selection](score, decoder.temperature)
         self.decoder = Decoder(decoder, attention, width, len(vocabulary))
 
     def remember(self, images: Tensor) -> Memory:
@@ -42,10 +43,20 @@ class Captioner(nn.Module):
             regions = self.encoder(images)
         return self.decoder.attention.prepare(regions)
 
-    def forward(self, images: Tensor, captions: Tensor, lengths: Tensor) -> Decoded:
-        """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU."""
-        decoded: Decoded = self.decoder(self.remember(images), captions, lengths)
+    def forward(self, images: Tensor, captions: Tensor, lengths: Tensor, drawn: Tensor | None = None) -> Decoded:
+        """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU.
+
+        `drawn` [B, Q]: with hard attention, the captions that attend to drawn locations; None: all to the expectation.
+        """
+        decoded: Decoded = self.decoder(self.remember(images)._replace(drawn=drawn), captions, lengths)
         return decoded
+
+    def check_search(self, search: SearchConfig) -> None:
+        """Raises UserError for a way to attend that this model does not have."""
+        if search.attend != "expectation" and not self.decoder.attention.stochastic:
+            raise UserError(
+                f"attend is {search.attend}, but this model's attention is soft: it has the expectation alone"
+            )
 
     def content(self) -> dict[str, Any]:
         """The part of a checkpoint that makes this model again."""

@@ -1,6 +1,7 @@
 """Everything that can be set, as frozen dataclasses: the flags of `train.py`, and what a checkpoint keeps."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -8,6 +9,7 @@ from caption.errors import UserError
 from caption.images import Fit
 
 T = TypeVar("T")
+Attend = Literal["expectation", "most_probable", "draw"]
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
@@ -50,6 +52,10 @@ class DecoderConfig:
     """H, width of the LSTM state."""
     attention: int = 512
     """A, width of keys and queries."""
+    selection: Literal["soft", "hard"] = "soft"
+    """soft: attend to the expectation (paper, section 4.2); hard: to one drawn location (section 4.1)."""
+    temperature: float = 1.0
+    """Of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: float = 0.5
     """On the LSTM's output, on its way to the words: the more of it, the more a word must be read from the picture."""
     dropout: float = 0.5
@@ -60,6 +66,36 @@ class DecoderConfig:
             _require(getattr(self, name) > 0, f"decoder.{name}", getattr(self, name), "positive")
         for name in ("state_dropout", "dropout"):
             _require(0 <= getattr(self, name) < 1, f"decoder.{name}", getattr(self, name), "at least 0 and below 1")
+        _require(self.temperature > 0, "decoder.temperature", self.temperature, "positive")
+
+
+@dataclass(frozen=True)
+class ReinforceConfig:
+    """How hard attention is trained (paper, section 4.1, eq. 11-12); read with `--decoder.selection hard` alone."""
+
+    weight: float = 1.0
+    """lambda_r, of the reward; 1: as the bound of eq. 10 has it."""
+    entropy: float = 0.0
+    """lambda_e, of the entropy of alpha, which is kept high: larger, flatter maps and more trying out."""
+    expectation: float = 0.5
+    """Chance that a caption attends to the expectation instead of drawing: less variance, not the same gradient."""
+    first_epoch: int = 1
+    """The first epoch (from 1) in which captions draw; before it, all take the expectation, as with soft attention."""
+    draws: int = 1
+    """N, draws of locations for each caption."""
+    reward: Literal["whole", "to_go"] = "whole"
+    """whole: a draw answers for all words of its caption (eq. 11); to_go: for those from its step on."""
+    baseline: Literal["none", "moving", "leave_one_out"] = "moving"
+    """moving: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: the mean of the caption's other draws."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "entropy"):
+            _require(getattr(self, name) >= 0, f"training.reinforce.{name}", getattr(self, name), "0 or more")
+        _require(0 <= self.expectation <= 1, "training.reinforce.expectation", self.expectation, "in [0, 1]")
+        for name in ("draws", "first_epoch"):
+            _require(getattr(self, name) > 0, f"training.reinforce.{name}", getattr(self, name), "at least 1")
+        if self.baseline == "leave_one_out":
+            _require(self.draws > 1, "training.reinforce.draws", self.draws, "at least 2 for baseline leave_one_out")
 
 
 @dataclass(frozen=True)
@@ -88,6 +124,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     doubly_stochastic: float = 1.0
     """lambda of eq. 14: the penalty sums over locations, against the sum of log-probabilities over words."""
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     patience: int = 0
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -127,7 +164,9 @@ class SearchConfig:
     method: Literal["beam", "sample"] = "beam"
     """beam: the most probable captions; sample: as many independent draws as there would be beams."""
     temperature: float = 1.0
-    """Of the draws: below 1 sharper, above 1 flatter."""
+    """Of the words that `sample` draws: below 1 sharper, above 1 flatter."""
+    attend: Attend = "expectation"
+    """Hard attention alone: to the expectation, as soft attention does; to the most probable location; to a draw."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_length"):
@@ -155,14 +194,27 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
+    def __post_init__(self) -> None:
+        if self.decoder.selection == "soft" and self.training.reinforce != ReinforceConfig():
+            raise UserError("training.reinforce is set, but decoder.selection is soft; add --decoder.selection hard")
+        if self.decoder.selection == "soft" and self.search.attend != "expectation":
+            raise UserError(f"search.attend is {self.search.attend}, which needs --decoder.selection hard")
+
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass from nested plain values, as `dataclasses.asdict` gives them; keys must be the fields exactly."""
+    """A dataclass from nested plain values, as `dataclasses.asdict` gives them.
+
+    An unknown key is an error. A missing one takes its default, if it has one: a field that was added later must
+    behave by default as the program did before it, so that older checkpoints and runs can be read.
+    """
     types = get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
     if unknown:
         raise UserError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(types)}")
-    missing = sorted(set(types) - set(values))
+    required = {
+        name for name, parameter in inspect.signature(kind).parameters.items() if parameter.default is parameter.empty
+    }
+    missing = sorted(required - set(values))
     if missing:
         raise UserError(f"{kind.__name__} lacks the field {missing[0]!r}")
     return kind(

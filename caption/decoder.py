@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention import Attended, Memory, SoftAttention, at_least_single
+from caption.attention import Attended, Draw, Memory, SoftAttention, at_least_single
 from caption.config import DecoderConfig
 from caption.vocabulary import PAD, START
 
@@ -32,7 +32,9 @@ class Decoded(NamedTuple):
 
     logits: Tensor  # [N, V]
     targets: Tensor  # [N]
+    positions: Tensor  # [N], of the words in captions.flatten()
     weights: Tensor  # [B, Q, T, L], zero where there is no word
+    draw: Draw | None = None  # of hard attention, each part [B, Q, T], zero where there is no word
 
 
 class Decoder(nn.Module):
@@ -88,24 +90,31 @@ class Decoder(nn.Module):
         hiddens: list[Tensor] = []
         contexts: list[Tensor] = []
         weights: list[Tensor] = []
+        draws: list[Draw] = []
         for t, (live_images, live_rows) in enumerate(live_rectangles(lengths, steps)):
-            memory = memory.first(live_images)
+            memory = memory.first(live_images, live_rows)
             state, context, attended = self.recur(
                 word_gates[t][:live_images, :live_rows], state.first(live_images, live_rows), memory
             )
+            missing = (0, rows - live_rows, 0, images - live_images)
             for results, result in ((hiddens, state.hidden), (contexts, context), (weights, attended.weights)):
-                results.append(F.pad(result, (0, 0, 0, rows - live_rows, 0, images - live_images)))
+                results.append(F.pad(result, (0, 0, *missing)))
+            if attended.draw is not None:
+                draws.append(Draw(*(F.pad(part, missing) for part in attended.draw)))
 
         real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T], known without asking the device
-        index = real.flatten().nonzero().squeeze(1).to(captions.device, non_blocking=True)  # [N]
+        positions = real.flatten().nonzero().squeeze(1).to(captions.device, non_blocking=True)  # [N]
+        real = real.to(captions.device, non_blocking=True)
         picked = [
-            x.flatten(0, 2).index_select(0, index)
+            x.flatten(0, 2).index_select(0, positions)
             for x in (embedded, torch.stack(hiddens, 2), torch.stack(contexts, 2))
         ]
         return Decoded(
             self.readout(*picked),
-            captions.flatten().index_select(0, index),
-            torch.stack(weights, 2) * real.to(captions.device, non_blocking=True).unsqueeze(-1),
+            captions.flatten().index_select(0, positions),
+            positions,
+            torch.stack(weights, 2) * real.unsqueeze(-1),
+            Draw(*(torch.stack(parts, 2) * real for parts in zip(*draws, strict=True))) if draws else None,
         )
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:

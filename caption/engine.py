@@ -15,6 +15,7 @@ from caption import losses
 from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data import Batch
+from caption.decoder import Decoded
 from caption.errors import UserError
 from caption.progress import Bar
 from caption.search import Hypothesis, search
@@ -30,6 +31,7 @@ class Progress:
     best_score: float = -1.0
     best_epoch: int = 0
     reductions: int = 0  # halvings of the learning rate (plateau)
+    baseline: Tensor | None = None  # of hard attention, b of eq. 12, on the device
     # Of the epoch under way:
     sums: dict[str, Tensor] = field(default_factory=dict)  # of loss terms times words, on the device
     words: int = 0
@@ -39,7 +41,7 @@ class Progress:
 
     def next_epoch(self) -> "Progress":
         """The same at the beginning of the next epoch."""
-        kept = (self.step, self.best_score, self.best_epoch, self.reductions)
+        kept = (self.step, self.best_score, self.best_epoch, self.reductions, self.baseline)
         return Progress(self.epoch + 1, 0, *kept)
 
 
@@ -108,6 +110,7 @@ def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, de
         torch.cuda.set_rng_state(state["random_cuda"], device)
     progress = Progress(**state["progress"])
     progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
+    progress.baseline = None if progress.baseline is None else progress.baseline.to(device)
     return progress
 
 
@@ -137,14 +140,17 @@ def train_epoch(
     finite; a GPU is asked only now and then, because asking waits for it.
     """
     captioner.train()
-    sums = progress.sums
+    sums, hard = progress.sums, config.reinforce
     bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
     for batch in bar:
         progress.waiting += time.perf_counter() - last
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
-        terms, words = _loss_terms(captioner, batch, config, device)
+        decoded, earned = _decode(captioner, batch, config, device, draw=progress.epoch >= hard.first_epoch), None
+        if decoded.draw is not None:
+            earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
+        terms, words = losses.terms(decoded, config, earned), len(decoded.targets)
         optimizer.zero_grad(set_to_none=True)
         losses.total(terms, config).backward()  # type: ignore[no-untyped-call]
         if config.clip_norm:
@@ -165,20 +171,24 @@ def train_epoch(
     check_finite(progress)
     return {
         **{name: float(value) / progress.words for name, value in sums.items()},
+        **({} if progress.baseline is None else {"baseline": float(progress.baseline)}),
         "captions_per_second": progress.captions / progress.seconds,
         "data_share": progress.waiting / progress.seconds,
     }
 
 
-def _loss_terms(
-    captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device
-) -> tuple[dict[str, Tensor], int]:
-    """Every loss term of a batch, and its number of words."""
-    with autocast(device, config.precision):
-        decoded = captioner(
-            batch.images.to(device, non_blocking=True), batch.captions.to(device, non_blocking=True), batch.lengths
+def _decode(captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool) -> Decoded:
+    """Teacher forcing. With `draw`, hard attention draws locations: `draws` rows for each caption, but for those that
+    take the expectation. Without, all take it."""
+    captions, lengths, drawn = batch.captions.to(device, non_blocking=True), batch.lengths, None
+    if draw and captioner.decoder.attention.stochastic:
+        drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
+        captions, lengths, drawn = (
+            each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
         )
-    return losses.terms(decoded, config), len(decoded.targets)
+    with autocast(device, config.precision):
+        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn)
+    return decoded
 
 
 def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:
@@ -192,14 +202,15 @@ def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> 
 def validate(
     captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss terms over the words of a split, by teacher forcing."""
+    """Mean loss terms over the words of a split, by teacher forcing; attention, soft or hard, by its expectation."""
     captioner.eval()
     sums: dict[str, float] = {}
     words = 0
     for batch in Bar(loader, "validate", "batches"):
-        terms, count = _loss_terms(captioner, batch, config, device)
+        decoded = _decode(captioner, batch, config, device, draw=False)
+        count = len(decoded.targets)
         words += count
-        for name, value in terms.items():
+        for name, value in losses.terms(decoded, config).items():
             sums[name] = sums.get(name, 0.0) + float(value) * count
     return {name: value / words for name, value in sums.items()}
 

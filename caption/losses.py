@@ -2,15 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from caption.attention import at_least_single
-from caption.config import TrainingConfig
+from caption.config import ReinforceConfig, TrainingConfig
 from caption.decoder import Decoded
 
 
 def cross_entropy(decoded: Decoded) -> Tensor:
-    """Mean over the N words of -log p(y_t | y_<t, a), in nats."""
+    """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
     return F.cross_entropy(at_least_single(decoded.logits), decoded.targets)
 
 
@@ -34,22 +34,112 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
     return ((1 - looked).square() * there).sum() / len(decoded.targets)
 
 
-TERMS = {"cross_entropy": cross_entropy, "uniform": uniform, "doubly_stochastic": doubly_stochastic}
+@torch.no_grad()
+def word_rewards(decoded: Decoded) -> Tensor:
+    """log p(y_t | y_<t, s_<=t, a) of every word, in nats, without gradient [B, Q, T]; zero where there is no word."""
+    rewards = -F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="none")  # [N]
+    return _place(rewards, decoded)
+
+
+def _place(values: Tensor, decoded: Decoded) -> Tensor:
+    """Values [N] of the words -> [B, Q, T], zero where there is no word."""
+    shape = decoded.weights.shape[:3]
+    return values.new_zeros(shape.numel()).index_copy(0, decoded.positions, values).view(shape)
+
+
+def next_baseline(moving: Tensor | None, rewards: Tensor, decoded: Decoded) -> Tensor:
+    """b_k = 0.9 b_(k-1) + 0.1 log p(y | s_k, a), the mean over the captions that drew, of all processes [].
+
+    `rewards` [B, Q, T] are those of `word_rewards`. The first b is that mean itself: from zero, b would be of no use
+    for twenty steps. It is not a number as long as no caption drew.
+    """
+    assert decoded.draw is not None
+    drew = (decoded.draw.location[..., 0] >= 0) & (decoded.weights[:, :, 0].sum(-1) > 0)  # [B, Q]
+    sums = torch.stack([(rewards.sum(-1) * drew).sum(), drew.sum()])
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(sums)
+    mean = sums[0] / sums[1]
+    if moving is None:
+        return mean
+    following = torch.where(moving.isnan(), mean, 0.9 * moving + 0.1 * mean)
+    return torch.where(sums[1] > 0, following, moving)
+
+
+def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, moving: Tensor) -> Tensor:
+    """What each draw earned beyond its baseline [B, Q, T], in nats; `rewards` [B, Q, T] are those of `word_rewards`.
+
+    `moving` [] is b, the moving average of log p(y | s, a). No baseline depends on the draw that it is held against
+    (but for the very first b), so none changes the expectation of the gradient (Williams, 1992).
+    """
+    whole = rewards.sum(-1, keepdim=True)  # log p(y | s, a), [B, Q, 1]
+    if config.reward == "whole":
+        earned = whole.expand_as(rewards)
+    else:  # s_t comes after the words before t, and does not answer for them
+        earned = whole - rewards.cumsum(-1) + rewards
+    if config.baseline == "none":
+        return earned
+    if config.baseline == "leave_one_out":  # the other draws of the same caption
+        draws = earned.reshape(len(earned), -1, config.draws, earned.shape[-1])  # [B, Q / N, N, T]
+        others = (draws.sum(2, keepdim=True) - draws) / (config.draws - 1)
+        return (draws - others).flatten(1, 2)
+    moving = moving.nan_to_num()  # nobody drew yet, so nobody will read what is earned
+    if config.reward == "whole":
+        return earned - moving
+    words = _place(torch.ones_like(decoded.positions, dtype=rewards.dtype), decoded)  # b is shared among them evenly
+    left = words.sum(-1, keepdim=True) - words.cumsum(-1) + words
+    return earned - moving * left / words.sum(-1, keepdim=True).clamp(min=1)
+
+
+def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The advantages of a batch [B, Q, T], and the baseline b after it."""
+    rewards = word_rewards(decoded)
+    following = next_baseline(moving, rewards, decoded)
+    return advantages(rewards, decoded, config, following if moving is None else moving), following
+
+
+def reinforce(decoded: Decoded, earned: Tensor) -> Tensor:
+    """Its gradient is -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) over the number of words, eq. 11-12.
+
+    `earned` [B, Q, T] are the `advantages`. The value itself means nothing. Captions that took the expectation have
+    log p(s) = 0 and take no part.
+    """
+    assert decoded.draw is not None
+    return -(earned * decoded.draw.log_probability).sum() / len(decoded.targets)
+
+
+def entropy(decoded: Decoded) -> Tensor:
+    """Mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats; eq. 11 asks for more of it."""
+    assert decoded.draw is not None
+    return decoded.draw.entropy.sum() / len(decoded.targets)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:
     """The weight of every term; one of weight zero need not be computed."""
-    smoothing = config.label_smoothing
-    weights = {"cross_entropy": 1 - smoothing, "uniform": smoothing, "doubly_stochastic": config.doubly_stochastic}
+    smoothing, hard = config.label_smoothing, config.reinforce
+    weights = {
+        "cross_entropy": 1 - smoothing,
+        "uniform": smoothing,
+        "doubly_stochastic": config.doubly_stochastic,
+        "reinforce": hard.weight,
+        "entropy": -hard.entropy,
+    }
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def terms(decoded: Decoded, config: TrainingConfig) -> dict[str, Tensor]:
-    """Every term that has a weight, by its name."""
-    return {name: TERMS[name](decoded) for name in term_weights(config)}
+def terms(decoded: Decoded, config: TrainingConfig, earned: Tensor | None = None) -> dict[str, Tensor]:
+    """Every term that has a weight, by its name; where locations were drawn those of hard attention, too.
+
+    `earned` [B, Q, T] are the advantages for `reinforce`. The entropy is told even at weight zero: it shows whether
+    attention still tries other places.
+    """
+    made = {"cross_entropy": cross_entropy, "uniform": uniform, "doubly_stochastic": doubly_stochastic}
+    values = {name: made[name](decoded) for name in term_weights(config) if name in made}
+    if decoded.draw is not None and earned is not None:
+        values |= {"reinforce": reinforce(decoded, earned), "entropy": entropy(decoded)}
+    return values
 
 
 def total(values: dict[str, Tensor], config: TrainingConfig) -> Tensor:
     """The weighted sum, which is minimised."""
     weights = term_weights(config)
-    return torch.stack([weights[name] * value for name, value in values.items()]).sum()
+    return torch.stack([weights.get(name, 0.0) * value for name, value in values.items()]).sum()

@@ -1,8 +1,10 @@
 """Named experiments; where one was run, what it took and gave (docs/results.md)."""
 
+import dataclasses
+
 import tyro
 
-from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, TrainingConfig
+from caption.config import Config, DecoderConfig, EncoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
 
 # The description is shown by `train.py --help`.
 PRESETS: dict[str, tuple[str, Config]] = {
@@ -55,3 +57,15 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
 }
+
+
+def _hard(name: str, description: str, reinforce: ReinforceConfig) -> None:
+    """The soft preset with hard attention, next to it."""
+    soft = PRESETS[f"{name}-soft"][1]
+    decoder = dataclasses.replace(soft.decoder, selection="hard")
+    training = dataclasses.replace(soft.training, doubly_stochastic=0.0, reinforce=reinforce)
+    PRESETS[f"{name}-hard"] = (description, dataclasses.replace(soft, decoder=decoder, training=training))
+
+
+_hard("shapes", "trial", ReinforceConfig())
+_hard("flickr8k", "trial", ReinforceConfig())

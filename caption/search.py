@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caption.attention import Attended, Memory, at_least_single
-from caption.config import SearchConfig
+from caption.config import Attend, SearchConfig
 from caption.decoder import State
 from caption.vocabulary import END, PAD, START, UNKNOWN
 
@@ -31,15 +31,15 @@ class Hypothesis(NamedTuple):
     log_probability: float  # natural logarithm, of <end>, too, if finished
     finished: bool  # ended with <end>, not at the length limit
     weights: Tensor  # [T, L], or [T + 1, L] if finished: where the model looked
+    locations: list[int] | None = None  # as many, the locations that hard attention chose; None: the expectation
 
 
 @torch.inference_mode()
-def search(
-    decoder: Stepper, memory: Memory, config: SearchConfig, generator: torch.Generator | None = None
-) -> list[list[Hypothesis]]:
+def search(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
     """For each image its captions, the best first: `beam_size` of them, or fewer where no more are possible."""
+    memory = _attend(memory, config)
     if config.method == "sample":
-        return sample(decoder, memory, config, generator)
+        return sample(decoder, memory, config)
     return greedy(decoder, memory, config) if config.beam_size == 1 else beam(decoder, memory, config)
 
 
@@ -48,16 +48,34 @@ def greedy(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[
     return _roll_out(decoder, memory, 1, config, lambda log_probabilities: log_probabilities.argmax(-1))
 
 
-def sample(
-    decoder: Stepper, memory: Memory, config: SearchConfig, generator: torch.Generator | None = None
-) -> list[list[Hypothesis]]:
+def sample(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
     """`beam_size` independent draws an image at `temperature`; the log-probability told is that at temperature 1."""
 
     def draw(log_probabilities: Tensor) -> Tensor:
         chances = (log_probabilities / config.temperature).softmax(-1)
-        return torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2])
+        return torch.multinomial(chances.flatten(0, 1), 1).view(chances.shape[:2])
 
     return _roll_out(decoder, memory, config.beam_size, config, draw)
+
+
+@torch.inference_mode()
+def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend) -> list[Hypothesis]:
+    """A given caption, without <end>, as every image's hypothesis: how probable it is, where the model looks at it."""
+    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, attend=attend)
+    steps = iter([*words, END])
+
+    def given(log_probabilities: Tensor) -> Tensor:
+        return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
+
+    return [hypotheses[0] for hypotheses in _roll_out(decoder, _attend(memory, config), 1, config, given)]
+
+
+def _attend(memory: Memory, config: SearchConfig) -> Memory:
+    """The memory for hard attention that looks as `config.attend` says."""
+    if config.attend == "expectation":
+        return memory
+    drawn = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
+    return memory._replace(drawn=drawn, most_probable=config.attend == "most_probable")
 
 
 def _roll_out(
@@ -70,7 +88,7 @@ def _roll_out(
     words = torch.full((images, rows), START, device=device)
     totals = torch.zeros(images, rows, device=device)
     finished = torch.zeros(images, rows, dtype=torch.bool, device=device)
-    weights = []
+    looks = []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
         allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)
@@ -78,11 +96,11 @@ def _roll_out(
         gained = allowed.gather(-1, words.unsqueeze(-1)).squeeze(-1)
         totals = totals + gained.masked_fill(finished, 0)
         history = torch.cat([history, words.unsqueeze(-1)], -1)
-        weights.append(attended.weights)
+        looks.append(_look(attended))
         finished = finished | (words == END)
         if _all(finished, t):
             break
-    return _collect(history, totals, torch.stack(weights, 2), config)
+    return _collect(history, totals, torch.stack(looks, 2), config)
 
 
 def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
@@ -95,7 +113,7 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hy
     totals[:, 0] = 0  # all beams begin alike: only one counts
     finished = torch.zeros(images, beams, dtype=torch.bool, device=device)
     lengths = torch.zeros(images, beams, device=device)
-    weights, parents = [], []
+    looks, parents = [], []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
         allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)  # [B, K, V]
@@ -111,11 +129,11 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hy
         state, lengths = state.select(parent), lengths.gather(1, parent)
         history = torch.cat([_rows(history, parent), words.unsqueeze(-1)], -1)
         finished = finished.gather(1, parent) | (words == END)
-        weights.append(attended.weights)
+        looks.append(_look(attended))
         parents.append(parent)
         if _all(finished | totals.isinf(), t):
             break
-    return _collect(history, totals, _trace(weights, parents), config)
+    return _collect(history, totals, _trace(looks, parents), config)
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -123,13 +141,19 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-def _trace(weights: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Weights [B, K, L] of each step, followed back from the last rows to their ancestors -> [B, K, T, L]."""
+def _look(attended: Attended) -> Tensor:
+    """Where each row looked at one step: the weights and, last, the location chosen, -1 if none [B, K, L + 1]."""
+    location = torch.full_like(attended.weights[..., 0], -1) if attended.draw is None else attended.draw.location
+    return torch.cat([attended.weights, location.unsqueeze(-1).to(attended.weights.dtype)], -1)
+
+
+def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
+    """Looks [B, K, L + 1] of each step, followed back from the last rows to their ancestors -> [B, K, T, L + 1]."""
     row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
     traced = []
-    for step_weights, parent in zip(reversed(weights), reversed(parents), strict=True):
+    for look, parent in zip(reversed(looks), reversed(parents), strict=True):
         row = parent.gather(1, row)
-        traced.append(_rows(step_weights, row))
+        traced.append(_rows(look, row))
     return torch.stack(traced[::-1], 2)
 
 
@@ -164,9 +188,9 @@ def _all(done: Tensor, step: int) -> bool:
     return (not done.is_cuda or step % 8 == 7) and bool(done.all())
 
 
-def _collect(history: Tensor, totals: Tensor, weights: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """history [B, K, T], totals [B, K], weights [B, K, T, L] -> hypotheses of each image, ranked."""
-    weights = weights.cpu()
+def _collect(history: Tensor, totals: Tensor, looks: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
+    """history [B, K, T], totals [B, K], looks [B, K, T, L + 1] -> hypotheses of each image, ranked."""
+    looks = looks.cpu()
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
         hypotheses: list[tuple[float, Hypothesis]] = []
@@ -176,7 +200,9 @@ def _collect(history: Tensor, totals: Tensor, weights: Tensor, config: SearchCon
             finished = END in row
             steps = row.index(END) + 1 if finished else len(row)
             words = row[: steps - finished]
-            hypothesis = Hypothesis(words, total, finished, weights[b, k, :steps].clone())  # not the whole block
+            look = looks[b, k, :steps]
+            locations = look[:, -1].int().tolist() if look[0, -1] >= 0 else None
+            hypothesis = Hypothesis(words, total, finished, look[:, :-1].clone(), locations)  # not the whole block
             hypotheses.append((total / steps**config.length_penalty, hypothesis))
         hypotheses.sort(key=lambda pair: -pair[0])
         results.append([hypothesis for _, hypothesis in hypotheses])

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
@@ -29,24 +31,48 @@ def upsample(weights: Tensor, grid: tuple[int, int], size: int) -> NDArray[np.fl
     return blurred
 
 
+class Look(NamedTuple):
+    """Where a model looked at each of the T words of a caption."""
+
+    maps: NDArray[np.float32]  # [T, S, S]
+    grid: tuple[int, int]  # rows and columns of the L locations
+    locations: Sequence[int] | None = None  # that hard attention chose, one a word
+    name: str = ""  # of the model
+
+
 def draw_attention(
-    image: NDArray[np.uint8], words: Sequence[str], maps: NDArray[np.float32], title: str, path: str | Path
+    image: NDArray[np.uint8], words: Sequence[str], looks: Sequence[Look], title: str, path: str | Path
 ) -> None:
-    """The picture uint8 [3, S, S], then once a word, bright where the model looked: a PNG, PDF or SVG by its name."""
+    """The picture uint8 [3, S, S], then once a word, bright where the model looked; the cell that hard attention chose
+    is outlined. Several models' looks stand one below the other. PNG, PDF or SVG by the path's ending.
+    """
     picture = image.transpose(1, 2, 0) / 255  # [S, S, 3]
-    columns = min(len(words) + 1, 6)
-    rows = math.ceil((len(words) + 1) / columns)
+    columns = min(len(words) + 1, 6) if len(looks) == 1 else len(words) + 1
+    rows = math.ceil((len(words) + 1) / columns) * len(looks)
     figure = Figure(figsize=(2.2 * columns, 2.45 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes:
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
         axis.axis("off")
-    axes[0].imshow(picture)
-    for axis, word, attention in zip(axes[1:], words, maps, strict=False):
-        strength = (attention / max(float(attention.max()), 1e-12))[..., None]
-        axis.imshow((picture * (DIM + (1 - DIM) * strength)).clip(0, 1))
-        axis.set_title(word, fontsize=13)
+    for block, look in zip(np.split(axes, len(looks)), looks, strict=True):
+        block.flat[0].imshow(picture)
+        block.flat[0].set_title(look.name, fontsize=13)
+        for t, (axis, word) in enumerate(zip(block.flat[1:], words, strict=False)):
+            strength = (look.maps[t] / max(float(look.maps[t].max()), 1e-12))[..., None]
+            axis.imshow((picture * (DIM + (1 - DIM) * strength)).clip(0, 1))
+            axis.set_title(word, fontsize=13)
+            if look.locations is not None:
+                _outline(axis, look.locations[t], look.grid, len(picture))
     figure.suptitle(title, fontsize=14, wrap=True)
     _save(figure, path)
+
+
+def _outline(axis: Axes, location: int, grid: tuple[int, int], size: int) -> None:
+    """A square around a cell of the grid, white on black, to be seen on any picture."""
+    height, width = size / grid[0], size / grid[1]
+    row, column = divmod(location, grid[1])
+    corner = (column * width - 0.5, row * height - 0.5)  # the middle of the first pixel is 0
+    for colour, line in (("black", 3.5), ("white", 1.5)):
+        axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:

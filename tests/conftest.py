@@ -6,7 +6,7 @@ import h5py
 import pytest
 import torch
 
-from caption.attention import AdditiveScore, Memory, SoftAttention
+from caption.attention import SELECTIONS, AdditiveScore, Memory
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig
 from caption.data import read_vocabulary
@@ -27,10 +27,10 @@ def decoder() -> Decoder:
     return make_decoder()
 
 
-def make_decoder(vocabulary: int = V, seed: int = 0) -> Decoder:
+def make_decoder(vocabulary: int = V, seed: int = 0, selection: str = "soft") -> Decoder:
     torch.manual_seed(seed)
     config = DecoderConfig(embedding=7, hidden=8, attention=9, dropout=0.5)
-    decoder = Decoder(config, SoftAttention(AdditiveScore(8, D, 9)), D, vocabulary)
+    decoder = Decoder(config, SELECTIONS[selection](AdditiveScore(8, D, 9)), D, vocabulary)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)  # far from uniform, so that a wrong step shows
     return decoder.double().eval()

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from caption.config import Config, DecoderConfig, SearchConfig, TrainingConfig, from_dict
+from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig, from_dict
 from caption.engine import rate_factor
 from caption.errors import UserError
 from caption.presets import PRESETS
@@ -17,6 +17,13 @@ def test_round_trip() -> None:
         assert from_dict(Config, dataclasses.asdict(config)) == config
 
 
+def test_fields_added_later_take_their_default() -> None:
+    """So that older checkpoints can be read."""
+    older = dataclasses.asdict(DecoderConfig(hidden=3))
+    del older["selection"]
+    assert from_dict(DecoderConfig, older) == DecoderConfig(hidden=3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -26,6 +33,12 @@ def test_round_trip() -> None:
         (lambda: TrainingConfig(learning_rate=-1), "training.learning_rate is -1"),
         (lambda: SearchConfig(beam_size=0), "search.beam_size is 0"),
         (lambda: SearchConfig(min_length=9, max_length=5), "search.min_length is 9, but must be at most max_length"),
+        (lambda: from_dict(Config, {"data": "x"}), "Config lacks the field 'output'"),
+        (lambda: ReinforceConfig(expectation=1.5), "reinforce.expectation is 1.5, but must be in"),
+        (
+            lambda: ReinforceConfig(baseline="leave_one_out"),
+            "draws is 1, but must be at least 2 for baseline leave_one",
+        ),
         (
             lambda: from_dict(DecoderConfig, {"hiden": 3}),
             "DecoderConfig has no field 'hiden'; it has embedding, hidden",

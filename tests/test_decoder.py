@@ -57,7 +57,7 @@ def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
     together = decoder(memory, CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
     alone = [
         decoder(
-            type(memory)(*(part[b : b + 1] for part in memory)),
+            type(memory)(memory.keys[b : b + 1], memory.values[b : b + 1]),
             CAPTIONS[b : b + 1, q : q + 1],
             LENGTHS[b : b + 1, q : q + 1],
         )

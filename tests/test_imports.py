@@ -10,8 +10,8 @@ LEAVES = ("errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding",
 # Each layer may import the ones before it.
 ORDER = (
     "errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "progress", "config", "command",
-    "attention.base", "attention.additive", "attention.soft", "attention", "encoder", "decoder", "losses", "search",
-    "checkpoint", "captioner", "data", "engine", "presets", "runlog",
+    "attention.base", "attention.additive", "attention.soft", "attention.hard", "attention", "encoder",
+    "decoder", "losses", "search", "checkpoint", "captioner", "data", "engine", "presets", "runlog",
 )  # fmt: skip
 
 

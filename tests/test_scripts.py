@@ -1,5 +1,6 @@
 """The commands that a user types: preprocess, train, evaluate, caption; and what they say to mistakes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -50,6 +51,8 @@ def test_evaluate(shapes: Path, model: Path, capsys: pytest.CaptureFixture[str])
     output = capsys.readouterr().out
     assert "test: 10 pictures, beam 2" in output and "BLEU-1  BLEU-2  BLEU-3  BLEU-4" in output
     assert "attention's maximum inside the named object:" in output
+    assert 0 < told["scores"]["attention entropy"] < np.log(16) + 1e-4
+    assert f"attention's entropy: {told['scores']['attention entropy']:.2f} nats a word" in output
 
 
 def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +76,32 @@ def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest
     assert written[3]["caption"] == result["caption"]
 
 
+def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
+    """A given caption has the log-probability that search reports for it; the second model looks at the same words."""
+    picture = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(model), "--image", picture, "--max-length", "8", "--json"]
+    caption_image.main(arguments)
+    own = json.loads(capsys.readouterr().out)
+    caption_image.main([*arguments, "--caption", own["caption"].upper()])
+    given = json.loads(capsys.readouterr().out)
+    if own["finished"]:
+        assert given["log_probability"] == pytest.approx(own["log_probability"], abs=1e-4)
+    assert given["caption"] == own["caption"]
+    for ours, theirs in zip(given["words"], own["words"], strict=True):
+        assert np.allclose(ours["weights"], theirs["weights"], atol=1e-5)
+
+    hard = dataclasses.replace(captioner.configs["decoder"], selection="hard")
+    other = Captioner(captioner.image, captioner.configs["encoder"], hard, captioner.vocabulary)
+    checkpoint.save(tmp_path / "hard.pt", other.content())
+    figure = tmp_path / "two.png"
+    two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", picture, "--caption", "a red circle", "--json"]
+    caption_image.main([*two, "--attend", "most_probable", "--against", str(model), "--output", str(figure)])
+    told = json.loads(capsys.readouterr().out)
+    assert told["caption"] == "a red circle" and Image.open(figure).size[0] > 600
+    for word in told["words"]:
+        assert word["location"] == list(np.unravel_index(np.argmax(word["weights"]), (4, 4)))
+
+
 def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
     """One line that names the value, the rule and the remedy."""
     other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
@@ -93,6 +122,11 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (evaluate, ["--checkpoint", str(model), "--data", str(other)], "is not the model's"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--beam-size", "0"], "beam_size is 0"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--grounding", data], "not a COCO instance file"),
+        (train, ["shapes-soft", *start, "--training.reinforce.draws", "2"], "reinforce is set, but .* selection hard"),
+        (train, ["shapes-soft", *start, "--search.attend", "draw"], "attend is draw, which needs .* hard"),
+        (evaluate, ["--checkpoint", str(model), "--data", data, "--attend", "draw"], "this model's attention is soft"),
+        (caption_image, ["--checkpoint", str(model), "--image", picture, "--against", str(model)], "needs --output"),
+        (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such picture"),
         (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated picture"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),

@@ -144,7 +144,8 @@ def test_samples_follow_the_model() -> None:
     logits[[PAD, START, UNKNOWN]] = -math.inf
     for temperature in (0.5, 1.0):
         config = SearchConfig(beam_size=4000, max_length=1, min_length=0, method="sample", temperature=temperature)
-        drawn = search(decoder, memory, config, torch.Generator().manual_seed(0))[0]
+        torch.manual_seed(0)
+        drawn = search(decoder, memory, config)[0]
         counts = torch.zeros(7)
         for hypothesis in drawn:
             counts[hypothesis.words[0] if hypothesis.words else END] += 1

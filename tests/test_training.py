@@ -6,14 +6,18 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import copy_file
+from torch import distributed
 
 import train
 from caption import checkpoint, data, engine, losses
+from caption.attention import Draw
 from caption.captioner import Captioner
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
+from caption.decoder import Decoded
 from caption.errors import UserError
 from caption.search import search
 
@@ -67,6 +71,7 @@ def equal(a, b) -> bool:
             False,
             ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
         ),
+        (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -76,14 +81,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     whole = run(shapes, tmp_path / "whole", *more)
     calls, terms = [], losses.terms
 
-    def interrupt(decoded, config):
+    def interrupt(decoded, config, earned=None):
         if torch.is_grad_enabled():
             calls.append(1)
             if len(calls) == step and crash:
                 raise MemoryError
             if len(calls) == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return terms(decoded, config)
+        return terms(decoded, config, earned)
 
     monkeypatch.setattr(losses, "terms", interrupt)
     with pytest.raises(MemoryError if crash else SystemExit):
@@ -95,6 +100,59 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert log(tmp_path / "parts") == log(tmp_path / "whole") and len(log(tmp_path / "whole")) == 3
     best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("parts", "whole")]
     assert equal(*best)
+
+
+def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -> None:
+    """Reward and entropy of the draws in training; validation, which takes the expectation, has neither."""
+    more = ["--decoder.selection", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
+    state = run(shapes, tmp_path / "hard", *more)
+    (record,) = log(tmp_path / "hard")
+    assert 0 < record["train"]["entropy"] < np.log(16) + 1e-4 and np.isfinite(record["train"]["reinforce"])
+    assert "entropy" not in record["val"] and "reinforce" not in record["val"]
+    assert -60 < record["train"]["baseline"] < -5  # a caption of a dozen words, hardly learnt yet
+    assert state["progress"]["baseline"].item() == pytest.approx(record["train"]["baseline"])
+
+
+def test_hard_attention_can_begin_as_soft(shapes: Path, tmp_path: Path) -> None:
+    """Before its first epoch of draws, hard attention trains to the bit as soft attention does."""
+    more = ["--training.epochs", "1", "--training.doubly-stochastic", "0"]
+    soft = run(shapes, tmp_path / "soft", *more)
+    late = ["--decoder.selection", "hard", "--training.reinforce.first-epoch", "2"]
+    hard = run(shapes, tmp_path / "hard", *more, *late)
+    assert equal(soft["model"], hard["model"]) and hard["progress"]["baseline"] is None
+    drew = run(shapes, tmp_path / "drew", *more, "--decoder.selection", "hard")
+    assert not equal(soft["model"], drew["model"])
+
+
+def average_of_two(rank: int, folder: str) -> None:
+    """One of two processes: b of captions of its own."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    decoded = uneven(rank)
+    torch.save(baseline_after(decoded), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def baseline_after(decoded: Decoded) -> torch.Tensor:
+    return losses.next_baseline(torch.tensor(-3.0), losses.word_rewards(decoded), decoded)
+
+
+def uneven(rank: int | None) -> Decoded:
+    """Hard attention's result for three captions: the first of process 0, the others of process 1; None: all."""
+    logits = torch.linspace(-1, 2, 42).view(6, 7)
+    rows = {0: [0], 1: [1, 2], None: [0, 1, 2]}[rank]
+    words = torch.tensor([2 * row + t for row in rows for t in (0, 1)])
+    ones = torch.ones(1, len(rows), 2)
+    draw = Draw(ones.long(), -ones, ones)
+    return Decoded(logits[words], words % 7, torch.arange(len(words)), ones.unsqueeze(-1), draw)
+
+
+def test_the_baseline_is_that_of_all_processes(tmp_path: Path) -> None:
+    """Two processes with one and two captions: both keep the b that a single one with all three would."""
+    torch.multiprocessing.spawn(average_of_two, (str(tmp_path),), nprocs=2)
+    alone = baseline_after(uneven(None))
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone)
+    assert alone != baseline_after(uneven(0))
 
 
 def test_the_encoder_waits_for_its_epoch(shapes: Path, tmp_path: Path) -> None:

@@ -1,0 +1,358 @@
+"""Hard attention, held against the enumeration of every path of locations, in double precision."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import D, make_decoder
+from torch import Tensor
+
+from caption import engine, losses
+from caption.attention import AdditiveScore, HardAttention, Memory
+from caption.attention import hard as hard_module
+from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
+from caption.data import Batch
+from caption.decoder import Decoded, Decoder
+from caption.search import search
+from caption.vocabulary import END, PAD
+
+LOCATIONS, STEPS = 3, 3
+CAPTION = torch.tensor([[[4, 6, END]]])
+PATHS = list(itertools.product(range(LOCATIONS), repeat=STEPS))
+ZERO = torch.zeros((), dtype=torch.double)
+EXACT = ReinforceConfig(expectation=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return make_decoder(selection="hard")
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch):
+    """force(paths [Q, T]): from now on row q goes along path q, whatever alpha says."""
+
+    def follow(paths: list[tuple[int, ...]]) -> None:
+        steps = itertools.cycle(torch.tensor(paths).T)  # [T, Q]
+        monkeypatch.setattr(hard_module, "choose", lambda log_weights, most_probable: next(steps).unsqueeze(0))
+
+    return follow
+
+
+def remember(decoder: Decoder, locations: int = LOCATIONS) -> Memory:
+    torch.manual_seed(3)
+    return decoder.attention.prepare(torch.randn(1, locations, D, dtype=torch.double))
+
+
+def decode(decoder: Decoder, memory: Memory, drawn: list[bool]) -> Decoded:
+    """Teacher forcing of the caption, once for each entry of `drawn`."""
+    rows = len(drawn)
+    memory = memory._replace(drawn=torch.tensor([drawn]))
+    return decoder(memory, CAPTION.expand(1, rows, STEPS), torch.full((1, rows), STEPS))
+
+
+def gradient(decoder: Decoder, value: Tensor) -> Tensor:
+    """d value / d all weights, in one row."""
+    parts = torch.autograd.grad(value, list(decoder.parameters()), allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def bound(decoder: Decoder, paths=PATHS, locations: int = LOCATIONS) -> tuple[Tensor, Tensor]:
+    """L_s = sum_s p(s | a) log p(y | s, a), eq. 10, and log p(y | a), both with gradient; all paths as rows."""
+    decoded = decode(decoder, remember(decoder, locations), [True] * len(paths))
+    words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).view(-1, STEPS).sum(1)
+    path = decoded.draw.log_probability[0].sum(-1)
+    assert path.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    return (path.exp() * words).sum(), (path + words).logsumexp(0)
+
+
+def estimates(
+    decoder: Decoder, force, config: ReinforceConfig, moving: Tensor = ZERO
+) -> Iterator[tuple[float, Tensor]]:
+    """For every path its probability and the gradient that training would take, times the number of words."""
+    training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
+    for path in PATHS:
+        force([path])
+        decoded = decode(decoder, remember(decoder), [True])
+        earned = losses.earnings(decoded, config, moving)[0]
+        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        yield math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)
+
+
+def expectation(pairs: list[tuple[float, Tensor]]) -> Tensor:
+    return torch.stack([probability * value for probability, value in pairs]).sum(0)
+
+
+def variance(pairs: list[tuple[float, Tensor]]) -> float:
+    mean = expectation(pairs)
+    return sum(probability * (value - mean).square().sum().item() for probability, value in pairs)
+
+
+def exact(decoder: Decoder, force) -> Tensor:
+    force(PATHS)
+    return gradient(decoder, bound(decoder)[0])
+
+
+@pytest.mark.parametrize("reward", ["whole", "to_go"])
+@pytest.mark.parametrize("baseline", ["none", "moving"])
+def test_the_estimator_s_expectation_is_the_gradient_of_the_bound(decoder, force, reward: str, baseline: str) -> None:
+    config = dataclasses.replace(EXACT, reward=reward, baseline=baseline)
+    pairs = list(estimates(decoder, force, config, torch.tensor(-7.3, dtype=torch.double)))
+    torch.testing.assert_close(expectation(pairs), exact(decoder, force), atol=1e-9, rtol=1e-9)
+
+
+def test_both_parts_of_the_gradient_are_needed(decoder, force) -> None:
+    """Without the reward the expectation is something else: the test above can fail."""
+    pairs = list(estimates(decoder, force, dataclasses.replace(EXACT, weight=0.0)))
+    assert (expectation(pairs) - exact(decoder, force)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("reward", ["whole", "to_go"])
+def test_leave_one_out(decoder, force, reward: str) -> None:
+    """Two draws: over all pairs of paths, the expectation is the same gradient."""
+    paths = list(itertools.product(range(2), repeat=STEPS))
+    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out", reward=reward)
+    training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
+    pairs = []
+    for both in itertools.product(paths, repeat=2):
+        force(list(both))
+        decoded = decode(decoder, remember(decoder, 2), [True, True])
+        earned = losses.earnings(decoded, config, ZERO)[0]
+        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        pairs.append((math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)))
+    force(paths)
+    expected = gradient(decoder, bound(decoder, paths, 2)[0])
+    torch.testing.assert_close(expectation(pairs), expected, atol=1e-9, rtol=1e-9)
+
+
+def test_entropy(decoder, force) -> None:
+    """lambda_e adds the gradient of the steps' entropies along the path drawn, as eq. 11 says. (That of the entropy
+    of all paths would hold the effect of early draws on later entropies, too.) Rows that took the expectation have an
+    entropy like the others."""
+    rows = decode(decoder, remember(decoder), [True, False])
+    torch.testing.assert_close(rows.draw.entropy, -(rows.weights * rows.weights.log()).sum(-1))
+    pairs = list(estimates(decoder, force, dataclasses.replace(EXACT, entropy=0.7)))
+    force(PATHS)
+    decoded = decode(decoder, remember(decoder), [True] * len(PATHS))
+    probabilities = decoded.draw.log_probability[0].sum(-1).exp().detach()
+    alphas = decoded.weights[0]
+    entropies = (probabilities * -(alphas * alphas.log()).sum((1, 2))).sum()
+    expected = exact(decoder, force) + 0.7 * gradient(decoder, entropies)
+    torch.testing.assert_close(expectation(pairs), expected, atol=1e-9, rtol=1e-9)
+
+
+def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, force) -> None:
+    """With chance e: (1 - e) times the bound's gradient plus e times that of soft attention's log p(y | a)."""
+    training = TrainingConfig(doubly_stochastic=0.0, reinforce=EXACT)
+    chance = 0.3
+    drew = expectation(list(estimates(decoder, force, EXACT)))
+    soft = decode(decoder, remember(decoder), [False])
+    assert soft.draw.location.eq(-1).all() and soft.draw.log_probability.eq(0).all()
+    earned = losses.earnings(soft, EXACT, ZERO)[0]
+    took = -gradient(decoder, losses.total(losses.terms(soft, training, earned), training) * STEPS)
+    plain = decoder(remember(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
+    assert plain.draw is None
+    torch.testing.assert_close(took, -gradient(decoder, losses.cross_entropy(plain) * STEPS))
+    expected = (1 - chance) * exact(decoder, force) + chance * took
+    torch.testing.assert_close((1 - chance) * drew + chance * took, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_is_a_bound(force, seed: int) -> None:
+    force(PATHS)
+    below, likelihood = bound(make_decoder(seed=seed, selection="hard"))
+    assert below.item() < likelihood.item() < 0
+
+
+def test_the_baseline_lowers_the_variance(decoder, force, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly, over all paths. The expectation is the same to 1e-9 (above)."""
+    force(PATHS)
+    moving = bound(decoder)[0].detach()  # what the moving average tends to: E log p(y | s, a)
+    none, whole, to_go = (
+        variance(list(estimates(decoder, force, dataclasses.replace(EXACT, reward=reward, baseline=baseline), moving)))
+        for reward, baseline in (("whole", "none"), ("whole", "moving"), ("to_go", "moving"))
+    )
+    with capsys.disabled():
+        print(f"\nvariance of the gradient: {none / whole:.1f} times lower with the baseline, "
+              f"{none / to_go:.1f} times with reward to go, too")  # fmt: skip
+    assert whole < none / 3 and to_go < none / 3
+
+
+def test_baseline_is_the_moving_average(decoder) -> None:
+    """b_k = 0.9 b_(k-1) + 0.1 mean log p over the captions that drew; captions that are not there do not count."""
+    torch.manual_seed(0)
+    captions = torch.tensor([[[4, 6, END], [5, END, PAD], [PAD, PAD, PAD]]])
+    memory = remember(decoder)._replace(drawn=torch.tensor([[True, False, True]]))
+    decoded = decoder(memory, captions, torch.tensor([[3, 2, 0]]))
+    words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1)
+    drew = words[:3].sum().item()  # the first caption alone
+    minus_two = torch.tensor(-2.0)
+
+    def following(moving: Tensor | None, decoded: Decoded) -> Tensor:
+        return losses.next_baseline(moving, losses.word_rewards(decoded), decoded)
+
+    assert following(None, decoded).item() == pytest.approx(drew)
+    assert following(minus_two, decoded).item() == pytest.approx(0.9 * -2.0 + 0.1 * drew)
+    nobody = decoder(memory._replace(drawn=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]]))
+    assert following(minus_two, nobody).item() == -2.0
+    earned, first = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
+    assert first.isnan() and losses.reinforce(nobody, earned).item() == 0
+    assert following(first, decoded).item() == pytest.approx(drew)
+
+
+def test_draws_follow_alpha_and_the_context_is_the_region(decoder) -> None:
+    rows = 20000
+    memory = remember(decoder)._replace(drawn=torch.ones(1, rows, dtype=torch.bool))
+    query = torch.randn(1, 1, 8, dtype=torch.double).expand(1, rows, 8)
+    torch.manual_seed(0)
+    attended = decoder.attention(query, memory)
+    share = torch.bincount(attended.draw.location[0], minlength=LOCATIONS) / rows
+    torch.testing.assert_close(share.double(), attended.weights[0, 0], atol=0.015, rtol=0)
+    assert torch.equal(attended.context[0], memory.values[0, attended.draw.location[0]])
+    best = decoder.attention(query, memory._replace(most_probable=True))
+    assert best.draw.location.unique().item() == attended.weights[0, 0].argmax()
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e30, math.inf])
+def test_no_nan_where_alpha_is_zero_or_one(scale: float) -> None:
+    """One location has all the weight, to the last bit: values and gradients stay finite."""
+    score = AdditiveScore(4, 3, 5)
+    attention = HardAttention(score)
+    query = torch.randn(2, 6, 4, requires_grad=True)
+    memory = attention.prepare(torch.randn(2, 3, 3))._replace(drawn=torch.rand(2, 6) < 0.7)
+    offset = torch.tensor([0.0, -scale, -scale])
+    plain = score.forward
+    score.forward = lambda query, keys: plain(query, keys) + offset
+    attended = attention(query, memory)
+    assert attended.weights.unique().tolist() == [0, 1]
+    assert attended.draw.location.unique().tolist() == [-1, 0]
+    assert attended.draw.entropy.eq(0).all() and attended.draw.log_probability.eq(0).all()
+    value = attended.context.sum() + (attended.draw.log_probability * 50).sum() + attended.draw.entropy.sum()
+    (slope,) = torch.autograd.grad(value, query)
+    assert slope.isfinite().all()
+
+
+def test_temperature_sharpens() -> None:
+    score = AdditiveScore(4, 3, 5)
+    memory = HardAttention(score).prepare(torch.randn(2, 7, 3))
+    query = torch.randn(2, 3, 4)
+    sharp, plain, flat = (HardAttention(score, t)(query, memory).weights.log() for t in (0.5, 1.0, 2.0))
+    torch.testing.assert_close(sharp, (2 * plain).log_softmax(-1))
+    torch.testing.assert_close(flat, (plain / 2).log_softmax(-1))
+
+
+@pytest.mark.parametrize("attend", ["most_probable", "draw"])
+@pytest.mark.parametrize(("size", "method"), [(1, "beam"), (4, "beam"), (3, "sample")])
+def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str, size: int, method: str) -> None:
+    """Going along the locations that a hypothesis tells gives its log-probability and its weights again."""
+    with torch.no_grad():
+        decoder.output.bias[END] += 3
+    torch.manual_seed(4)
+    memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
+    choose = hard_module.choose
+    config = SearchConfig(beam_size=size, method=method, max_length=8, attend=attend, no_repeat_ngram=2)
+    found = search(decoder, memory, config)
+    for image, hypothesis in ((image, h) for image, hypotheses in enumerate(found) for h in hypotheses):
+        words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
+        assert len(hypothesis.locations) == len(words) == len(hypothesis.weights)
+        if attend == "most_probable":
+            assert hypothesis.locations == hypothesis.weights.argmax(-1).tolist()
+        steps = iter(hypothesis.locations)
+        monkeypatch.setattr(hard_module, "choose", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
+        one = Memory(memory.keys[image, None], memory.values[image, None], torch.tensor([[True]]))
+        decoded = decoder(one, torch.tensor([[words]]), torch.tensor([[len(words)]]))
+        logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
+        assert hypothesis.log_probability == pytest.approx(logps.sum().item(), abs=1e-5)
+        torch.testing.assert_close(hypothesis.weights, decoded.weights[0, 0], atol=1e-5, rtol=0, check_dtype=False)
+        monkeypatch.setattr(hard_module, "choose", choose)
+    assert search(decoder, memory, SearchConfig(max_length=4))[0][0].locations is None
+
+
+def test_forward_equals_a_loop_of_step(decoder) -> None:
+    """Soft attention's test has the rest; here the locations, which shrink with the rows."""
+    captions = torch.tensor([[[4, 5, 6, END], [8, END, PAD, PAD]], [[5, END, PAD, PAD], [PAD] * 4]])
+    lengths = torch.tensor([[4, 2], [2, 0]])
+    torch.manual_seed(4)
+    memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
+    memory = memory._replace(drawn=torch.tensor([[True, True], [False, True]]), most_probable=True)
+    decoded = decoder(memory, captions, lengths)
+    state, words = decoder.start(memory, 2), torch.full((2, 2), 1)
+    real = torch.arange(4) < lengths[..., None]
+    for t in range(4):
+        _, state, attended = decoder.step(words, state, memory)
+        for part, whole in zip(attended.draw, decoded.draw, strict=True):
+            torch.testing.assert_close(whole[:, :, t][real[:, :, t]], part[real[:, :, t]])
+            assert whole[:, :, t][~real[:, :, t]].eq(0).all()
+        words = captions[:, :, t]
+
+
+def test_rewards_of_captions_of_different_lengths(decoder) -> None:
+    """Reward to go, word by word, and b shared out evenly among a caption's words."""
+    captions = torch.tensor([[[4, 6, END], [5, END, PAD]]])
+    memory = remember(decoder)._replace(drawn=torch.tensor([[True, True]]))
+    decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
+    a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
+    to_go = dataclasses.replace(EXACT, reward="to_go")
+    rewards = losses.word_rewards(decoded)
+    earned = losses.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
+    assert earned[0][0] == pytest.approx([a + b + c + 6, b + c + 4, c + 2])
+    assert earned[0][1][:2] == pytest.approx([d + e + 6, e + 3])
+    whole = losses.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
+    assert whole[0][0] == pytest.approx([a + b + c + 6] * 3)
+
+
+def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
+    """Two captions, two draws each, as rows 0 0 1 1: never one caption against the other."""
+    captions = torch.tensor([[[4, 6, END], [4, 6, END], [5, END, PAD], [5, END, PAD]]])
+    torch.manual_seed(0)
+    memory = remember(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
+    decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
+    rewards = losses.word_rewards(decoded)
+    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out")
+    earned = losses.advantages(rewards, decoded, config, ZERO)[0, :, 0]
+    a, b, c, d = rewards[0].sum(-1)
+    torch.testing.assert_close(earned, torch.stack([a - b, b - a, c - d, d - c]))
+
+
+def test_one_coin_and_n_draws_for_each_caption() -> None:
+    """What the engine asks of the captioner: of 4,000 captions about 80 % draw, each as three rows that are alike."""
+    asked = []
+
+    class Recorder(torch.nn.Module):
+        decoder = torch.nn.Module()
+
+        def forward(self, *arguments: Tensor) -> None:
+            asked.append(arguments)
+
+    captioner = Recorder()
+    captioner.decoder.attention = HardAttention(AdditiveScore(4, 3, 5))
+    captions = torch.arange(2000 * 2 * 3).view(2000, 2, 3)
+    batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
+    config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(expectation=0.2, draws=3))
+    torch.manual_seed(0)
+    engine._decode(captioner, batch, config, torch.device("cpu"), draw=True)
+    engine._decode(captioner, batch, config, torch.device("cpu"), draw=False)
+    (_, rows, lengths, drawn), without = asked
+    assert rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    for draw in range(3):
+        assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
+        assert torch.equal(drawn[:, draw::3], drawn[:, ::3])
+    assert drawn.float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (drawn[:, 0] != drawn[:, 3]).float().mean().item() == pytest.approx(0.32, abs=0.03)  # coins of their own
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    decoder = make_decoder(selection="hard").float()
+    torch.manual_seed(3)
+    memory = decoder.attention.prepare(torch.randn(1, LOCATIONS, D))
+    memory = memory._replace(drawn=torch.tensor([[True]]), most_probable=True)
+    plain = decoder(memory, CAPTION, torch.tensor([[STEPS]]))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoder(memory, CAPTION, torch.tensor([[STEPS]]))
+    assert half.logits.dtype == torch.bfloat16
+    assert half.weights.dtype == half.draw.log_probability.dtype == half.draw.entropy.dtype == torch.float32
+    assert torch.equal(half.draw.location, plain.draw.location)
+    torch.testing.assert_close(half.draw.entropy, plain.draw.entropy, atol=0.03, rtol=0)
