@@ -47,16 +47,17 @@ def draw_attention(
     is outlined. Several models' looks stand one below the other. PNG, PDF or SVG by the path's ending.
     """
     picture = image.transpose(1, 2, 0) / 255  # [S, S, 3]
-    columns = min(len(words) + 1, 6) if len(looks) == 1 else len(words) + 1
-    rows = math.ceil((len(words) + 1) / columns) * len(looks)
-    figure = Figure(figsize=(2.2 * columns, 2.45 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    lines = math.ceil((len(words) + 1) / (6 if len(looks) == 1 else 9))  # the same words of all models stand together
+    columns = math.ceil((len(words) + 1) / lines)
+    figure = Figure(figsize=(2.2 * columns, 2.45 * lines * len(looks) + 0.5), layout="constrained")
+    axes = figure.subplots(lines * len(looks), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for block, look in zip(np.split(axes, len(looks)), looks, strict=True):
-        block.flat[0].imshow(picture)
-        block.flat[0].set_title(look.name, fontsize=13)
-        for t, (axis, word) in enumerate(zip(block.flat[1:], words, strict=False)):
+    for model, look in enumerate(looks):
+        first, *rest = axes[model :: len(looks)].flat
+        first.imshow(picture)
+        first.set_title(look.name, fontsize=13)
+        for t, (axis, word) in enumerate(zip(rest, words, strict=False)):
             strength = (look.maps[t] / max(float(look.maps[t].max()), 1e-12))[..., None]
             axis.imshow((picture * (DIM + (1 - DIM) * strength)).clip(0, 1))
             axis.set_title(word, fontsize=13)
