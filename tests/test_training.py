@@ -121,6 +121,8 @@ def test_hard_attention_can_begin_as_soft(shapes: Path, tmp_path: Path) -> None:
     hard = run(shapes, tmp_path / "hard", *more, *late)
     assert equal(soft["model"], hard["model"]) and hard["progress"]["baseline"] is None
     drew = run(shapes, tmp_path / "drew", *more, "--decoder.selection", "hard")
+    run(shapes, tmp_path / "best", *more, *late, "--training.epochs", "2")
+    assert checkpoint.load(tmp_path / "best" / "best.pt")["epoch"] == 2  # the first that is hard attention's own
     assert not equal(soft["model"], drew["model"])
 
 
