@@ -60,12 +60,12 @@ def main(arguments: list[str]) -> None:
     loader = data.make_loader(split, data.in_order(len(split), args.batch_size), args.workers, device.type == "cuda")
     precision = engine.choose_precision(args.precision, device)
     found: dict[int, list[str]] = {}
-    pointed, entropy = Pointing(0, 0), torch.zeros(2)  # nats, words
+    pointed, entropy = Pointing(0, 0), 0.0  # nats, of all words
     torch.manual_seed(args.seed)
     for index, hypotheses in engine.generate(captioner, loader, args.search, device, precision):
         words = found[index] = captioner.vocabulary.decode(hypotheses[0].words)
         weights = hypotheses[0].weights[: len(words)]
-        entropy += torch.tensor([torch.special.entr(weights).sum(), len(words)])
+        entropy += float(torch.special.entr(weights).sum())
         if instances:
             size = captioner.image.size
             maps = upsample(weights, captioner.encoder.grid, size)
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     captions = [found[index] for index in range(len(split))]  # in the file's order again
     references = [[tokenise(text) for text in texts] for texts in split.references()]
     scores = bleu(references, captions)
-    scores["attention entropy"] = float(entropy[0] / entropy[1].clamp(min=1))
+    scores["attention entropy"] = entropy / max(1, sum(map(len, captions)))
     if instances:
         scores["pointing"] = pointed.percent
     print(f"{args.checkpoint} on {args.data}, {args.split}: {len(split)} pictures, {told(args.search)}")

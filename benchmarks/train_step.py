@@ -99,7 +99,7 @@ def main() -> None:
         attention = SELECTIONS[selection](AdditiveScore(WIDTH, args.width, WIDTH))
         decoder = Decoder(DecoderConfig(WIDTH, WIDTH, WIDTH), attention, args.width, V).to(device)
         drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if attention.stochastic else None
-        moving = torch.zeros((), device=device)
+        moving: torch.Tensor | None = None
         optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
 
         def step() -> None:
@@ -108,9 +108,7 @@ def main() -> None:
                 with engine.autocast(device, precision):
                     memory = decoder.attention.prepare(features)._replace(drawn=drawn)
                     decoded = decoder(memory, captions.to(device), lengths)
-                earned = None
-                if decoded.draw is not None:
-                    earned, moving = losses.earnings(decoded, training.reinforce, moving)
+                earned, moving = losses.earnings(decoded, training.reinforce, moving)
                 loss = losses.total(losses.terms(decoded, training, earned), training)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]

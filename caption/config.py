@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -12,9 +13,26 @@ T = TypeVar("T")
 Attend = Literal["expectation", "most_probable", "draw"]
 
 
+RULES: dict[str, Callable[[float], bool]] = {
+    "positive": lambda value: value > 0,
+    "at least 1": lambda value: value >= 1,
+    "0 or more": lambda value: value >= 0,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "at least 0 and below 1": lambda value: 0 <= value < 1,
+}
+
+
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise UserError(f"{name} is {value}, but must be {rule}")
+
+
+def _check(config: object, section: str, rule: str, *names: str) -> None:
+    """Each of the named fields must keep the rule."""
+    for name in names:
+        value = getattr(config, name)
+        _require(RULES[rule](value), f"{section}.{name}", value, rule)
 
 
 @dataclass(frozen=True)
@@ -62,11 +80,8 @@ class DecoderConfig:
     """Before the output layer."""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "attention"):
-            _require(getattr(self, name) > 0, f"decoder.{name}", getattr(self, name), "positive")
-        for name in ("state_dropout", "dropout"):
-            _require(0 <= getattr(self, name) < 1, f"decoder.{name}", getattr(self, name), "at least 0 and below 1")
-        _require(self.temperature > 0, "decoder.temperature", self.temperature, "positive")
+        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature")
+        _check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -89,11 +104,9 @@ class ReinforceConfig:
     """moving: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: the mean of the caption's other draws."""
 
     def __post_init__(self) -> None:
-        for name in ("weight", "entropy"):
-            _require(getattr(self, name) >= 0, f"training.reinforce.{name}", getattr(self, name), "0 or more")
-        _require(0 <= self.expectation <= 1, "training.reinforce.expectation", self.expectation, "in [0, 1]")
-        for name in ("draws", "first_epoch"):
-            _require(getattr(self, name) > 0, f"training.reinforce.{name}", getattr(self, name), "at least 1")
+        _check(self, "training.reinforce", "0 or more", "weight", "entropy")
+        _check(self, "training.reinforce", "in [0, 1]", "expectation")
+        _check(self, "training.reinforce", "at least 1", "draws", "first_epoch")
         if self.baseline == "leave_one_out":
             _require(self.draws > 1, "training.reinforce.draws", self.draws, "at least 2 for baseline leave_one_out")
 
@@ -136,13 +149,11 @@ class TrainingConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "finetune_epoch", "plateau_epochs"):
-            _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "at least 1")
-        for name in ("learning_rate", "encoder_learning_rate"):
-            _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "positive")
-        for name in ("warmup_steps", "clip_norm", "doubly_stochastic", "patience", "checkpoint_steps", "workers"):
-            _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
-        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
+        _check(self, "training", "at least 1", "epochs", "batch_size", "finetune_epoch", "plateau_epochs")
+        _check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
+        _check(self, "training", "0 or more", "warmup_steps", "clip_norm", "doubly_stochastic", "patience")
+        _check(self, "training", "0 or more", "checkpoint_steps", "workers")
+        _check(self, "training", "in [0, 1)", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -169,12 +180,10 @@ class SearchConfig:
     """Hard attention alone: to the expectation, as soft attention does; to the most probable location; to a draw."""
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "max_length"):
-            _require(getattr(self, name) > 0, f"search.{name}", getattr(self, name), "at least 1")
-        for name in ("length_penalty", "no_repeat_ngram", "min_length"):
-            _require(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "0 or more")
+        _check(self, "search", "at least 1", "beam_size", "max_length")
+        _check(self, "search", "0 or more", "length_penalty", "no_repeat_ngram", "min_length")
         _require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
-        _require(self.temperature > 0, "search.temperature", self.temperature, "positive")
+        _check(self, "search", "positive", "temperature")
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,8 @@ def train_epoch(
         progress.waiting += time.perf_counter() - last
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
-        decoded, earned = _decode(captioner, batch, config, device, draw=progress.epoch >= hard.first_epoch), None
-        if decoded.draw is not None:
-            earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
+        decoded = _decode(captioner, batch, config, device, draw=progress.epoch >= hard.first_epoch)
+        earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
         terms, words = losses.terms(decoded, config, earned), len(decoded.targets)
         optimizer.zero_grad(set_to_none=True)
         losses.total(terms, config).backward()  # type: ignore[no-untyped-call]

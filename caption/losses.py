@@ -47,6 +47,11 @@ def _place(values: Tensor, decoded: Decoded) -> Tensor:
     return values.new_zeros(shape.numel()).index_copy(0, decoded.positions, values).view(shape)
 
 
+def _to_go(values: Tensor) -> Tensor:
+    """The sum over the words from each step on; values [B, Q, T]."""
+    return values.sum(-1, keepdim=True) - values.cumsum(-1) + values
+
+
 def next_baseline(moving: Tensor | None, rewards: Tensor, decoded: Decoded) -> Tensor:
     """b_k = 0.9 b_(k-1) + 0.1 log p(y | s_k, a), the mean over the captions that drew, of all processes [].
 
@@ -75,7 +80,7 @@ def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, movin
     if config.reward == "whole":
         earned = whole.expand_as(rewards)
     else:  # s_t comes after the words before t, and does not answer for them
-        earned = whole - rewards.cumsum(-1) + rewards
+        earned = _to_go(rewards)
     if config.baseline == "none":
         return earned
     if config.baseline == "leave_one_out":  # the other draws of the same caption
@@ -86,12 +91,13 @@ def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, movin
     if config.reward == "whole":
         return earned - moving
     words = _place(torch.ones_like(decoded.positions, dtype=rewards.dtype), decoded)  # b is shared among them evenly
-    left = words.sum(-1, keepdim=True) - words.cumsum(-1) + words
-    return earned - moving * left / words.sum(-1, keepdim=True).clamp(min=1)
+    return earned - moving * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)
 
 
-def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The advantages of a batch [B, Q, T], and the baseline b after it."""
+def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The advantages of a batch [B, Q, T], and the baseline b after it; without draws, none, and b as it was."""
+    if decoded.draw is None:
+        return None, moving
     rewards = word_rewards(decoded)
     following = next_baseline(moving, rewards, decoded)
     return advantages(rewards, decoded, config, following if moving is None else moving), following
@@ -129,12 +135,12 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
 def terms(decoded: Decoded, config: TrainingConfig, earned: Tensor | None = None) -> dict[str, Tensor]:
     """Every term that has a weight, by its name; where locations were drawn those of hard attention, too.
 
-    `earned` [B, Q, T] are the advantages for `reinforce`. The entropy is told even at weight zero: it shows whether
+    `earned` [B, Q, T] are the advantages, from `earnings`. The entropy is told even at weight zero: it shows whether
     attention still tries other places.
     """
     made = {"cross_entropy": cross_entropy, "uniform": uniform, "doubly_stochastic": doubly_stochastic}
     values = {name: made[name](decoded) for name in term_weights(config) if name in made}
-    if decoded.draw is not None and earned is not None:
+    if earned is not None:
         values |= {"reinforce": reinforce(decoded, earned), "entropy": entropy(decoded)}
     return values
 
