@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     device = engine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     data.check_fits(args.data, captioner.vocabulary, captioner.image)
+    data.check_features(args.data, captioner.encoder)
     captioner.check_search(args.search)
     split = data.CaptionData(args.data, args.split)
     instances = read_instances(args.grounding) if args.grounding else None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, data, engine, runlog
+from caption import checkpoint, data, datafile, engine, runlog
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
     # The model, new or as it was saved.
     if state is None:
-        vocabulary, image = data.read_vocabulary(config.data), data.read_image_config(config.data)
+        vocabulary, image = datafile.read_vocabulary(config.data), datafile.read_image_config(config.data)
         captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.start_from).to(device)
         if config.start_from:
             begin_with(captioner, config)
@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> None:
         data.check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = engine.make_optimizer(captioner, training)
         progress = engine.restore_training(state, optimizer, device)
+    data.check_features(config.data, captioner.encoder)
     print(describe(config, captioner, len(train), len(val)))
 
     # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.
@@ -153,7 +154,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             parse(presets, arguments, "train.py", f"{__doc__}\n\nGo on with a run: `python train.py --resume FOLDER`")
         arguments = [next(iter(PRESETS)), "--help"]
     config = parse(presets, arguments, "train.py")
-    data.open_file(config.data).close()
+    datafile.read_manifest(config.data)
     if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.start_from:
         raise UserError(
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "

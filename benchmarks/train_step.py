@@ -20,7 +20,7 @@ import torch
 from caption import engine, losses
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
-from caption.data import GroupedBatches, Item, collate
+from caption.data import GroupedBatches, collate
 from caption.decoder import Decoder
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
@@ -36,11 +36,10 @@ def make_batches(count: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.Te
     words = coco_lengths(2600, seed)
     grouped = GroupedBatches(-np.sort(-(words + 1), 1), IMAGES, seed)
     generator = np.random.default_rng(seed)
-    picture = np.zeros((1, 1, 1), np.uint8)
     batches = []
     for members in list(grouped)[:count]:
         captions = [[generator.integers(4, V, n, dtype=np.int32) for n in words[i]] for i in members]
-        batch = collate([Item(0, picture, captions_of) for captions_of in captions])
+        batch = collate(members, captions, lambda indices: torch.zeros(len(indices), 1))
         batches.append((batch.captions, batch.lengths))
     return batches
 

@@ -37,7 +37,12 @@ class Captioner(nn.Module):
         self.decoder = Decoder(decoder, attention, width, len(vocabulary))
 
     def remember(self, images: Tensor) -> Memory:
-        """Pictures uint8 [B, 3, S, S] -> what the decoder attends over. Once an image."""
+        """Pictures uint8 [B, 3, S, S], or features of this encoder float16 [B, L, D], -> what the decoder attends over.
+
+        Once an image.
+        """
+        if images.is_floating_point():
+            return self.decoder.attention.prepare(images.float())
         tuned = any(parameter.requires_grad for parameter in self.encoder.trained)
         with torch.set_grad_enabled(torch.is_grad_enabled() and tuned):
             regions = self.encoder(images)

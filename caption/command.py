@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import tyro
 
 from caption.errors import UserError
@@ -49,8 +48,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        print(f"error: {str(error).splitlines()[0]}; give a smaller batch size", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported where it is not needed
+            raise
+        print(f"error: {str(error).splitlines()[0]}; give a smaller batch size", file=sys.stderr)
+        sys.exit(2)

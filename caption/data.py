@@ -1,26 +1,11 @@
-"""One HDF5 file -> batches of images with their captions.
+"""A split of the data file -> batches of images with their captions."""
 
-Layout of the file (written by `preprocess`):
-
-    attributes                       format, manifest (JSON: what made it)
-    vocabulary [V]                   words, the four special ones first
-    <split>/images [N, 3, S, S]      uint8
-    <split>/image_ids [N]            int64
-    <split>/file_names [N]           text
-    <split>/references [C]           raw captions, those of an image side by side
-    <split>/image_captions [N + 1]   image n has the captions image_captions[n] to image_captions[n + 1]
-    <split>/words [W]                int32, all encoded captions in a row, without start and end
-    <split>/caption_words [C + 1]    caption c has the words caption_words[c] to caption_words[c + 1]
-"""
-
-import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,56 +13,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from caption.config import ImageConfig
+from caption.datafile import Records, open_file, read_image_config, read_manifest, read_vocabulary
+from caption.encoder import Encoder
 from caption.errors import UserError
 from caption.vocabulary import END, PAD, Vocabulary
-
-FORMAT = "show-attend-and-tell data 1"
-SPLITS = ("train", "val", "test")
-
-
-class Item(NamedTuple):
-    """An image with some of its encoded captions."""
-
-    number: int  # of the image in its split
-    image: NDArray[np.uint8]  # [3, S, S]
-    captions: list[NDArray[np.int32]]
 
 
 class Batch(NamedTuple):
     """Images with their captions, those of an image by falling length and the images by their longest."""
 
     indices: list[int]  # of the images in their split
-    images: Tensor  # uint8 [B, 3, S, S]
+    images: Tensor  # uint8 [B, 3, S, S], or stored features float16 [B, L, D]
     captions: Tensor  # int64 [B, Q, T], each ended by <end>, then padding
     lengths: Tensor  # int64 [B, Q] with <end>; 0: no such caption
-
-
-def open_file(path: str | Path) -> h5py.File:
-    """The data file, for reading. Raises UserError when it is none."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such data file; make it with python -m preprocess")
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path}: not an HDF5 file, or cut off; make it with python -m preprocess")
-    file = h5py.File(path, "r")
-    if file.attrs.get("format") != FORMAT:
-        raise UserError(f"{path}: not a data file of this program ({FORMAT}); make it with python -m preprocess")
-    return file
-
-
-def read_vocabulary(path: str | Path) -> Vocabulary:
-    with open_file(path) as file:
-        return Vocabulary(file["vocabulary"].asstr()[:].tolist())
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    with open_file(path) as file:
-        manifest: dict[str, Any] = json.loads(file.attrs["manifest"])
-        return manifest
-
-
-def read_image_config(path: str | Path) -> ImageConfig:
-    manifest = read_manifest(path)
-    return ImageConfig(manifest["size"], manifest["fit"])
 
 
 def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:
@@ -96,44 +44,52 @@ def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> 
         )
 
 
-class CaptionData(Dataset[Item]):
+def check_features(path: str | Path, encoder: Encoder) -> None:
+    """Raises UserError when the file holds features that are not this encoder's."""
+    manifest = read_manifest(path)
+    if manifest["store"] != "features":
+        return
+    if encoder.trained:
+        raise UserError(
+            f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "
+            "file with --store pixels"
+        )
+    theirs, ours = manifest["encoder"], encoder.identity()
+    if theirs != ours:
+        different = [
+            f"{name} {theirs[name]} (the model's: {ours[name]})" for name in ours if theirs[name] != ours[name]
+        ]
+        raise UserError(
+            f"{path}: its features are not of the model's encoder: {', '.join(different)}; make the file again "
+            "with the model's encoder, or with --store pixels"
+        )
+
+
+class CaptionData(Dataset[Batch]):
     """One split of a data file: images with all their captions.
 
-    The arrays of captions are read once; the file is opened anew in each process that reads pictures, because an HDF5
-    handle does not survive a fork, nor pickling.
+    The arrays of captions are read once; pictures are read when they are asked for, a batch at a time.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
         self.path, self.split = str(path), split
+        self.records = Records(path, split)
         with open_file(path) as file:
-            if split not in file:
-                there = ", ".join(name for name in SPLITS if name in file)
-                raise UserError(f"{path}: has no split {split!r}; it has {there}")
             group = file[split]
             self.image_ids: list[int] = group["image_ids"][:].tolist()
             self.file_names: list[str] = group["file_names"].asstr()[:].tolist()
             self.image_captions: NDArray[np.int64] = group["image_captions"][:]
             self.caption_words: NDArray[np.int64] = group["caption_words"][:]
             self.words: NDArray[np.int32] = group["words"][:]
-        self._file: h5py.File | None = None
-        self._process = -1
+        self._process = os.getpid()
 
     def __len__(self) -> int:
         return len(self.image_ids)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_process": -1}
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Words of every caption [C], with <end>."""
         return np.diff(self.caption_words) + 1
-
-    def group(self) -> h5py.Group:
-        """The split's group, its file opened in this process."""
-        if self._file is None or self._process != os.getpid():
-            self._file, self._process = open_file(self.path), os.getpid()
-        return self._file[self.split]
 
     def references(self) -> list[list[str]]:
         """The raw captions of every image, in the file's order."""
@@ -145,18 +101,33 @@ class CaptionData(Dataset[Item]):
         """Encoded caption c of the split, without start and end."""
         return self.words[self.caption_words[number] : self.caption_words[number + 1]]
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """Picture uint8 [3, S, S]."""
-        picture: NDArray[np.uint8] = self.group()["images"][index]
-        return picture
+    def captions(self, index: int) -> list[NDArray[np.int32]]:
+        """All encoded captions of an image."""
+        return [self.caption(number) for number in range(self.image_captions[index], self.image_captions[index + 1])]
 
-    def __getitem__(self, index: int) -> Item:
-        """An image and all its captions."""
-        numbers = range(self.image_captions[index], self.image_captions[index + 1])
-        return Item(index, self.image(index), [self.caption(number) for number in numbers])
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Pictures uint8 [B, 3, S, S], or features float16 [B, L, D], each read straight into its place."""
+        if self._process != os.getpid():
+            self.records.after_fork()
+            self._process = os.getpid()
+        images = np.empty((len(indices), *self.records.shape), np.float16 if self.features else np.uint8)
+        for out, index in zip(images, indices, strict=True):
+            self.records.read(index, out)
+        return torch.from_numpy(images)
+
+    @property
+    def features(self) -> bool:
+        return self.records.store == "features"
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Images with all their captions, as one batch."""
+        return collate(indices, [self.captions(index) for index in indices], self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
 
 
-class SingleCaptions(Dataset[Item]):
+class SingleCaptions(Dataset[Batch]):
     """The same split, one caption a row: item c is caption c with its image."""
 
     def __init__(self, data: CaptionData) -> None:
@@ -166,30 +137,39 @@ class SingleCaptions(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.image_of)
 
-    def __getitem__(self, number: int) -> Item:
-        index = int(self.image_of[number])
-        return Item(index, self.data.image(index), [self.data.caption(number)])
+    def __getitems__(self, numbers: list[int]) -> Batch:
+        captions = [[self.data.caption(number)] for number in numbers]
+        return collate(self.image_of[numbers].tolist(), captions, self.data.images)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.__getitems__([number])
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Items -> one padded batch, sorted so that the decoder's steps shrink early."""
-    rows = [sorted(item.captions, key=len, reverse=True) for item in items]
-    order = sorted(range(len(items)), key=lambda b: -len(rows[b][0]) if rows[b] else 0)
+def collate(
+    indices: Sequence[int],
+    captions: Sequence[Sequence[NDArray[np.int32]]],
+    read: Callable[[list[int]], Tensor],
+) -> Batch:
+    """Images, each with some captions -> one padded batch, sorted so that the decoder's steps shrink early; `read`
+    gives the images of indices."""
+    rows = [sorted(several, key=len, reverse=True) for several in captions]
+    order = sorted(range(len(rows)), key=lambda b: -len(rows[b][0]) if rows[b] else 0)
     most = max(1, max(len(row) for row in rows))
     longest = max((len(row[0]) + 1 for row in rows if row), default=1)
-    captions = np.full((len(items), most, longest), PAD, dtype=np.int64)
-    lengths = np.zeros((len(items), most), dtype=np.int64)
+    padded = np.full((len(rows), most, longest), PAD, dtype=np.int64)
+    lengths = np.zeros((len(rows), most), dtype=np.int64)
     for b, place in enumerate(order):
         for q, words in enumerate(rows[place]):
-            captions[b, q, : len(words)] = words
-            captions[b, q, len(words)] = END
+            padded[b, q, : len(words)] = words
+            padded[b, q, len(words)] = END
             lengths[b, q] = len(words) + 1
-    return Batch(
-        [items[place].number for place in order],
-        torch.from_numpy(np.stack([items[place].image for place in order])),
-        torch.from_numpy(captions),
-        torch.from_numpy(lengths),
-    )
+    sorted_indices = [indices[place] for place in order]
+    return Batch(sorted_indices, read(sorted_indices), torch.from_numpy(padded), torch.from_numpy(lengths))
+
+
+def whole(batch: Any) -> Batch:
+    """For the loader: the data set itself makes batches."""
+    return batch  # type: ignore[no-any-return]
 
 
 class GroupedBatches(Sampler[list[int]]):
@@ -244,7 +224,7 @@ class GroupedBatches(Sampler[list[int]]):
 
 def training_batches(
     data: CaptionData, batching: str, batch_size: int, seed: int
-) -> tuple[Dataset[Item], GroupedBatches]:
+) -> tuple[Dataset[Batch], GroupedBatches]:
     """The data set and its batches: "images" with all their captions, or captions of equal "lengths"."""
     lengths = data.lengths
     if batching == "lengths":
@@ -257,13 +237,13 @@ def training_batches(
 
 
 def make_loader(
-    data: Dataset[Item], batches: Sampler[list[int]] | Sequence[list[int]], workers: int = 0, pin: bool = False
-) -> DataLoader[Item]:
+    data: Dataset[Batch], batches: Sampler[list[int]] | Sequence[list[int]], workers: int = 0, pin: bool = False
+) -> DataLoader[Batch]:
     """Batches in the sampler's order. Its generator is its own: reading data draws nothing from the global one."""
     return DataLoader(
         data,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=whole,
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,

@@ -1,11 +1,13 @@
 """Pictures -> region features (annotation vectors, section 3.1.1): a classifier cut at its last spatial map."""
 
+import hashlib
 import math
 import pickle
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -46,15 +48,17 @@ class Encoder(nn.Module):
         Raises UserError for an unknown name or layer, and for weights that cannot be had or do not fit.
         """
         super().__init__()
+        self.name = config.name
         mean, std = IMAGENET
         self.pretrained = config.name != "small_cnn"
         if self.pretrained:
             backbone, (mean, std) = _torchvision_model(config, load_weights)
-            self.backbone = _cut(backbone, config, image_size)
+            self.layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone.eval(), image_size)
+            self.backbone = _cut(backbone, config.name, self.layer)
         elif config.weights != "none" or config.layer:
             raise UserError("encoder small_cnn has no weights or layers to choose; leave both as they are")
         else:
-            self.backbone = SmallCNN()
+            self.layer, self.backbone = "", SmallCNN()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.trained = _trained_parameters(self.backbone, config)
@@ -79,6 +83,19 @@ class Encoder(nn.Module):
             ) from None
         self.train(training)
         return (side, side), int(regions.shape[2])
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this encoder from others whose features are not the same: plain values, for a manifest."""
+        digest = hashlib.sha256()
+        for name, value in self.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return {
+            "name": self.name,
+            "layer": self.layer,
+            "grid": list(self.grid),
+            "width": self.width,
+            "digest": digest.hexdigest()[:16],
+        }
 
     def fine_tune(self, on: bool) -> None:
         """Let the weights from `finetune_from` on train, or not yet."""
@@ -206,20 +223,17 @@ def _fill(backbone: nn.Module, state: dict[str, Tensor], config: EncoderConfig) 
         raise UserError(f"encoder.weights {config.weights} do not fit {config.name}: {reason}") from None
 
 
-def _cut(backbone: nn.Module, config: EncoderConfig, image_size: int) -> nn.Module:
+def _cut(backbone: nn.Module, name: str, layer: str) -> nn.Module:
     """The backbone up to a layer, everything behind it removed."""
     backbone.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone, image_size)
         try:
             cut: nn.Module = create_feature_extractor(backbone, {layer: "regions"}, suppress_diff_warning=True)
             return cut
         except ValueError:
             children = ", ".join(name for name, _ in backbone.named_children())
-            raise UserError(
-                f"encoder.layer {layer!r} is no module of {config.name}; its outermost are {children}"
-            ) from None
+            raise UserError(f"encoder.layer {layer!r} is no module of {name}; its outermost are {children}") from None
 
 
 def _last_spatial_map(backbone: nn.Module, image_size: int) -> str:

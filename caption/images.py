@@ -1,5 +1,6 @@
 """Open pictures safely and fit them into a square: the only pixel code, for preprocessing and captioning alike."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -17,24 +18,36 @@ class BadImage(UserError):
     """A picture that cannot be used, with its name and the reason."""
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, size: int = 0) -> Image.Image:
     """Read a picture of any common kind as upright 8-bit RGB.
 
     EXIF rotation is applied, 16-bit is scaled to 8, transparency is laid on white; of an animation
-    the first frame counts. Raises BadImage when the file is missing, unreadable, truncated or too large.
+    the first frame counts. With `size`, a JPEG whose sides are both at least twice as long is decoded at a half, a
+    quarter or an eighth of its own, by leaving out the high frequencies of its blocks: faster, and smooth.
+    Raises BadImage when the file is missing, unreadable, truncated or too large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large but bearable pictures, odd EXIF blocks
             with Image.open(path) as image:
+                if size:
+                    image.draft(None, (size, size))
                 image.load()
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise BadImage(f"{path}: no such picture") from None
     except UnidentifiedImageError:
-        raise BadImage(f"{path}: not a picture that Pillow can read") from None
+        raise BadImage(f"{path}: {_what_it_is(Path(path))}, not a picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BadImage(f"{path}: unreadable or truncated picture ({error})") from None
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "an empty file"
+    return "a page of HTML" if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")) else "of unknown kind"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -61,4 +74,17 @@ def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
     """RGB picture -> uint8 [3, S, S]; the one form in which pictures are stored and enter the encoder."""
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.stack([np.asarray(channel) for channel in image.split()])  # faster than to transpose pixels
+
+
+def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    """Picture uint8 [3, S, S] -> a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decode_jpeg(content: bytes | bytearray, out: NDArray[np.uint8]) -> None:
+    """A JPEG file of RGB pixels -> `out`, uint8 [3, S, S]."""
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        out[:] = np.asarray(image).transpose(2, 0, 1)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
@@ -17,6 +17,19 @@ class Work(Protocol[T]):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[T]: ...
+
+
+class Counted(Generic[T]):
+    """Work whose length is known from elsewhere."""
+
+    def __init__(self, items: Iterable[T], length: int) -> None:
+        self.items, self.length = items, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
 
 
 class Bar(Generic[T]):

@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>")
@@ -33,9 +32,8 @@ class Vocabulary:
         self.numbers = {word: number for number, word in enumerate(self.words)}
 
     @classmethod
-    def count(cls, captions: Iterable[Sequence[str]], min_count: int = 1) -> "Vocabulary":
-        """The words that stand at least `min_count` times in tokenised captions, the most frequent first."""
-        counts = Counter(word for caption in captions for word in caption)
+    def count(cls, counts: Mapping[str, int], min_count: int = 1) -> "Vocabulary":
+        """The words that were counted at least `min_count` times, the most frequent first."""
         kept = sorted((word for word in counts if counts[word] >= min_count), key=lambda w: (-counts[w], w))
         return cls([*SPECIALS, *kept])
 

@@ -1,4 +1,4 @@
-"""`python -m preprocess {shapes, flickr8k, karpathy, coco}`."""
+"""`python -m preprocess {shapes, flickr8k, flickr30k, karpathy, coco, folder, merge, info, verify}`."""
 
 from typing import Annotated
 
@@ -7,19 +7,29 @@ import tyro
 from caption.command import parse, run
 from preprocess.coco import Coco
 from preprocess.flickr8k import Flickr8k
+from preprocess.flickr30k import Flickr30k
+from preprocess.folder import Folder
+from preprocess.info import Info
 from preprocess.karpathy import Karpathy
+from preprocess.merge import Merge
 from preprocess.shapes import Shapes
+from preprocess.verify import Verify
 
-SOURCES = (
+COMMANDS = (
     Annotated[Shapes, tyro.conf.subcommand("shapes")]
     | Annotated[Flickr8k, tyro.conf.subcommand("flickr8k")]
+    | Annotated[Flickr30k, tyro.conf.subcommand("flickr30k")]
     | Annotated[Karpathy, tyro.conf.subcommand("karpathy")]
     | Annotated[Coco, tyro.conf.subcommand("coco")]
+    | Annotated[Folder, tyro.conf.subcommand("folder")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 
 def main(arguments: list[str]) -> None:
-    parse(SOURCES, arguments, "python -m preprocess", __doc__).run()
+    parse(COMMANDS, arguments, "python -m preprocess", __doc__).run()
 
 
 if __name__ == "__main__":

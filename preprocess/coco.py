@@ -1,18 +1,15 @@
-"""COCO's official captions_*.json, read by pycocotools."""
+"""COCO's official captions_*.json."""
 
-import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
-from pycocotools.coco import COCO
 
 from caption.errors import UserError
-from preprocess.sources import Pictures, example, folder, read_json
-from preprocess.writer import Example
+from preprocess.listing import Example
+from preprocess.sources import Pictures, by_picture, example, read_json
 
 T = TypeVar("T")
 # `--images a b` and `--images a --images b` are the same.
@@ -30,6 +27,9 @@ class Coco(Pictures):
     split: Several[Literal["train", "val", "test"]]
     """What each caption file is used for."""
 
+    def folders(self) -> list[str]:
+        return list(dict.fromkeys(chain(*self.images)))
+
     def examples(self) -> Iterator[Example]:
         given = [list(chain(*several)) for several in (self.images, self.captions, self.split)]
         counts = [len(values) for values in given]
@@ -39,23 +39,30 @@ class Coco(Pictures):
                 "together: one folder and one split for each caption file"
             )
         for images, captions, split in zip(*given, strict=True):
-            where, coco = folder(images), read_captions(captions)
-            for image_id, entry in sorted(coco.imgs.items()):
-                texts = [annotation["caption"] for annotation in coco.imgToAnns[image_id]]
-                yield example(split, image_id, where, entry["file_name"], texts)
+            yield from read_captions(images, captions, split)
 
 
-def read_captions(path: str) -> COCO:
-    """A caption file's index. Raises UserError when it is none."""
-    coco = COCO()
-    coco.dataset = read_json(path)
+def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
+    """The pictures of a caption file, in the order of their first captions. Raises UserError when it is none.
+
+    Read by pieces: pycocotools would keep the whole file as Python objects, several times its size.
+    """
+    names: dict[int, Any] = {}
+    twice: list[tuple[int, Any]] = []
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its progress
-            coco.createIndex()
-        if not all(isinstance(annotation.get("caption"), str) for annotation in coco.anns.values()) or not coco.imgs:
-            raise KeyError("caption")
-        if any("file_name" not in image for image in coco.imgs.values()):
-            raise KeyError("file_name")
-    except (KeyError, TypeError, AttributeError):
+        for image in read_json(path, "images.item"):
+            if image["id"] in names:
+                twice.append((image["id"], image["file_name"]))
+            else:
+                names[int(image["id"])] = image["file_name"]
+        if not names:
+            raise KeyError("images")
+        rows = ((each["image_id"], each["caption"]) for each in read_json(path, "annotations.item"))
+        for image_id, captions in by_picture(rows):
+            if image_id not in names:
+                raise UserError(f"{path}: has a caption of image {image_id}, which is not in its list of images")
+            yield example(split, image_id, images, names.pop(image_id), captions)
+    except (KeyError, TypeError):
         raise UserError(f"{path}: not a COCO caption file; give captions_train2014.json or its like") from None
-    return coco
+    for image_id, name in [*names.items(), *twice]:
+        yield example(split, image_id, images, name, ())

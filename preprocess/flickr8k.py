@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caption.errors import UserError
-from preprocess.sources import Pictures, example, folder, read_lines
-from preprocess.writer import Example
+from preprocess.captions import Row, read_tokens
+from preprocess.listing import Example
+from preprocess.sources import Pictures, by_picture, example, read_lines
 
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
@@ -20,25 +21,29 @@ class Flickr8k(Pictures):
     text: str
     """The folder Flickr8k_text, with Flickr8k.token.txt and the split lists."""
 
+    def folders(self) -> list[str]:
+        return [self.images]
+
     def examples(self) -> Iterator[Example]:
-        images, text = folder(self.images), Path(self.text)
-        captions: dict[str, list[str]] = {}
-        tokens = text / "Flickr8k.token.txt"
-        for number, line in enumerate(read_lines(tokens), 1):
-            if not line.strip():
-                continue
-            name, tab, caption = line.partition("\t")
-            if not tab or "#" not in name:
-                raise UserError(f"{tokens}: line {number} is not 'picture.jpg#0<tab>caption': {line[:60]!r}")
-            captions.setdefault(name.rpartition("#")[0], []).append(caption.strip())
-        # An id must not depend on which lists are there.
-        ids = {name: number for number, name in enumerate(sorted(captions))}
-        if not any((text / name).is_file() for name in LISTS.values()):
-            raise UserError(f"{text}: holds none of the split lists {', '.join(LISTS.values())}")
-        for split, listing in LISTS.items():
-            if not (text / listing).is_file():
-                continue
-            for name in filter(None, map(str.strip, read_lines(text / listing))):
-                if name not in captions:
-                    raise UserError(f"{text / listing}: {name} has no caption in {tokens.name}")
-                yield example(split, ids[name], images, name, captions[name])
+        tokens = Path(self.text) / "Flickr8k.token.txt"
+        return listed(self.images, read_tokens(tokens), tokens, Path(self.text), LISTS)
+
+
+def listed(images: str, rows: Iterator[Row], source: Path, folder: Path, lists: dict[str, str]) -> Iterator[Example]:
+    """Pictures in the order of the split lists that are there, with all their captions. A list may leave out `.jpg`.
+
+    Raises UserError when there is no list, and for a name that has no caption.
+    """
+    captions = dict(by_picture((row.picture, row.caption) for row in rows))
+    # An id must not depend on which lists are there.
+    ids = {name: number for number, name in enumerate(sorted(captions))}
+    if not any((folder / name).is_file() for name in lists.values()):
+        raise UserError(f"{folder}: holds none of the split lists {', '.join(lists.values())}")
+    for split, listing in lists.items():
+        if not (folder / listing).is_file():
+            continue
+        for line in filter(None, map(str.strip, read_lines(folder / listing))):
+            name = line if line in captions else f"{line}.jpg"
+            if name not in captions:
+                raise UserError(f"{folder / listing}: {line} has no caption in {source.name}")
+            yield example(split, ids[name], images, name, captions[name])

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caption.data import SPLITS
+from caption.datafile import SPLITS
 from caption.errors import UserError
-from preprocess.sources import Pictures, example, folder, read_json
-from preprocess.writer import Example
+from preprocess.listing import Example
+from preprocess.sources import Pictures, example, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +19,16 @@ class Karpathy(Pictures):
     json: str
     """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json."""
 
+    def folders(self) -> list[str]:
+        return [self.images]
+
     def examples(self) -> Iterator[Example]:
-        images, content = folder(self.images), read_json(self.json)
-        entries = content.get("images") if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise UserError(f"{self.json}: has no list 'images'; give one of Karpathy's dataset_*.json")
-        for number, entry in enumerate(entries):
+        number = -1
+        for number, entry in enumerate(read_json(self.json, "images.item")):
             try:
                 split = "train" if entry["split"] == "restval" else entry["split"]
                 name = (Path(entry.get("filepath", "")) / entry["filename"]).as_posix()
-                captions = [str(sentence["raw"]) for sentence in entry["sentences"]]
+                captions = [sentence["raw"] for sentence in entry["sentences"]]
                 image_id = int(entry.get("cocoid", entry.get("imgid", number)))
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise UserError(f"{self.json}: image {number} lacks or garbles {error}") from None
@@ -36,4 +36,8 @@ class Karpathy(Pictures):
                 raise UserError(
                     f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval"
                 )
-            yield example(split, image_id, images, name, captions)
+            yield example(split, image_id, self.images, name, captions)
+        if number < 0:
+            raise UserError(
+                f"{self.json}: has no list 'images', or an empty one; give one of Karpathy's dataset_*.json"
+            )

@@ -20,7 +20,9 @@ from pycocotools import mask as coco_mask
 from caption.config import ImageConfig
 from caption.errors import UserError
 from caption.progress import Bar
-from preprocess.writer import Example, Output, check_output, write
+from preprocess.listing import Example, Listing
+from preprocess.options import Output, check_output
+from preprocess.writer import write
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 COLOURS = {
@@ -93,20 +95,15 @@ class Shapes(Output):
         masks = path.with_name(path.stem + "_instances.json")
         if masks.exists() and not self.overwrite:
             raise UserError(f"{masks}: is there already; give --overwrite to replace it, or another --output")
-        examples = [
-            Example(
-                split,
-                image_id(split, number),
-                file_name(split, number),
-                partial(draw_scene, things, self.size, scene_seed(self.seed, split, number)),
-                captions,
-            )
-            for split, number, things, _, captions in scenes
-        ]
+        listing = Listing()
+        for split, number, _, _, captions in scenes:
+            name = file_name(split, number)
+            listing.add(Example(split, image_id(split, number), name, name, captions))
+        draw = partial(draw_named, seed=self.seed, size=self.size)
         part = masks.with_name(masks.name + ".part")
         try:
             part.write_text(json.dumps(instances), encoding="utf-8")
-            write(examples, self, ImageConfig(self.size, "squash"), {"reader": "shapes", "seed": self.seed})
+            write(listing, draw, self, ImageConfig(self.size, "squash"), {"reader": "shapes", "seed": self.seed})
             part.replace(masks)
         finally:
             part.unlink(missing_ok=True)
@@ -114,9 +111,9 @@ class Shapes(Output):
         if self.save_images:
             target = Path(self.save_images)
             target.mkdir(parents=True, exist_ok=True)
-            for example in examples:
-                if example.split == "test":
-                    example.picture().save(target / example.file_name)
+            for number in range(self.count[2]):
+                name = file_name("test", number)
+                draw(name).save(target / name)
             print(f"wrote {self.count[2]} test pictures into {target}")
 
 
@@ -127,6 +124,13 @@ def image_id(split: str, number: int) -> int:
 
 def file_name(split: str, number: int) -> str:
     return f"shapes_{split}_{number:06d}.png"
+
+
+def draw_named(name: str, seed: int, size: int) -> Image.Image:
+    """The picture of that file name."""
+    split, number = name.removesuffix(".png").split("_")[1:]
+    things, _, _ = make_scene(seed, split, int(number))
+    return draw_scene(things, size, scene_seed(seed, split, int(number)))
 
 
 def scene_seed(seed: int, split: str, number: int) -> str:

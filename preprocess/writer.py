@@ -1,207 +1,267 @@
-"""Examples -> the HDF5 file that `caption.data` describes."""
+"""A listing and its pictures -> the HDF5 file that `caption.datafile` describes."""
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL.Image import Image
 
 from caption.config import ImageConfig
-from caption.data import FORMAT, SPLITS, read_vocabulary
+from caption.datafile import FORMAT, SPLITS, read_vocabulary
 from caption.errors import UserError
-from caption.images import BadImage, fit_image, to_array
-from caption.progress import Bar
-from caption.vocabulary import SPECIALS, Vocabulary, tokenise
+from caption.images import BadImage, encode_jpeg, fit_image, to_array
+from caption.progress import Bar, Counted
+from caption.vocabulary import SPECIALS, Vocabulary
+from preprocess import journal, report
+from preprocess.journal import Journal
+from preprocess.listing import Listing, Problem, spans
+from preprocess.options import Output, read_shard, unfinished
+from preprocess.pool import in_order
+from preprocess.stores import Features, Jpegs, Maker, Pixels, told_size
+from preprocess.verify import digests
+
+CHUNK = 32  # pictures a job
+SYNC_SECONDS = 5.0  # the most work that a loss of power can undo
+SAMPLE = 16  # pictures whose JPEG files tell how long all will be
+
+AnyStore = Pixels | Jpegs | Features
 
 
-@dataclass(frozen=True)
-class Example:
-    """A picture and its captions, as a reader finds them."""
+class Task(NamedTuple):
+    """Some pictures for a worker."""
 
-    split: str
-    image_id: int
-    file_name: str
-    picture: Callable[[], Image.Image]  # opens or draws it: RGB
-    captions: Sequence[str]
+    paths: list[str]
+    places: list[int]  # of their records
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """What every source has in common."""
+class Made(NamedTuple):
+    """What a worker made of a picture, or why it could not."""
 
-    output: str
-    """The HDF5 file to write."""
-    vocabulary: str = ""
-    """Take the words of this data file instead of counting them on the train split."""
-    overwrite: bool = False
-    """Replace a file that is there."""
-    min_count: int = 5
-    """Keep words that stand at least so often in the captions of the train split."""
-    max_length: int = 50
-    """Longer captions are cut to so many words for training; references stay whole."""
+    record: Any
+    problem: str = ""
 
 
-def check_output(options: Output) -> None:
-    """Raises UserError when the output is there already; before any work."""
-    if Path(options.output).exists() and not options.overwrite:
-        raise UserError(f"{options.output}: is there already; give --overwrite to replace it, or another --output")
-    for name in ("min_count", "max_length"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 1")
+class Prepare:
+    """Open pictures, fit them into a square, make their records; runs in the workers."""
+
+    def __init__(self, opener: Callable[[str], Image], image: ImageConfig, make: Maker) -> None:
+        """`opener` makes an RGB picture of a path, or raises BadImage."""
+        self.opener, self.image, self.make = opener, image, make
+
+    def __call__(self, task: Task) -> list[Made]:
+        return [self._one(path, place) for path, place in zip(*task, strict=True)]
+
+    def _one(self, path: str, place: int) -> Made:
+        try:
+            picture = to_array(fit_image(self.opener(path), self.image.size, self.image.fit))
+        except BadImage as error:
+            return Made(None, str(error).removeprefix(f"{path}: "))
+        return Made(self.make(picture, place))
 
 
 def write(
-    examples: Iterable[Example],
+    listing: Listing,
+    opener: Callable[[str], Image],
     options: Output,
     image: ImageConfig,
     source: dict[str, Any],
-    on_error: Literal["stop", "skip"] = "stop",
+    stopping: bool = True,
 ) -> None:
-    """Write all examples, grouped by split, under a temporary name; rename when the file is whole.
+    """Write all pictures and captions, grouped by split; go on where an earlier run was cut off.
 
-    `source` goes into the manifest; at a bad picture `on_error` says whether to stop or to leave it out. Raises
-    UserError when there is nothing to write, the disk is too small, or a picture is bad and `on_error` says stop.
+    `source` goes into the manifest. Everything wrong is named in a report file; unless `stopping`, pictures and
+    captions that cannot be used are left out. Raises UserError when something is wrong and `stopping`, when there is
+    nothing to write, or the disk is too small.
     """
-    check_output(options)
-    splits, dropped = _sort(examples)
-    vocabulary = _vocabulary(splits, options)
-    path = Path(options.output)
+    path, folder = Path(options.output), unfinished(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(path, splits, image.size)
-    part = path.with_name(path.name + ".part")
-    try:
-        with h5py.File(part, "w") as file:
-            file.attrs["format"] = FORMAT
-            file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
-            splits_made = {}
-            bad: list[str] = []
-            for split, members in splits.items():
-                group = file.create_group(split)
-                kept, errors = _write_pictures(group, split, members, image, stopping=on_error == "stop")
-                bad += errors
-                splits_made[split] = {**_write_captions(group, kept, vocabulary, options), "bad_pictures": errors}
-                if not kept and not (bad and on_error == "stop"):
-                    raise UserError(f"split {split}: not one of its {len(members)} pictures can be read; {bad[0]}")
-            if bad and on_error == "stop":
-                more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-                raise UserError(f"{bad[0]}{more}; mend or remove them, or leave them out with --on-error skip")
-            manifest = {
-                "source": source,
-                "size": image.size,
-                "fit": image.fit,
-                "min_count": options.min_count,
-                "max_length": options.max_length,
-                "vocabulary_from": Path(options.vocabulary).name,
-                "dropped": dropped,
-                "splits": splits_made,
-            }
-            file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _report(path, manifest, vocabulary)
-
-
-def _sort(examples: Iterable[Example]) -> tuple[dict[str, list[Example]], dict[str, int]]:
-    """Examples by split, without empty captions and without pictures that have no other."""
-    splits: dict[str, list[Example]] = {}
-    dropped = {"empty_captions": 0, "pictures_without_captions": 0}
-    for example in examples:
-        captions = [caption for caption in example.captions if tokenise(caption)]
-        dropped["empty_captions"] += len(example.captions) - len(captions)
-        if captions:
-            kept = Example(example.split, example.image_id, example.file_name, example.picture, captions)
-            splits.setdefault(example.split, []).append(kept)
-        else:
-            dropped["pictures_without_captions"] += 1
-    if not splits:
+    report.tell(listing.problems, path, stopping)
+    if not len(listing):
         raise UserError("there is not one picture with a caption; look at the paths given")
-    return {split: splits[split] for split in SPLITS if split in splits}, dropped
+    vocabulary = _vocabulary(listing, options)
+    part, parts = read_shard(options.shard)
+    order = listing.order()
+    order = order[len(order) * (part - 1) // parts : len(order) * part // parts]  # numbers of pictures in the listing
+    splits = np.frombuffer(listing.splits, np.int8)
+    counts = {split: int((splits[order] == i).sum()) for i, split in enumerate(SPLITS) if i in splits}
+
+    store, details = _make_store(options, image, folder, counts, [listing.paths[n] for n in order], opener)
+    recipe = {
+        "source": source,
+        "size": image.size,
+        "fit": image.fit,
+        **details,
+        "min_count": options.min_count,
+        "max_length": options.max_length,
+        "vocabulary_from": Path(options.vocabulary).name,
+    }
+    log = _begin(store, folder, options, {**recipe, "shard": options.shard, "listing": listing.digest[:16]})
+    if options.shard:  # so that merge knows what belongs together
+        recipe |= {"shard": part, "shards": parts, "set": listing.digest[:16]}
+    jobs = _chunks(sorted(log.bad)) + _chunks(range(log.done, len(order)))
+    tasks = (Task([listing.paths[n] for n in order[numbers]], store.places(numbers)) for numbers in jobs)
+    results = in_order(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
+    todo = sum(map(len, jobs))
+    work = Counted(_fill(store, log, folder, jobs, results), todo)
+    for _ in Bar(work, "pictures", "pictures", len(order) - todo):
+        pass
+
+    bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(log.bad.items())]
+    report.tell([*listing.problems, *bad], path, stopping)
+    with store.open() as file:
+        file.attrs["format"] = FORMAT
+        file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
+        made: dict[str, Any] = {}
+        encoder, start = listing.encoder(vocabulary), 0
+        for split, count in counts.items():
+            members = np.setdiff1d(np.arange(start, start + count), list(log.bad))
+            if count and not len(members):
+                raise UserError(f"split {split}: not one of its {count} pictures can be read; {bad[0].problem}")
+            store.finish(file, split, members)
+            written = _write_captions(file[split], listing, order[members], encoder, options.max_length)
+            made[split] = {**written, "bad_pictures": count - len(members)}
+            start += count
+        manifest = {**recipe, "dropped": listing.dropped, "splits": made, "digests": digests(file)}
+        file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
+    store.sync()
+    store.path.replace(path)
+    shutil.rmtree(folder)
+    _summarise(path, manifest, len(vocabulary))
 
 
-def _vocabulary(splits: dict[str, list[Example]], options: Output) -> Vocabulary:
+def _vocabulary(listing: Listing, options: Output) -> Vocabulary:
     if options.vocabulary:
         return read_vocabulary(options.vocabulary)
-    if "train" not in splits:
-        raise UserError("there is no train split to count words on; give --vocabulary and a data file that has one")
-    captions = (tokenise(caption) for example in splits["train"] for caption in example.captions)
-    vocabulary = Vocabulary.count(captions, options.min_count)
+    vocabulary = listing.vocabulary(options.min_count)
     if len(vocabulary) == len(SPECIALS):
         raise UserError(f"no word stands {options.min_count} times in the train split; give a lower --min-count")
     return vocabulary
 
 
-def _check_room(path: Path, splits: dict[str, list[Example]], size: int) -> None:
-    pictures = sum(len(members) for members in splits.values())
-    texts = sum(len(caption) for members in splits.values() for example in members for caption in example.captions)
-    needed, free = pictures * 3 * size**2 + 2 * texts, shutil.disk_usage(path.parent).free
+def _make_store(
+    options: Output,
+    image: ImageConfig,
+    folder: Path,
+    counts: dict[str, int],
+    paths: Sequence[str],
+    opener: Callable[[str], Image],
+) -> tuple[AnyStore, dict[str, Any]]:
+    """The store asked for, and what the manifest says of it."""
+    details: dict[str, Any] = {"store": options.store}
+    if options.store == "pixels":
+        return Pixels(folder, counts, image.size), details
+    if options.store == "jpeg":
+        sample = paths[:: max(1, len(paths) // SAMPLE)]
+        made = Prepare(opener, image, lambda picture, place: len(encode_jpeg(picture, options.quality)))
+        lengths = [each.record for each in made(Task(list(sample), [0] * len(sample))) if not each.problem]
+        mean = float(np.mean(lengths)) if lengths else image.size**2
+        return Jpegs(folder, counts, options.quality, mean), {**details, "quality": options.quality}
+    from preprocess.features import make_encoder  # PyTorch takes seconds and hundreds of megabytes to import
+
+    encode, shape, identity = make_encoder(options.encoder, image.size, options.device)
+    return Features(folder, counts, encode, shape, CHUNK), {**details, "encoder": identity}
+
+
+def _begin(store: AnyStore, folder: Path, options: Output, recipe: dict[str, Any]) -> Journal:
+    """Lay out the file, or go on with it; the room on the disk is looked at before. Returns how far the work is."""
+    log = None if options.overwrite else journal.load(folder)
+    if log:
+        journal.check_same(folder, log.recipe, recipe)
+    elif folder.exists():
+        shutil.rmtree(folder)
+    there = sum(each.stat().st_blocks * 512 for each in folder.glob("*")) if log else 0
+    free, needed = shutil.disk_usage(folder.parent).free, store.bytes - there
     if needed > free:
         raise UserError(
-            f"{path}: will take {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
-            "choose another --output or a smaller --size"
+            f"{options.output}: {store.told}, but only {told_size(free)} are free there; "
+            "choose another --output, a smaller --size or --store jpeg"
         )
+    total = sum(store.counts.values())
+    print(f"{options.output}: {store.told}; {told_size(free)} are free", flush=True)
+    if log:
+        retried = f", and the {len(log.bad)} bad ones once more" if log.bad else ""
+        print(f"going on after {log.done} of {total} pictures{retried}", flush=True)
+    folder.mkdir(exist_ok=True)
+    store.begin(fresh=log is None)
+    if log is None:
+        log = Journal(recipe, options.overwrite)
+        store.sync()
+        log.save(folder)
+    return log
 
 
-def _write_pictures(
-    group: h5py.Group, split: str, examples: list[Example], image: ImageConfig, stopping: bool
-) -> tuple[list[Example], list[str]]:
-    """Write the pictures that can be read; return their examples, and what is wrong with the others.
+def _chunks(numbers: Sequence[int]) -> list[list[int]]:
+    """Jobs, cut where a number divides by CHUNK, so that an interrupted run has the same ones as an unbroken run."""
+    jobs: dict[int, list[int]] = {}
+    for number in numbers:
+        jobs.setdefault(number // CHUNK, []).append(number)
+    return list(jobs.values())
 
-    When a bad picture will stop the work, the pictures after it are only looked at: all bad ones are found at once.
-    """
-    shape = (3, image.size, image.size)
-    pictures = group.create_dataset(
-        "images", (len(examples), *shape), np.uint8, maxshape=(None, *shape), chunks=(1, *shape)
-    )
-    kept: list[Example] = []
-    bad: list[str] = []
-    for example in Bar(examples, split, "pictures"):
-        try:
-            picture = example.picture()
-        except BadImage as error:
-            bad.append(str(error))
-            continue
-        if not (bad and stopping):
-            pictures[len(kept)] = to_array(fit_image(picture, image.size, image.fit))
-            kept.append(example)
-    pictures.resize(len(kept), 0)
-    return kept, bad
+
+def _fill(
+    store: AnyStore, log: Journal, folder: Path, jobs: list[list[int]], results: Iterable[list[Made]]
+) -> Iterator[int]:
+    """Keep what the workers made, and from time to time note on the disk how far that is; yields each number."""
+    saved = time.monotonic()
+    for numbers, made in zip(jobs, results, strict=True):
+        good = [(number, each.record) for number, each in zip(numbers, made, strict=True) if not each.problem]
+        if good:
+            store.keep(*zip(*good, strict=True))
+        for number, each in zip(numbers, made, strict=True):
+            log.bad.pop(number, None)
+            if each.problem:
+                log.bad[number] = each.problem
+        log.done = max(log.done, numbers[-1] + 1)
+        if time.monotonic() - saved > SYNC_SECONDS:
+            store.sync()
+            log.save(folder)
+            saved = time.monotonic()
+        yield from numbers
+    store.sync()
+    log.save(folder)
+
+
+def _problem(listing: Listing, number: int, reason: str) -> Problem:
+    return Problem(SPLITS[listing.splits[number]], listing.ids[number], listing.names[number], reason)
 
 
 def _write_captions(
-    group: h5py.Group, examples: list[Example], vocabulary: Vocabulary, options: Output
+    group: h5py.Group, listing: Listing, members: NDArray[np.int64], encoder: NDArray[np.int32], max_length: int
 ) -> dict[str, int]:
-    """Write names, references and encoded captions; return what was counted."""
-    references = [caption for example in examples for caption in example.captions]
-    encoded = [vocabulary.encode(tokenise(caption)) for caption in references]
-    cut = sum(len(words) > options.max_length for words in encoded)
-    encoded = [words[: options.max_length] for words in encoded]
-    group["image_ids"] = np.array([example.image_id for example in examples], np.int64)
-    for name, texts in (("file_names", [example.file_name for example in examples]), ("references", references)):
-        group.create_dataset(name, data=texts, dtype=h5py.string_dtype())
-    group["image_captions"] = np.cumsum([0, *(len(example.captions) for example in examples)], dtype=np.int64)
-    group["caption_words"] = np.cumsum([0, *(len(words) for words in encoded)], dtype=np.int64)
-    group["words"] = np.array([word for words in encoded for word in words], np.int32)
-    return {"pictures": len(examples), "captions": len(references), "captions_cut": cut}
+    """Write names, references and encoded captions of some pictures of the listing; return what was counted."""
+    firsts, starts = (np.frombuffer(each, np.int64) for each in (listing.image_captions, listing.caption_words))
+    counts = (firsts[1:] - firsts[:-1])[members]
+    captions = spans(firsts[members], counts)
+    lengths = (starts[1:] - starts[:-1])[captions]
+    kept = np.minimum(lengths, max_length)
+    words = np.frombuffer(listing.words, np.int32)[spans(starts[captions], kept)]
+    group["image_ids"] = np.frombuffer(listing.ids, np.int64)[members]
+    group["image_captions"] = np.cumsum([0, *counts], dtype=np.int64)
+    group["caption_words"] = np.cumsum([0, *kept], dtype=np.int64)
+    group["words"] = encoder[words]
+    for name, texts, numbers in (("file_names", listing.names, members), ("references", listing.texts, captions)):
+        data = group.create_dataset(name, (len(numbers),), h5py.string_dtype())
+        for i in range(0, len(numbers), 10_000):  # never all of them as Python strings
+            data[i : i + 10_000] = [texts[n] for n in numbers[i : i + 10_000]]
+    cut = int((lengths > max_length).sum())
+    return {"pictures": len(members), "captions": len(captions), "captions_cut": cut}
 
 
-def _report(path: Path, manifest: dict[str, Any], vocabulary: Vocabulary) -> None:
+def _summarise(path: Path, manifest: dict[str, Any], words: int) -> None:
     for split, counts in manifest["splits"].items():
         print(f"{split}: {counts['pictures']} pictures, {counts['captions']} captions")
         if counts["captions_cut"]:
             print(f"  {counts['captions_cut']} captions cut to {manifest['max_length']} words for training")
         if counts["bad_pictures"]:
-            print(f"  {len(counts['bad_pictures'])} bad pictures left out", flush=True)
-        for message in counts["bad_pictures"]:
-            print(f"  left out: {message}", file=sys.stderr)
+            print(f"  left out: {counts['bad_pictures']} bad pictures")
     for what, count in manifest["dropped"].items():
         if count:
             print(f"left out: {count} {what.replace('_', ' ')}")
-    print(f"vocabulary: {len(vocabulary)} words")
+    print(f"vocabulary: {words} words")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

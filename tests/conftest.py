@@ -9,7 +9,7 @@ import torch
 from caption.attention import SELECTIONS, AdditiveScore, Memory
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig
-from caption.data import read_vocabulary
+from caption.datafile import read_vocabulary
 from caption.decoder import Decoder
 from preprocess.__main__ import main as preprocess
 

@@ -12,14 +12,12 @@ import torch
 from caption.data import (
     CaptionData,
     GroupedBatches,
-    Item,
     collate,
     in_order,
     make_loader,
-    read_manifest,
-    read_vocabulary,
     training_batches,
 )
+from caption.datafile import read_manifest, read_vocabulary
 from caption.errors import UserError
 from caption.vocabulary import END, PAD, tokenise
 
@@ -81,10 +79,9 @@ def test_grouping_saves_padding() -> None:
 
 
 def test_collate_sorts_and_pads() -> None:
-    image = np.zeros((3, 2, 2), np.uint8)
     words = [np.array(w, np.int32) for w in ([4], [5, 6], [7, 8, 9], [])]
-    batch = collate([Item(10, image, [words[0], words[1]]), Item(11, image + 1, [words[2], words[3], words[0]])])
-    assert batch.indices == [11, 10] and batch.images[:, 0, 0, 0].tolist() == [1, 0]
+    batch = collate([10, 11], [[words[0], words[1]], [words[2], words[3], words[0]]], torch.tensor)
+    assert batch.indices == [11, 10] and batch.images.tolist() == [11, 10]
     assert batch.lengths.tolist() == [[4, 2, 1], [3, 2, 0]]
     assert batch.captions[0].tolist() == [[7, 8, 9, END], [4, END, PAD, PAD], [END, PAD, PAD, PAD]]
     assert batch.captions[1].tolist() == [[5, 6, END, PAD], [4, END, PAD, PAD], [PAD] * 4]
@@ -94,7 +91,7 @@ def test_collate_sorts_and_pads() -> None:
 def test_two_workers(shapes: Path, start: str) -> None:
     """An open file in the parent must neither be inherited nor pickled."""
     data = CaptionData(shapes, "test")
-    data.image(0)
+    data.images([0])
     alone = list(make_loader(data, in_order(10, 4)))
     loader = make_loader(data, in_order(10, 4), workers=2)
     loader.multiprocessing_context = multiprocessing.get_context(start)
@@ -104,9 +101,9 @@ def test_two_workers(shapes: Path, start: str) -> None:
 
 def test_pickles_without_the_open_file(shapes: Path) -> None:
     data = CaptionData(shapes, "val")
-    data.image(0)
+    data.images([0])
     copy = pickle.loads(pickle.dumps(data))
-    assert copy._file is None and np.array_equal(copy.image(3), data.image(3))
+    assert not copy.records._handles and torch.equal(copy.images([3]), data.images([3]))
 
 
 def test_reading_draws_nothing_from_the_global_generator(shapes: Path) -> None:

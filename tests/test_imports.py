@@ -11,7 +11,7 @@ LEAVES = ("errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding",
 ORDER = (
     "errors", "images", "vocabulary", "metrics.bleu", "metrics.grounding", "visualise", "progress", "config", "command",
     "attention.base", "attention.additive", "attention.soft", "attention.hard", "attention", "encoder",
-    "decoder", "losses", "search", "checkpoint", "captioner", "data", "engine", "presets", "runlog",
+    "decoder", "losses", "search", "checkpoint", "captioner", "datafile", "data", "engine", "presets", "runlog",
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data import CaptionData, read_image_config, read_manifest, read_vocabulary
+from caption.data import CaptionData
+from caption.datafile import read_image_config, read_manifest, read_vocabulary
 from caption.errors import UserError
 from caption.vocabulary import UNKNOWN, tokenise
 from preprocess.__main__ import main as preprocess
@@ -52,10 +53,10 @@ def test_flickr8k(tmp_path: Path, pictures: Path) -> None:
     val = CaptionData(path, "val")
     assert val.file_names == ["4.jpg", "3.jpg"] and val.image_ids == [4, 3]
     assert val.references() == [["Dog 4 a .", "Dog 4 b ."], ["Dog 3 a .", "Dog 3 b ."]]
-    assert val.image(0).shape == (3, 16, 16) and abs(int(val.image(0).mean()) - 160) <= 1
+    assert val.images([0]).shape == (1, 3, 16, 16) and abs(float(val.images([0]).float().mean()) - 160) <= 1
     vocabulary = read_vocabulary(path)
     assert vocabulary.words[4:] == ["dog", "a", "b", "0", "1", "2"]  # of the train split alone
-    assert val[0].captions[0].tolist() == vocabulary.encode(["dog", "4", "a"]) and UNKNOWN in val[0].captions[0]
+    assert val.caption(0).tolist() == vocabulary.encode(["dog", "4", "a"]) and UNKNOWN in val.caption(0)
     assert read_image_config(path).fit == "crop"
 
 
@@ -128,7 +129,7 @@ def test_bad_pictures_stop_or_are_left_out_and_told(
     path = build(tmp_path, *arguments, "--on-error", "skip")
     train = CaptionData(path, "train")
     assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.image(3).mean() == 200
+    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.images([3]).float().mean() == 200
     told = capsys.readouterr().err
     assert "1.jpg: unreadable" in told and "4.jpg: no such picture" in told
     assert len(read_manifest(path)["splits"]["train"]["bad_pictures"]) == 2

@@ -65,7 +65,7 @@ def test_masks_lie_on_their_objects(shapes: Path) -> None:
     path = shapes.with_name("shapes_instances.json")
     coco, data = COCO(str(path)), CaptionData(shapes, "test")
     for index, image_id in enumerate(data.image_ids):
-        image = data.image(index).astype(int)
+        image = data.images([index])[0].numpy().astype(int)
         everything = np.zeros((32, 32), bool)
         for annotation in coco.imgToAnns[image_id]:
             mask = coco.annToMask(annotation) > 0

@@ -202,8 +202,8 @@ def test_patience(shapes: Path, tmp_path: Path) -> None:
 
 def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
     split = data.CaptionData(shapes, "train")
-    items = [data.Item(i, split.image(i), [split.caption(5 * i)]) for i in range(8)]
-    batch = data.collate(items)
+    few = [[split.caption(5 * i)] for i in range(8)]
+    batch = data.collate(range(8), few, split.images)
     optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
     captioner.train()
     for _ in range(200):
@@ -219,7 +219,7 @@ def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> No
 
 def test_a_batch_of_three_is_three_of_one(shapes: Path, captioner: Captioner) -> None:
     split = data.CaptionData(shapes, "test")
-    images = torch.stack([torch.from_numpy(split.image(i)) for i in range(3)])
+    images = split.images(range(3))
     captioner.eval()
     config = SearchConfig(max_length=6)
     with torch.inference_mode():

@@ -1,0 +1,41 @@
+"""A frozen encoder for the store of features."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from caption.config import EncoderConfig
+from caption.encoder import Encoder
+from caption.engine import choose_device
+from caption.errors import UserError
+
+
+def make_encoder(
+    config: EncoderConfig, size: int, device_name: str
+) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.float16]], tuple[int, int], dict[str, Any]]:
+    """A function from pictures uint8 [B, 3, S, S] to features float16 [B, L, D]; (L, D); what tells this encoder from
+    others. Raises UserError for one that is to be trained."""
+    if config.finetune_from:
+        raise UserError(
+            f"encoder.finetune_from is {config.finetune_from!r}, but stored features cannot be trained further; leave "
+            "it empty, or keep pictures with --store pixels"
+        )
+    device = choose_device(device_name)
+    encoder = Encoder(config, size).eval().to(device)
+    limit = torch.finfo(torch.float16).max
+
+    @torch.inference_mode()
+    def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
+        regions = encoder(torch.from_numpy(pictures).to(device))
+        if float(regions.abs().max()) > limit:
+            raise UserError(
+                f"features of {config.name} exceed {limit:.0f}, the largest number of half precision; choose another "
+                "encoder.layer, or --store pixels"
+            )
+        found: NDArray[np.float16] = regions.half().cpu().contiguous().numpy()
+        return found
+
+    return encode, (encoder.grid[0] * encoder.grid[1], encoder.width), encoder.identity()

@@ -1,0 +1,54 @@
+"""How far the work on a data file is; kept beside it, so that a killed command can go on."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from caption.errors import UserError
+
+
+@dataclass
+class Journal:
+    """All pictures before number `done` were looked at; those in `bad` could not be used."""
+
+    recipe: dict[str, Any]  # what decides the file's bytes; work on another recipe cannot be continued
+    replace: bool  # a finished file of this name may be replaced
+    done: int = 0
+    bad: dict[int, str] = field(default_factory=dict)  # number of the picture, reason
+
+    def save(self, folder: Path) -> None:
+        """Whole or not at all, even when the power goes."""
+        part = folder / "journal.json.part"
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / "journal.json")
+
+
+def load(folder: Path) -> Journal | None:
+    """What was saved there last; None: nothing. Raises UserError when it cannot be read."""
+    try:
+        content = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
+        content["bad"] = {int(number): reason for number, reason in content["bad"].items()}
+        return Journal(**content)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: its journal cannot be read; start over with --overwrite") from None
+
+
+def check_same(folder: Path, found: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Raises UserError, naming what differs, when the work in the folder is that of another command."""
+    differences = [
+        f"{name} was {found.get(name)}, now {recipe.get(name)}"
+        for name in [*recipe, *(set(found) - set(recipe))]
+        if found.get(name) != recipe.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{folder}: holds the unfinished work of another command ({'; '.join(differences)}); finish that one, "
+            "or start over with --overwrite"
+        )
