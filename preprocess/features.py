@@ -23,6 +23,8 @@ def make_encoder(
             f"encoder.finetune_from is {config.finetune_from!r}, but stored features cannot be trained further; leave "
             "it empty, or keep pictures with --store pixels"
         )
+    if config.weights == "none":
+        raise UserError("encoder.weights is none: features of a random encoder say nothing; give weights")
     device = choose_device(device_name)
     encoder = Encoder(config, size).eval().to(device)
     limit = torch.finfo(torch.float16).max

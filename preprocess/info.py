@@ -1,6 +1,8 @@
 """`python -m preprocess info FILE`: what is in a data file."""
 
 import json
+import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from caption.errors import UserError
 from caption.vocabulary import UNKNOWN
 
 BAR = 40  # letters of the longest bar
+WRAP = 48  # letters of a caption on a line of the montage
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
         raise UserError(f"{path}: holds features, no pictures; leave out --montage")
     columns = min(4, len(captions))
     lines = -(-len(captions) // columns)
-    figure = Figure(figsize=(3 * columns, 3.9 * lines), layout="constrained")
+    figure = Figure(figsize=(3 * columns, 3.6 * lines))
+    figure.subplots_adjust(0.005, 0.15 / lines, 0.995, 1 - 0.015 / lines, 0.03, 0.22)
     picture = np.empty(records.shape, records.dtype)
     axes: Any = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
@@ -107,7 +111,9 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     for axis, (number, texts) in zip(axes.flat, captions.items(), strict=False):
         records.read(number, picture)
         axis.imshow(picture.transpose(1, 2, 0))
-        lines_of_text = [f"{i}. {text}" for i, text in enumerate(texts[:2], 1)]
-        axis.set_title("\n".join(lines_of_text), fontsize=7, loc="left", wrap=True)
+        told = [textwrap.fill(textwrap.shorten(text, 130, placeholder=" ..."), WRAP) for text in texts[:2]]
+        axis.text(0, -0.02, "\n".join(told), fontsize=7.5, va="top", transform=axis.transAxes)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks become boxes
+        figure.savefig(output, dpi=110)

@@ -2,11 +2,19 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caption.errors import UserError
+
+DATA = "data.h5"  # what will be the file, in the folder of the work on it
+
+
+def unfinished(output: str | Path) -> Path:
+    """The folder of the work on a file that is not whole yet."""
+    return Path(f"{output}.part")
 
 
 @dataclass
@@ -17,6 +25,7 @@ class Journal:
     replace: bool  # a finished file of this name may be replaced
     done: int = 0
     bad: dict[int, str] = field(default_factory=dict)  # number of the picture, reason
+    whole: bool = False  # nothing is left to do but to rename the file
 
     def save(self, folder: Path) -> None:
         """Whole or not at all, even when the power goes."""
@@ -38,6 +47,16 @@ def load(folder: Path) -> Journal | None:
         return None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: its journal cannot be read; start over with --overwrite") from None
+
+
+def settle(output: str | Path) -> None:
+    """Give a file that is whole its name, and clear away what was needed to make it."""
+    folder = unfinished(output)
+    log = load(folder)
+    if log and log.whole:
+        if (folder / DATA).exists():
+            (folder / DATA).replace(output)
+        shutil.rmtree(folder)
 
 
 def check_same(folder: Path, found: dict[str, Any], recipe: dict[str, Any]) -> None:

@@ -39,14 +39,10 @@ class Output:
     """Do only this part of the pictures: 3/16 is the third of sixteen. `python -m preprocess merge` joins them."""
 
 
-def unfinished(output: str | Path) -> Path:
-    """The folder of the work on a file that is not whole yet."""
-    return Path(f"{output}.part")
-
-
 def check_output(options: Output) -> None:
     """Raises UserError for options that cannot be meant, and when the output is whole already; before any work."""
-    started = None if options.overwrite else journal.load(unfinished(options.output))
+    journal.settle(options.output)
+    started = None if options.overwrite else journal.load(journal.unfinished(options.output))
     if Path(options.output).exists() and not options.overwrite and not (started and started.replace):
         raise UserError(f"{options.output}: is there already; give --overwrite to replace it, or another --output")
     for name, lowest in (("min_count", 1), ("max_length", 1), ("workers", 0)):

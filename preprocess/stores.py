@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from caption.datafile import RECORDS, Piece, pieces
 from caption.images import encode_jpeg
+from preprocess.journal import DATA
 
 CHECKSUM, START, LENGTH = range(3)  # columns of the table of rows
 
@@ -37,7 +38,7 @@ class Store:
     def __init__(self, folder: Path, counts: dict[str, int]) -> None:
         """`counts`: pictures of each split, in their order."""
         self.folder, self.counts = folder, counts
-        self.path = folder / "data.h5"
+        self.path = folder / DATA
         ends = np.cumsum([0, *counts.values()])
         self.ranges = dict(zip(counts, pairwise(ends.tolist()), strict=True))  # numbers of each split's pictures
         self.rows: NDArray[np.int64]
@@ -100,8 +101,7 @@ class Fixed(Store):
         return places
 
     def sync(self) -> None:
-        with self.path.open("r+b") as file:
-            os.fsync(file.fileno())  # of all that any process wrote into it
+        _flush(self.path)
         super().sync()
 
     def open(self) -> h5py.File:
@@ -215,6 +215,8 @@ class Jpegs(Store):
 
     def sync(self) -> None:
         os.fsync(self.file.fileno())
+        if self.path.exists():
+            _flush(self.path)
         super().sync()
 
     def open(self) -> h5py.File:
@@ -244,6 +246,12 @@ class MakeJpeg:
 
     def __call__(self, picture: NDArray[np.uint8], place: int) -> bytes:
         return encode_jpeg(picture, self.quality)
+
+
+def _flush(path: Path) -> None:
+    """All that any process wrote into a file reaches the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def told_size(count: float) -> str:

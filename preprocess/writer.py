@@ -19,9 +19,9 @@ from caption.images import BadImage, encode_jpeg, fit_image, to_array
 from caption.progress import Bar, Counted
 from caption.vocabulary import SPECIALS, Vocabulary
 from preprocess import journal, report
-from preprocess.journal import Journal
+from preprocess.journal import Journal, unfinished
 from preprocess.listing import Listing, Problem, spans
-from preprocess.options import Output, read_shard, unfinished
+from preprocess.options import Output, read_shard
 from preprocess.pool import in_order
 from preprocess.stores import Features, Jpegs, Maker, Pixels, told_size
 from preprocess.verify import digests
@@ -130,8 +130,9 @@ def write(
         manifest = {**recipe, "dropped": listing.dropped, "splits": made, "digests": digests(file)}
         file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
     store.sync()
-    store.path.replace(path)
-    shutil.rmtree(folder)
+    log.whole = True
+    log.save(folder)
+    journal.settle(path)
     _summarise(path, manifest, len(vocabulary))
 
 
@@ -263,5 +264,7 @@ def _summarise(path: Path, manifest: dict[str, Any], words: int) -> None:
     for what, count in manifest["dropped"].items():
         if count:
             print(f"left out: {count} {what.replace('_', ' ')}")
+    if report.report_path(path).exists():
+        print(f"{report.report_path(path)} names what was left out, and pictures that are in no list")
     print(f"vocabulary: {words} words")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
