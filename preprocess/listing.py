@@ -16,6 +16,15 @@ from caption.datafile import SPLITS
 from caption.errors import UserError
 from caption.vocabulary import UNKNOWN, Vocabulary, tokenise
 
+# Why a picture or a caption does not come in. The first two are no mistakes: they never stop the work.
+DROPPED = (
+    "captions without words",
+    "pictures without captions",
+    "captions that are not text",
+    "pictures that stand twice",
+    "pictures not on disk",
+)
+
 
 class Example(NamedTuple):
     """A picture and its captions, as a reader finds them."""
@@ -74,7 +83,7 @@ class Listing:
         self.caption_words = array("q", [0])  # caption c has the words caption_words[c] to caption_words[c + 1]
         self.numbers: dict[str, int] = {}
         self.problems: list[Problem] = []
-        self.dropped = {"captions_without_words": 0, "pictures_without_captions": 0}
+        self.dropped = dict.fromkeys(DROPPED, 0)
         self._seen_ids: dict[int, int] = {}
         self._seen_paths: set[bytes] = set()
 
@@ -85,11 +94,12 @@ class Listing:
         """A picture with at least one caption of at least one word is kept; what is wrong goes into the report."""
         problem = self._twice(example)
         if problem:
-            self.tell(example, problem)
+            self.tell(example, "pictures that stand twice", problem)
             return
         for number, caption in enumerate(example.captions, 1):
             if not isinstance(caption, str):
-                self.tell(example, f"caption {number} is {type(caption).__name__}, not text: {caption!r:.60}")
+                problem = f"caption {number} is {type(caption).__name__}, not text: {caption!r:.60}"
+                self.tell(example, "captions that are not text", problem)
                 continue
             words = tokenise(caption)
             if words:
@@ -98,11 +108,9 @@ class Listing:
                 self.words.extend(self.numbers.setdefault(word, len(self.numbers)) for word in words)
                 self.caption_words.append(len(self.words))
             else:
-                self.dropped["captions_without_words"] += 1
-                self.tell(example, f"caption {number} holds no word: {caption!r:.60}", stops=False)
+                self.tell(example, "captions without words", f"caption {number} holds no word: {caption!r:.60}")
         if len(self.texts) == self.image_captions[-1]:
-            self.dropped["pictures_without_captions"] += 1
-            self.tell(example, "no caption", stops=False)
+            self.tell(example, "pictures without captions", "no caption")
             return
         self.image_captions.append(len(self.texts))
         self.splits.append(SPLITS.index(example.split))
@@ -120,7 +128,10 @@ class Listing:
         self._seen_paths.add(key)
         return ""
 
-    def tell(self, example: Example, problem: str, stops: bool = True) -> None:
+    def tell(self, example: Example, why: str, problem: str) -> None:
+        """Something of an example does not come in; `why` is one of DROPPED."""
+        self.dropped[why] += 1
+        stops = why not in DROPPED[:2]
         self.problems.append(Problem(example.split, example.image_id, example.file_name, problem, stops))
 
     def order(self) -> NDArray[np.int64]:

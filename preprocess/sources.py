@@ -52,7 +52,7 @@ class Pictures(Output):
                 listing.add(example)
                 present.discard(example.path)
             else:
-                listing.tell(example, "not on disk")
+                listing.tell(example, "pictures not on disk", "not on disk")
         for path in sorted(present):
             listing.problems.append(Problem("", "", path, "on disk, but in no list", stops=False))
         opener: Callable[[str], Image] = partial(open_image, size=self.size)

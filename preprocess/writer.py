@@ -263,7 +263,7 @@ def _summarise(path: Path, manifest: dict[str, Any], words: int) -> None:
             print(f"  left out: {counts['bad_pictures']} bad pictures")
     for what, count in manifest["dropped"].items():
         if count:
-            print(f"left out: {count} {what.replace('_', ' ')}")
+            print(f"left out: {count} {what}")
     if report.report_path(path).exists():
         print(f"{report.report_path(path)} names what was left out, and pictures that are in no list")
     print(f"vocabulary: {words} words")

@@ -1,5 +1,6 @@
 """Readers and writer: what goes in comes out, and every mistake is told in a line."""
 
+import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,16 +124,23 @@ def test_bad_pictures_stop_or_are_left_out_and_told(
     (pictures / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes()[:200])
     (pictures / "4.jpg").unlink()
     arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
+    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are named in .*--on-error skip"):
+        build(tmp_path, *arguments)
+    Image.new("RGB", (50, 30), (200,) * 3).save(pictures / "4.jpg")
     with pytest.raises(UserError, match=r"1\.jpg: unreadable or truncated.*--on-error skip"):
         build(tmp_path, *arguments)
-    assert not list(tmp_path.glob("out*"))  # nothing half-written is left
-    path = build(tmp_path, *arguments, "--on-error", "skip")
+    assert not (tmp_path / "out.h5").exists()  # nothing half-written has the final name
+    (pictures / "4.jpg").unlink()
+    path = build(tmp_path, *arguments, "--on-error", "skip", "--overwrite")
     train = CaptionData(path, "train")
     assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
     assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.images([3]).float().mean() == 200
-    told = capsys.readouterr().err
-    assert "1.jpg: unreadable" in told and "4.jpg: no such picture" in told
-    assert len(read_manifest(path)["splits"]["train"]["bad_pictures"]) == 2
+    assert "left out: 1 bad pictures" in capsys.readouterr().out
+    with (tmp_path / "out_report.csv").open() as file:
+        report = {line["file_name"]: line["problem"] for line in csv.DictReader(file)}
+    assert report.keys() == {"1.jpg", "4.jpg"}
+    assert report["1.jpg"].startswith("unreadable") and report["4.jpg"] == "not on disk"
+    assert read_manifest(path)["splits"]["train"]["bad_pictures"] == 1
 
 
 def test_empty_and_long_captions_are_counted(
@@ -147,7 +155,7 @@ def test_empty_and_long_captions_are_counted(
     assert len(tokenise(train.references()[0][0])) == 63  # references stay whole
     told = capsys.readouterr().out
     assert "1 captions cut to 50 words" in told
-    assert "left out: 2 empty captions" in told and "left out: 1 pictures without captions" in told
+    assert "left out: 2 captions without words" in told and "left out: 1 pictures without captions" in told
 
 
 def test_a_second_run_stops_unless_told(tmp_path: Path, pictures: Path) -> None:
@@ -164,7 +172,7 @@ def test_a_full_disk_is_noticed_before_the_first_write(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preprocess.writer.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(UserError, match="will take .* GB, but only 0.0 GB are free"):
+    with pytest.raises(UserError, match="will take .* MB, but only 0.00 MB are free"):
         build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES)))
     assert not list(tmp_path.glob("out*"))
 

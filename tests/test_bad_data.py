@@ -1,0 +1,258 @@
+"""Data as it really is: each kind of bad picture, name, caption or list has a clear outcome."""
+
+import csv
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caption.data import CaptionData
+from caption.datafile import read_manifest
+from caption.errors import UserError
+from preprocess.__main__ import main as preprocess
+
+GRAY = 150
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 50,000 x 50,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def save_picture(path: Path, kind: str) -> None:
+    """A gray picture, in one of the ways in which pictures come, or do not come."""
+    plain = Image.new("RGB", (90, 60), (GRAY,) * 3)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
+    if kind == "truncated":
+        noise.save(path, "JPEG")
+        path.write_bytes(path.read_bytes()[:9000])
+    elif kind == "png cut off":
+        noise.save(path, "PNG")
+        path.write_bytes(path.read_bytes()[:9000])
+    elif kind == "zero bytes":
+        path.touch()
+    elif kind == "html":
+        path.write_text("\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>")
+    elif kind == "not a picture":
+        path.write_bytes(os.urandom(500))
+    elif kind == "bomb":
+        path.write_bytes(bomb())
+    elif kind == "CMYK":
+        plain.convert("CMYK").save(path, "JPEG", quality=95)
+    elif kind == "16 bits":
+        Image.fromarray(np.full((60, 90), GRAY * 257, np.uint16)).save(path, "PNG")
+    elif kind == "palette with transparency":
+        image = Image.new("P", (90, 60), 1)
+        image.putpalette([255, 0, 0, GRAY, GRAY, GRAY, *[0] * 762])
+        image.info["transparency"] = 0
+        image.save(path, "PNG")
+    elif kind == "animated":
+        frames = [Image.new("RGB", (90, 60), (shade,) * 3) for shade in (GRAY, 0, 255)]
+        frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    elif kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        plain.save(path, "JPEG", exif=exif, quality=95)
+    elif kind == "one pixel":
+        Image.new("RGB", (1, 1), (GRAY,) * 3).save(path, "PNG")
+    else:
+        plain.save(path, "JPEG", quality=95)
+
+
+def build(folder: Path, images: list[dict[str, Any]] | str, *more: str) -> Path:
+    """Preprocess a list of pictures in Karpathy's format; `images` may be the JSON's text."""
+    text = images if isinstance(images, str) else json.dumps({"images": images})
+    (folder / "list.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    path = folder / "out.h5"
+    given = ["karpathy", "--images", str(folder / "pictures"), "--json", str(folder / "list.json")]
+    preprocess([*given, "--output", str(path), "--size", "16", "--min-count", "1", "--workers", "0", *more])
+    return path
+
+
+def entry(name: str, *captions: Any, split: str = "train", **more: Any) -> dict[str, Any]:
+    return {"filename": name, "split": split, "sentences": [{"raw": c} for c in captions or ("a dog",)], **more}
+
+
+def report(folder: Path) -> list[tuple[str, str]]:
+    path = folder / "out_report.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(line["file_name"], line["problem"]) for line in csv.DictReader(file)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With three good pictures, 0.jpg to 2.jpg."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        save_picture(tmp_path / f"pictures/{number}.jpg", "good")
+    return tmp_path
+
+
+BAD = {
+    "truncated": "unreadable or truncated",
+    "png cut off": "unreadable or truncated",
+    "zero bytes": "an empty file",
+    "html": "a page of HTML",
+    "not a picture": "of unknown kind, not a picture",
+    "bomb": "decompression bomb",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path, kind: str) -> None:
+    save_picture(folder / "pictures/bad.jpg", kind)
+    images = [entry("0.jpg"), entry("bad.jpg"), entry("1.jpg")]
+    with pytest.raises(UserError, match=f"bad.jpg: .*{BAD[kind]}.*--on-error skip") as caught:
+        build(folder, images)
+    assert "\n" not in str(caught.value) and not (folder / "out.h5").exists()
+    assert [name for name, problem in report(folder) if BAD[kind] in problem] == ["bad.jpg"]
+    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    assert data.file_names == ["0.jpg", "1.jpg"] and len(data) == 2
+    assert (data.images([0, 1]).float() - GRAY).abs().max() <= 2
+    assert data.references() == [["a dog"], ["a dog"]]
+
+
+@pytest.mark.parametrize(
+    "kind", ["CMYK", "16 bits", "palette with transparency", "animated", "rotated", "one pixel", "good"]
+)
+@pytest.mark.parametrize("name", ["odd.jpg", "a b  c.jpg", "Größe 猫.jpg", 'it\'s #1, "x".jpg'])
+def test_unusual_pictures_and_names_are_read(folder: Path, kind: str, name: str) -> None:
+    save_picture(folder / "pictures" / name, kind)
+    data = CaptionData(build(folder, [entry("0.jpg"), entry(name)]), "train")
+    assert data.file_names == ["0.jpg", name]
+    assert (data.images([1]).float() - GRAY).abs().max() <= 4
+
+
+def test_every_bad_picture_is_named_at_once(folder: Path) -> None:
+    for kind in BAD:
+        save_picture(folder / f"pictures/{kind}.jpg", kind)
+    with pytest.raises(UserError, match=r", and 5 more; all are named in .*out_report\.csv"):
+        build(folder, [entry("0.jpg"), *(entry(f"{kind}.jpg") for kind in BAD)])
+    assert {name for name, problem in report(folder) if "no list" not in problem} == {f"{kind}.jpg" for kind in BAD}
+
+
+def test_a_split_without_one_good_picture_is_refused(folder: Path) -> None:
+    save_picture(folder / "pictures/bad.jpg", "zero bytes")
+    with pytest.raises(UserError, match="split val: not one of its 1 pictures can be read"):
+        build(folder, [entry("0.jpg"), entry("bad.jpg", split="val")], "--on-error", "skip")
+
+
+def test_names_on_one_side_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [entry("0.jpg"), entry("gone.jpg"), entry("1.jpg")]
+    with pytest.raises(UserError, match=r"gone\.jpg: not on disk"):
+        build(folder, images)
+    assert "MB" not in capsys.readouterr().out  # told before the first picture is opened
+    path = build(folder, images, "--on-error", "skip")
+    assert CaptionData(path, "train").file_names == ["0.jpg", "1.jpg"]
+    assert read_manifest(path)["dropped"]["pictures not on disk"] == 1
+    found = dict(report(folder))
+    assert found["gone.jpg"] == "not on disk"
+    assert found[str(folder / "pictures/2.jpg")] == "on disk, but in no list"
+    assert "out_report.csv names what was left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (entry("1.jpg", cocoid=7), "its id 7 stands before, for 0.jpg"),
+        (entry("0.jpg", cocoid=8, split="test"), "the same picture stands before"),
+    ],
+)
+def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any], problem: str) -> None:
+    images = [entry("0.jpg", cocoid=7), second, entry("2.jpg", cocoid=9)]
+    with pytest.raises(UserError, match=problem):
+        build(folder, images)
+    path = build(folder, images, "--on-error", "skip")
+    assert CaptionData(path, "train").file_names == ["0.jpg", "2.jpg"]
+    assert read_manifest(path)["dropped"]["pictures that stand twice"] == 1
+
+
+def test_captions_that_say_nothing_are_left_out(folder: Path) -> None:
+    path = build(folder, [entry("0.jpg", "", " \n\t", "...?!", "🐕🐕", "a dog"), entry("1.jpg", "!"), entry("2.jpg")])
+    data = CaptionData(path, "train")
+    assert data.references() == [["a dog"], ["a dog"]] and data.file_names == ["0.jpg", "2.jpg"]
+    dropped = read_manifest(path)["dropped"]
+    assert dropped["captions without words"] == 5 and dropped["pictures without captions"] == 1
+    assert len(report(folder)) == 6
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, ["a dog"], {"raw": "a dog"}, True])
+def test_captions_that_are_not_text(folder: Path, value: Any) -> None:
+    images = [entry("0.jpg", "a cat", value), entry("1.jpg")]
+    with pytest.raises(UserError, match=r"0\.jpg: caption 2 is \w+, not text"):
+        build(folder, images)
+    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    assert data.references() == [["a cat"], ["a dog"]]
+
+
+def test_odd_captions_are_kept_whole_in_one_line(folder: Path) -> None:
+    long = "word " * 2000  # 10,000 characters
+    odd = {
+        long: "word " * 1999 + "word",
+        "a dog\nruns\r\n  fast\u2028today": "a dog runs fast today",
+        "a 🐕 runs": "a 🐕 runs",
+        "猫が座っている。 Кошка сидит": "猫が座っている。 Кошка сидит",
+        "null \0 inside": "null inside",
+        "half a pair \ud83d here": "half a pair ? here",
+    }
+    escaped = json.dumps({"images": [entry("0.jpg", *odd)]})
+    path = build(folder, escaped)
+    data = CaptionData(path, "train")
+    assert data.references() == [list(odd.values())]
+    assert data.lengths.tolist() == [51, 6, 3, 4, 3, 5]
+    assert read_manifest(path)["splits"]["train"]["captions_cut"] == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
+def test_json_that_is_cut_off(folder: Path, share: float) -> None:
+    text = json.dumps({"images": [entry(f"{n}.jpg") for n in range(3)]})
+    with pytest.raises(UserError, match=r"list\.json: (not JSON, or cut off|has no list 'images')") as caught:
+        build(folder, text[: int(share * len(text))])
+    assert "\n" not in str(caught.value) and not (folder / "out.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"split": "dev"}, "image 1 has the split 'dev'; known: train, val, test, restval"),
+        ({"filename": None}, "image 1 lacks or garbles"),
+        ({"sentences": 3}, "image 1 lacks or garbles"),
+        ({"cocoid": "x7"}, "image 1 lacks or garbles"),
+    ],
+)
+def test_a_list_that_is_not_as_promised(folder: Path, broken: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(folder, [entry("0.jpg"), {**entry("1.jpg"), **broken}])
+
+
+def test_coco_annotations_that_do_not_fit_their_images(folder: Path) -> None:
+    def coco(images: list[Any], annotations: list[Any]) -> None:
+        path = folder / "captions.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+        given = ["coco", "--images", str(folder / "pictures"), "--captions", str(path), "--split", "train"]
+        preprocess([*given, "--output", str(folder / "out.h5"), "--size", "16", "--min-count", "1", "--workers", "0"])
+
+    image, caption = {"id": 1, "file_name": "0.jpg"}, {"image_id": 1, "caption": "a dog"}
+    with pytest.raises(UserError, match="a caption of image 2, which is not in its list"):
+        coco([image], [caption, {"image_id": 2, "caption": "a cat"}])
+    with pytest.raises(UserError, match="not a COCO caption file"):
+        coco([image], [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
+    with pytest.raises(UserError, match="its id 1 stands before"):
+        coco([image, {"id": 1, "file_name": "1.jpg"}], [caption])
+    coco([image, {"id": 2, "file_name": "1.jpg"}], [caption])
+    assert ("1.jpg", "no caption") in report(folder)
