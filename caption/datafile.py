@@ -90,8 +90,10 @@ def pieces(data: h5py.Dataset) -> list[Piece]:
     if data.is_virtual:
         found = []
         for mapping in data.virtual_sources():
-            first, start = (space.get_select_bounds()[0][0] for space in (mapping.vspace, mapping.src_space))
-            end = mapping.src_space.get_select_bounds()[1][0] + 1
+            first, last = (int(bound[0]) for bound in mapping.vspace.get_select_bounds())
+            whole = mapping.src_space.get_select_type() == h5py.h5s.SEL_ALL  # then it has no bounds
+            start = 0 if whole else int(mapping.src_space.get_select_bounds()[0][0])
+            end = start + last - first + 1
             # A relative name is meant from the folder of the file that holds it; "." is that file.
             where = path if mapping.file_name == "." else path.parent / mapping.file_name
             with open_file(where) as file:

@@ -64,6 +64,8 @@ class Folder(Pictures):
 def share_out(pictures: list[str], val: float, test: float) -> dict[str, str]:
     """A split for each picture: by the order of the SHA-256 of its name, so that nothing but the names decides."""
     order = sorted(pictures, key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
-    counts = [max(1, round(share * len(order))) if share else 0 for share in (val, test)]
-    names = ["val"] * counts[0] + ["test"] * counts[1]
+    names: list[str] = []
+    for split, share in (("val", val), ("test", test)):
+        wanted = max(1, round(share * len(order))) if share else 0
+        names += [split] * min(wanted, len(order) - len(names) - 1)  # something is left to train on
     return dict(zip(order, names + ["train"] * (len(order) - len(names)), strict=True))

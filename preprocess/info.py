@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import h5py
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 from caption.datafile import RECORDS, SPLITS, Records, open_file
 from caption.errors import UserError
@@ -97,6 +96,8 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
 
 def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: str) -> None:
     """Pictures with their first two captions, in rows of four. Raises UserError for a file without pictures."""
+    from matplotlib.figure import Figure  # slow to import, and needed here alone
+
     records = Records(path, split)
     if records.store == "features":
         raise UserError(f"{path}: holds features, no pictures; leave out --montage")

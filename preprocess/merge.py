@@ -105,6 +105,13 @@ def join_offsets(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 
+def common(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the shards of one data set have in common."""
+    own = ("splits", "digests", "shard")
+    shared = {name: value for name, value in manifest.items() if name not in own}
+    return {**shared, "words": manifest["digests"]["vocabulary"]}
+
+
 def in_line(files: list[h5py.File]) -> tuple[list[h5py.File], dict[str, Any]]:
     """The shards in their order, and the manifest of all. Raises UserError when they are not all the parts of one."""
     manifests = [json.loads(file.attrs["manifest"]) for file in files]
@@ -113,8 +120,7 @@ def in_line(files: list[h5py.File]) -> tuple[list[h5py.File], dict[str, Any]]:
             raise UserError(
                 f"{file.filename}: is a whole data set, not a shard; make shards with --shard 1/16 and so on"
             )
-        first = {name: manifests[0][name] for name in ("set", "shards")}
-        if {name: manifest[name] for name in first} != first:
+        if common(manifest) != common(manifests[0]):
             raise UserError(
                 f"{file.filename}: is a shard of another data set, or made with other options, than {files[0].filename}"
             )

@@ -1,6 +1,8 @@
 """Imports go one way, and the leaves import nothing of ours."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,12 @@ def test_order(name: str) -> None:
 
 def test_search_knows_of_the_decoder_only_its_state() -> None:
     assert {name for name in imports(modules()["search"]) if name.startswith("decoder.")} == {"decoder.State"}
+
+
+def test_preprocessing_does_without_pytorch() -> None:
+    """Its import takes seconds, and more memory than all the rest."""
+    code = "import sys, preprocess.__main__; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_no_long_files_and_no_utils() -> None:

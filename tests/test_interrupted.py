@@ -41,9 +41,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(source: Path, output: Path, store: str) -> list[str]:
+def command(source: Path, output: Path, store: str, workers: int = 2) -> list[str]:
     given = ["folder", "--images", str(source / "pictures"), "--captions", str(source / "captions.csv")]
-    given += ["--output", str(output), "--size", "32", "--min-count", "1", "--store", store, "--workers", "2"]
+    given += ["--output", str(output), "--size", "32", "--min-count", "1", "--store", store, "--workers", str(workers)]
     if store == "features":
         given += ["--encoder.name", "mobilenet_v2", "--encoder.weights", str(source / "weights.pth")]
         given += ["--device", "cpu"]
@@ -105,7 +105,7 @@ def test_killed_at_random_moments(
 def test_killed_while_the_captions_are_written(source: Path, tmp_path: Path, store: str) -> None:
     """A kill before each thing that HDF5 is asked to make, and before and after the renaming."""
     whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
-    assert wait(start(command(source, whole, store))) == 0
+    assert wait(start(command(source, whole, store, workers=0))) == 0
     moments = 0
 
     def die_at(number: int) -> Callable[[], None]:
@@ -131,11 +131,11 @@ def test_killed_while_the_captions_are_written(source: Path, tmp_path: Path, sto
 
     while True:
         moments += 1
-        if wait(start(command(source, killed, store), die_at(moments))) != -signal.SIGKILL:
+        if wait(start(command(source, killed, store, workers=0), die_at(moments))) != -signal.SIGKILL:
             break
         journal.settle(killed)
         if not killed.exists():
-            assert wait(start(command(source, killed, store))) == 0
+            assert wait(start(command(source, killed, store, workers=0))) == 0
         assert killed.read_bytes() == whole.read_bytes(), moments
         assert not journal.unfinished(killed).exists()
         killed.unlink()

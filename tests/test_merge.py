@@ -1,0 +1,106 @@
+"""Shards joined are one run; info and verify tell what is in a file."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from caption.data import CaptionData
+from caption.datafile import read_manifest
+from caption.errors import UserError
+from preprocess.__main__ import main as preprocess
+
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("merge")
+    (folder / "pictures").mkdir()
+    generator = np.random.default_rng(0)
+    lines = ["file_name,caption"]
+    for number in range(COUNT):
+        path = folder / f"pictures/{number}.png"
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+        lines += [f"{number}.png,a dog number {number % 5} {word}" for word in "abc"[: 1 + number % 3]]
+    (folder / "pictures/40.png").write_bytes(b"")  # left out in one of the shards
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return folder
+
+
+def build(source: Path, output: Path, *more: str) -> Path:
+    given = ["folder", "--images", str(source / "pictures"), "--captions", str(source / "captions.csv"), "--size", "16"]
+    given += ["--min-count", "1", "--workers", "0", "--on-error", "skip", "--output", str(output)]
+    preprocess([*given, *more])
+    return output
+
+
+def contents(path: Path) -> dict[str, object]:
+    """Every data set as any HDF5 tool reads it."""
+    found: dict[str, object] = {"manifest": read_manifest(path)}
+    with h5py.File(path) as file:
+        for split in (None, "train", "val", "test"):
+            for name, data in (file[split] if split else {"vocabulary": file["vocabulary"]}).items():
+                found[f"{split}/{name}"] = data[:].tolist()
+    return found
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+@pytest.mark.parametrize("copy", [False, True])
+def test_shards_joined_are_one_run(
+    source: Path, tmp_path: Path, store: str, copy: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = build(source, tmp_path / "whole.h5", "--store", store)
+    (tmp_path / "shards").mkdir()
+    shards = [build(source, tmp_path / f"shards/{n}.h5", "--store", store, "--shard", f"{n}/16") for n in range(1, 17)]
+    joined = tmp_path / "joined.h5"
+    preprocess(["merge", *map(str, shards[::-1]), "--output", str(joined), *(["--copy"] if copy else [])])
+    assert contents(joined) == contents(whole)
+    for split in ("train", "val", "test"):
+        one, two = CaptionData(whole, split), CaptionData(joined, split)
+        everything = range(len(one))
+        assert bool((one.images(everything) == two.images(everything)).all())
+    preprocess(["verify", str(joined)])
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    joined.replace(moved / "joined.h5")
+    (tmp_path / "shards").replace(moved / "shards")  # both together
+    assert len(CaptionData(moved / "joined.h5", "train").images([0])) == 1
+    if not copy:
+        (moved / "shards/3.h5").unlink()
+        with pytest.raises(UserError, match=r"3\.h5: no such data file"):
+            CaptionData(moved / "joined.h5", "train")
+
+
+def test_shards_that_do_not_belong_together(source: Path, tmp_path: Path) -> None:
+    one, two = (build(source, tmp_path / f"{n}.h5", "--shard", f"{n}/2") for n in (1, 2))
+    other = build(source, tmp_path / "other.h5", "--shard", "2/2", "--size", "8")
+    whole = build(source, tmp_path / "whole.h5")
+    for files, message in (
+        ([one], "shard 2/2 is missing; give all 2"),
+        ([one, two, two], "a shard is given twice"),
+        ([one, other], "other options, than"),
+        ([one, whole], "is a whole data set, not a shard"),
+    ):
+        with pytest.raises(UserError, match=message):
+            preprocess(["merge", *map(str, files), "--output", str(tmp_path / "no.h5")])
+    assert not list(tmp_path.glob("no.h5*"))
+    with pytest.raises(UserError, match="--shard is '3/2', but must be like 3/16"):
+        build(source, tmp_path / "no.h5", "--shard", "3/2")
+    with pytest.raises(UserError, match="is there already"):
+        preprocess(["merge", str(one), str(two), "--output", str(whole)])
+
+
+def test_info_and_its_montage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(source, tmp_path / "out.h5")
+    capsys.readouterr()
+    preprocess(["info", str(path), "--montage", str(tmp_path / "montage.png"), "--count", "5"])
+    told = capsys.readouterr().out
+    counts = read_manifest(path)["splits"]["train"]
+    assert f"train: {counts['pictures']} pictures, {counts['captions']} captions" in told
+    assert "words in the vocabulary: 100.00 %" in told and "words a caption: mean 5.0, median 5, longest 5" in told
+    assert "size: 16" in told and "a dog number" in told
+    with Image.open(tmp_path / "montage.png") as montage:
+        assert montage.width > 1000 and np.asarray(montage.convert("L")).std() > 20
