@@ -4,6 +4,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from PIL.Image import Image
 from caption.config import ImageConfig
 from caption.datafile import FORMAT, SPLITS, read_vocabulary
 from caption.errors import UserError
-from caption.images import BadImage, encode_jpeg, fit_image, to_array
+from caption.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.progress import Bar, Counted
 from caption.vocabulary import SPECIALS, Vocabulary
 from preprocess import journal, report
@@ -55,6 +57,7 @@ class Prepare:
         self.opener, self.image, self.make = opener, image, make
 
     def __call__(self, task: Task) -> list[Made]:
+        reuse_memory()
         return [self._one(path, place) for path, place in zip(*task, strict=True)]
 
     def _one(self, path: str, place: int) -> Made:
@@ -190,11 +193,7 @@ def _begin(store: AnyStore, folder: Path, options: Output, recipe: dict[str, Any
         print(f"going on after {log.done} of {total} pictures{retried}", flush=True)
     folder.mkdir(exist_ok=True)
     store.begin(fresh=log is None)
-    if log is None:
-        log = Journal(recipe, options.overwrite)
-        store.sync()
-        log.save(folder)
-    return log
+    return log or Journal(recipe, options.overwrite)
 
 
 def _chunks(numbers: Sequence[int]) -> list[list[int]]:
@@ -209,23 +208,32 @@ def _fill(
     store: AnyStore, log: Journal, folder: Path, jobs: list[list[int]], results: Iterable[list[Made]]
 ) -> Iterator[int]:
     """Keep what the workers made, and from time to time note on the disk how far that is; yields each number."""
+
+    def save(state: Journal) -> None:
+        store.sync()
+        state.save(folder)
+
     saved = time.monotonic()
-    for numbers, made in zip(jobs, results, strict=True):
-        good = [(number, each.record) for number, each in zip(numbers, made, strict=True) if not each.problem]
-        if good:
-            store.keep(*zip(*good, strict=True))
-        for number, each in zip(numbers, made, strict=True):
-            log.bad.pop(number, None)
-            if each.problem:
-                log.bad[number] = each.problem
-        log.done = max(log.done, numbers[-1] + 1)
-        if time.monotonic() - saved > SYNC_SECONDS:
-            store.sync()
-            log.save(folder)
-            saved = time.monotonic()
-        yield from numbers
-    store.sync()
-    log.save(folder)
+    with ThreadPoolExecutor(1) as saver:  # the disk may take its time; the workers need not wait for it
+        saving = saver.submit(save, replace(log, bad=log.bad.copy()))
+        try:
+            for numbers, made in zip(jobs, results, strict=True):
+                good = [(number, each.record) for number, each in zip(numbers, made, strict=True) if not each.problem]
+                if good:
+                    store.keep(*zip(*good, strict=True))
+                for number, each in zip(numbers, made, strict=True):
+                    log.bad.pop(number, None)
+                    if each.problem:
+                        log.bad[number] = each.problem
+                log.done = max(log.done, numbers[-1] + 1)
+                if saving.done() and time.monotonic() - saved > SYNC_SECONDS:
+                    saving.result()
+                    saving = saver.submit(save, replace(log, bad=log.bad.copy()))
+                    saved = time.monotonic()
+                yield from numbers
+        finally:  # nothing done is lost, whatever ended the work
+            saving.result()
+            save(log)
 
 
 def _problem(listing: Listing, number: int, reason: str) -> Problem:
