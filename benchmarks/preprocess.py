@@ -4,8 +4,8 @@
 
 300 JPEGs of 640x480 (noise with the 1/f spectrum of photographs, about 150 kB each, COCO's mean is 160), each under 80
 names. Measured in turn, in every round: decoding alone, in full, by Pillow and by torchvision; the whole of
-`python -m preprocess`, for each store of pictures, in a process of its own, from its imports on; and the way of the most
-popular tutorial: one process, full decode, resize to 256x256, one row after another into HDF5.
+`python -m preprocess`, for each store of pictures, in a process of its own, from its imports on; and the way of the
+most popular tutorial: one process, full decode, resize to 256x256, one row after another into HDF5.
 """
 
 import argparse

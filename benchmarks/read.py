@@ -4,8 +4,8 @@
 
 2,000 pictures of 224x224 in each store; the features are MobileNetV2's, float16 [49, 1280]. The file's pages are in
 memory, as they are after the first epoch where it fits. The limit copies the same rows, in the same shuffled batches,
-from one array in memory into another. Measured in turn, medians of some rounds: reading alone (a batch in one call), whole
-batches with their captions, the loader with two worker processes, and HDF5's own way, row by row.
+from one array in memory into another. Measured in turn, medians of some rounds: reading alone (a batch in one call),
+whole batches with their captions, the loader with two worker processes, and HDF5's own way, row by row.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import h5py
@@ -62,6 +62,12 @@ def main() -> None:
             measure(folder / f"{store}.h5", store, args.batch, args.rounds)
 
 
+def use(batches: Iterable[object]) -> None:
+    """Each as long as training would have it."""
+    for _ in batches:
+        pass
+
+
 def measure(path: Path, store: str, batch: int, rounds: int) -> None:
     data = CaptionData(path, "train")
     order = np.random.default_rng(1).permutation(COUNT)
@@ -83,15 +89,15 @@ def measure(path: Path, store: str, batch: int, rounds: int) -> None:
 
     work: dict[str, Callable[[], object]] = {
         "memory copy": copy,
-        "CaptionData.images": lambda: [data.images(indices) for indices in batches],
-        "... as float32": lambda: [data.images(indices).float() for indices in batches],
-        "loader, 1 process": lambda: list(map(len, make_loader(data, batches))),
+        "CaptionData.images": lambda: use(data.images(indices) for indices in batches),
+        "... as float32": lambda: use(data.images(indices).float() for indices in batches),
+        "loader, 1 process": lambda: use(make_loader(data, batches)),
     }
     loaders = {}
     for start in ("fork", "spawn"):
         loader = loaders[start] = make_loader(data, batches, workers=2)
         loader.multiprocessing_context = start
-        work[f"loader, 2 workers, {start}"] = lambda loader=loader: list(map(len, loader))  # type: ignore[misc]
+        work[f"loader, 2 workers, {start}"] = lambda loader=loader: use(loader)  # type: ignore[misc]
     if store != "jpeg":
         work["by HDF5, row by row"] = by_hdf5
     times: dict[str, list[float]] = {name: [] for name in work}

@@ -51,7 +51,9 @@ def make_coco(folder: Path, count: int) -> tuple[Path, Path]:
             drawn = words[generator.choice(WORDS, lengths.sum(), p=chances / chances.sum())]
             texts = [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
             place = number / count * PICTURES
-            split = "test" if place < TEST else "val" if place < VAL + TEST else "restval" if place < 40_504 else "train"
+            split = (
+                "test" if place < TEST else "val" if place < VAL + TEST else "restval" if place < 40_504 else "train"
+            )
             where = "train2014" if split == "train" else "val2014"
             name = f"COCO_{where}_{number:012d}.jpg"
             os.link(different[number % DIFFERENT], images / where / name)

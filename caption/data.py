@@ -111,8 +111,7 @@ class CaptionData(Dataset[Batch]):
             self.records.after_fork()
             self._process = os.getpid()
         images = np.empty((len(indices), *self.records.shape), np.float16 if self.features else np.uint8)
-        for out, index in zip(images, indices, strict=True):
-            self.records.read(index, out)
+        self.records.read(indices, images)
         return torch.from_numpy(images)
 
     @property

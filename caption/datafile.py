@@ -24,6 +24,7 @@ the records is a virtual one over /stored/<split> or over the shards' files.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -136,16 +137,21 @@ class Records:
             self.dtype: np.dtype[Any] = data.dtype
             if self.store == "jpeg":
                 self.shape = (3, manifest["size"], manifest["size"])
-                self.starts: NDArray[np.int64] = file[split]["jpeg_starts"][:]
+                starts: NDArray[np.int64] = file[split]["jpeg_starts"][:]
             else:
-                self.starts = np.arange(len(data) + 1)
-        # Bytes of an element: a row; of JPEG files a byte.
-        self.unit = 1 if self.store == "jpeg" else self.dtype.itemsize * int(np.prod(self.shape))
-        self._firsts = np.array([piece.first for piece in self.pieces])
-        self._handles: dict[Path, BinaryIO] = {}
+                starts = np.arange(len(data) + 1)
+        # Of each record: its first byte, the file that has it, its length in bytes.
+        unit = 1 if self.store == "jpeg" else self.dtype.itemsize * int(np.prod(self.shape))
+        places = self.pieces or [Piece(0, 0, self.path, 0)]
+        firsts, offsets = (np.array([getattr(place, name) for place in places]) for name in ("first", "offset"))
+        self._files = [place.path for place in places]
+        self._owners = np.searchsorted(firsts, starts[:-1], "right") - 1
+        self._offsets = offsets[self._owners] + (starts[:-1] - firsts[self._owners]) * unit
+        self._lengths = np.diff(starts) * unit
+        self._handles: dict[int, BinaryIO] = {}
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}
@@ -156,26 +162,33 @@ class Records:
 
     def read_bytes(self, index: int) -> bytearray:
         """The record as it is stored, for checksums."""
-        buffer = bytearray(int(self.starts[index + 1] - self.starts[index]) * self.unit)
-        self._fill(index, memoryview(buffer))
+        buffer = bytearray(int(self._lengths[index]))
+        self._fill([index], [buffer])
         return buffer
 
-    def read(self, index: int, out: NDArray[Any]) -> None:
-        """Picture uint8 [3, S, S], or features float16 [L, D], into `out`."""
+    def read(self, indices: Sequence[int], out: NDArray[Any]) -> None:
+        """Pictures uint8 [B, 3, S, S], or features float16 [B, L, D], into `out`."""
         if self.store == "jpeg":
-            decode_jpeg(self.read_bytes(index), out)
+            for picture, index in zip(out, indices, strict=True):
+                decode_jpeg(self.read_bytes(index), picture)
         else:
-            self._fill(index, memoryview(out.data).cast("B"))
+            rows = memoryview(out.data).cast("B")
+            length = len(rows) // max(1, len(indices))
+            self._fill(indices, [rows[i : i + length] for i in range(0, len(rows), length)])
 
-    def _fill(self, index: int, buffer: memoryview) -> None:
-        start = int(self.starts[index])
-        piece = self.pieces[int(np.searchsorted(self._firsts, start, "right")) - 1]
-        handle = self._handles.get(piece.path)
-        if handle is None:
-            try:
-                handle = self._handles[piece.path] = open(piece.path, "rb", buffering=0)  # noqa: PTH123, SIM115
-            except OSError as error:
-                raise UserError(f"{piece.path}: {error.strerror}; {self.path} needs it") from None
-        handle.seek(piece.offset + (start - piece.first) * self.unit)
-        if handle.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
-            raise UserError(f"{piece.path}: cut off at record {index}; make it again with python -m preprocess")
+    def _fill(self, indices: Sequence[int], buffers: Sequence[bytearray | memoryview]) -> None:
+        chosen = np.asarray(indices, np.int64)
+        owners, offsets = self._owners[chosen].tolist(), self._offsets[chosen].tolist()
+        for buffer, owner, offset in zip(buffers, owners, offsets, strict=True):
+            handle = self._handles.get(owner) or self._open(owner)
+            handle.seek(offset)
+            if handle.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+                raise UserError(f"{self._files[owner]}: is cut off; make it again with python -m preprocess")
+
+    def _open(self, owner: int) -> BinaryIO:
+        path = self._files[owner]
+        try:
+            handle = self._handles[owner] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; {self.path} needs it") from None
+        return handle

@@ -105,13 +105,13 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     lines = -(-len(captions) // columns)
     figure = Figure(figsize=(3 * columns, 3.6 * lines))
     figure.subplots_adjust(0.005, 0.15 / lines, 0.995, 1 - 0.015 / lines, 0.03, 0.22)
-    picture = np.empty(records.shape, records.dtype)
+    picture = np.empty((1, *records.shape), np.uint8)
     axes: Any = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (number, texts) in zip(axes.flat, captions.items(), strict=False):
-        records.read(number, picture)
-        axis.imshow(picture.transpose(1, 2, 0))
+        records.read([number], picture)
+        axis.imshow(picture[0].transpose(1, 2, 0))
         told = [textwrap.fill(textwrap.shorten(text, 130, placeholder=" ..."), WRAP) for text in texts[:2]]
         axis.text(0, -0.02, "\n".join(told), fontsize=7.5, va="top", transform=axis.transAxes)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
