@@ -1,6 +1,6 @@
 """A rehearsal of COCO: 123,287 pictures, 616,767 captions, Karpathy's splits; time, memory, and the file's size.
 
-    python -m benchmarks.rehearsal [--store jpeg] [--count 123287] [--folder /tmp]
+    python -m benchmarks.rehearsal [--store jpeg] [--count 123287] [--folder /tmp]       (on Linux)
 
 The pictures are 300 JPEGs of 640x480, about 150 kB each, under COCO's names (hard links). The JSON is like
 dataset_coco.json: words drawn by Zipf's law, lengths like COCO's. Needs 19 GB of disk for pixels.
@@ -27,9 +27,11 @@ from preprocess.__main__ import main
 start = time.perf_counter()
 main(sys.argv[2:])
 taken = time.perf_counter() - start
-own, workers = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+# ru_maxrss of a process begins with that of the one that started it; Linux's VmHWM is its own.
+own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 print(f"{taken:.0f} s, {int(sys.argv[1]) / taken:.0f} pictures/s; "
-      f"peak memory: main process {own:.0f} MB, largest worker {workers:.0f} MB")
+      f"peak memory: main process {own / 1024:.0f} MB, largest worker {workers / 1024:.0f} MB")
 """
 
 

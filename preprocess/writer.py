@@ -30,6 +30,7 @@ from preprocess.verify import digests
 
 CHUNK = 32  # pictures a job
 SYNC_SECONDS = 5.0  # the most work that a loss of power can undo
+BLOCK = 10_000  # captions that are Python objects at a time
 SAMPLE = 16  # pictures whose JPEG files tell how long all will be
 
 AnyStore = Pixels | Jpegs | Features
@@ -245,19 +246,25 @@ def _write_captions(
 ) -> dict[str, int]:
     """Write names, references and encoded captions of some pictures of the listing; return what was counted."""
     firsts, starts = (np.frombuffer(each, np.int64) for each in (listing.image_captions, listing.caption_words))
+    source = np.frombuffer(listing.words, np.int32)
     counts = (firsts[1:] - firsts[:-1])[members]
     captions = spans(firsts[members], counts)
     lengths = (starts[1:] - starts[:-1])[captions]
     kept = np.minimum(lengths, max_length)
-    words = np.frombuffer(listing.words, np.int32)[spans(starts[captions], kept)]
+    caption_words = np.cumsum([0, *kept], dtype=np.int64)
     group["image_ids"] = np.frombuffer(listing.ids, np.int64)[members]
     group["image_captions"] = np.cumsum([0, *counts], dtype=np.int64)
-    group["caption_words"] = np.cumsum([0, *kept], dtype=np.int64)
-    group["words"] = encoder[words]
-    for name, texts, numbers in (("file_names", listing.names, members), ("references", listing.texts, captions)):
-        data = group.create_dataset(name, (len(numbers),), h5py.string_dtype())
-        for i in range(0, len(numbers), 10_000):  # never all of them as Python strings
-            data[i : i + 10_000] = [texts[n] for n in numbers[i : i + 10_000]]
+    group["caption_words"] = caption_words
+    words = group.create_dataset("words", (caption_words[-1],), np.int32)
+    references = group.create_dataset("references", (len(captions),), h5py.string_dtype())
+    for i in range(0, len(captions), BLOCK):
+        part = slice(i, i + BLOCK)
+        numbers = source[spans(starts[captions[part]], kept[part])]
+        words[caption_words[i] : caption_words[i] + len(numbers)] = encoder[numbers]
+        references[part] = [listing.texts[n] for n in captions[part]]
+    names = group.create_dataset("file_names", (len(members),), h5py.string_dtype())
+    for i in range(0, len(members), BLOCK):
+        names[i : i + BLOCK] = [listing.names[n] for n in members[i : i + BLOCK]]
     cut = int((lengths > max_length).sum())
     return {"pictures": len(members), "captions": len(captions), "captions_cut": cut}
 
