@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from PIL.Image import Image
 
 from caption import engine
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import SearchConfig
 from caption.errors import UserError
-from caption.images import fit_image, open_image, to_array
+from caption.images import read_square
 from caption.search import Hypothesis, follow, search
 from caption.visualise import Look, draw_attention, upsample
 from caption.vocabulary import tokenise
@@ -49,7 +48,6 @@ def main(arguments: list[str]) -> None:
     if args.output and Path(args.output).suffix.lower() not in KINDS:
         raise UserError(f"--output {args.output}: unknown kind of file; its name must end with {', '.join(KINDS)}")
     device = engine.choose_device(args.device)
-    picture = open_image(args.image)
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
     max(models, key=lambda model: model.decoder.attention.stochastic).check_search(args.search)
@@ -61,7 +59,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--caption {args.caption!r} holds no word")
 
     torch.manual_seed(args.seed)
-    best = caption_one(captioner, picture, args.search, given)
+    best = caption_one(captioner, args.image, args.search, given)
     words = captioner.vocabulary.decode(best.words)
     caption = " ".join(words)
     if args.json:
@@ -71,8 +69,8 @@ def main(arguments: list[str]) -> None:
     if not args.output:
         return
 
-    shown = to_array(fit_image(picture, captioner.image.size, captioner.image.fit))
-    hypotheses = [best, *(caption_one(model, picture, args.search, words) for model in models[1:])]
+    shown = read_square(args.image, captioner.image.size, captioner.image.fit)
+    hypotheses = [best, *(caption_one(model, args.image, args.search, words) for model in models[1:])]
     names = [Path(path).parent.name for path in (args.checkpoint, args.against)] if args.against else [""]
     looks = [
         Look(
@@ -88,9 +86,9 @@ def main(arguments: list[str]) -> None:
 
 
 @torch.inference_mode()
-def caption_one(captioner: Captioner, picture: Image, config: SearchConfig, given: list[str]) -> Hypothesis:
+def caption_one(captioner: Captioner, path: str, config: SearchConfig, given: list[str]) -> Hypothesis:
     """The model's best caption of a picture; or the given words, if any, as it sees them."""
-    image = to_array(fit_image(picture, captioner.image.size, captioner.image.fit))
+    image = read_square(path, captioner.image.size, captioner.image.fit)
     device = next(captioner.parameters()).device
     if not captioner.decoder.attention.stochastic:
         config = dataclasses.replace(config, attend="expectation")

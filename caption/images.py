@@ -80,6 +80,11 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     return np.frombuffer(planes, np.uint8).reshape(3, image.height, image.width)
 
 
+def read_square(path: str | Path, size: int, fit: Fit) -> NDArray[np.uint8]:
+    """A picture on disk as the model sees it, uint8 [3, S, S]. Raises BadImage."""
+    return to_array(fit_image(open_image(path, size), size, fit))
+
+
 def reuse_memory() -> None:
     """Let Pillow keep some blocks of memory from one picture to the next: opening many takes an eighth less time."""
     Image.core.set_blocks_max(8)  # type: ignore[attr-defined]  # of up to 16 MB

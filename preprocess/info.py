@@ -41,7 +41,9 @@ class Info:
             shown = self.split if self.split in there else there[0]
             print(f"{self.file}: {Path(self.file).stat().st_size / 1e6:.1f} MB")
             for name, value in manifest.items():
-                if name not in ("splits", "digests"):
+                if isinstance(value, dict):
+                    value = ", ".join(f"{key} {each}" for key, each in value.items() if each)
+                if value and name not in ("splits", "digests"):
                     print(f"  {name}: {value}")
             print(f"vocabulary: {len(file['vocabulary'])} words")
             for split in there:

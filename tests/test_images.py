@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.images import BadImage, fit_image, open_image, to_array
+from caption.images import BadImage, decode_jpeg, encode_jpeg, fit_image, open_image, read_square, to_array
 
 RED = (200, 30, 40)
 
@@ -110,3 +110,25 @@ def test_crop_keeps_the_centre_and_squash_everything() -> None:
 def test_a_picture_of_the_right_size_is_untouched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert np.array_equal(to_array(fit_image(Image.fromarray(pixels), 32, "crop")), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (481, 900), (448, 448), (2000, 1500), (447, 600)])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path: Path, size: tuple[int, int]) -> None:
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
+    small.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    reduced, full = open_image(tmp_path / "large.jpg", 224), open_image(tmp_path / "large.jpg")
+    assert full.size == size and min(reduced.size) >= 224
+    assert (min(reduced.size) < min(size)) == (min(size) >= 448)
+    for fit in ("crop", "squash"):
+        a, b = (to_array(fit_image(image, 224, fit)).astype(int) for image in (reduced, full))
+        assert np.abs(a - b).mean() < 1 and np.abs(a - b).max() < 20
+        assert np.array_equal(read_square(tmp_path / "large.jpg", 224, fit), a)
+
+
+def test_a_jpeg_is_encoded_and_decoded() -> None:
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8))
+    picture = to_array(small.resize((64, 64), Image.Resampling.BICUBIC))
+    found = np.empty_like(picture)
+    decode_jpeg(encode_jpeg(picture, 95), found)
+    assert np.abs(found.astype(int) - picture).mean() < 2
+    assert len(encode_jpeg(picture, 30)) < len(encode_jpeg(picture, 95)) < picture.nbytes / 4

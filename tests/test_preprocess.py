@@ -2,6 +2,8 @@
 
 import csv
 import json
+import random
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from caption.datafile import read_image_config, read_manifest, read_vocabulary
 from caption.errors import UserError
 from caption.vocabulary import UNKNOWN, tokenise
 from preprocess.__main__ import main as preprocess
+from preprocess.listing import Example, Listing
 
 NAMES = [f"{number}.jpg" for number in range(6)]
 
@@ -212,3 +215,19 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     with h5py.File(tmp_path / "a.h5") as file:
         assert np.ptp(file["train/images"][:]) > 0
+
+
+def test_a_listing_is_flat() -> None:
+    """COCO's 616,767 captions must not take a gigabyte: letters, four bytes a word, offsets."""
+    words = [f"word{n}" for n in range(500)]
+    chance = random.Random(1)
+    texts = [" ".join(chance.choices(words, k=10)) for _ in range(200)]
+    tracemalloc.start()
+    listing = Listing()
+    for number in range(4000):
+        listing.add(Example("train", number, f"{number:012d}.jpg", f"folder/{number:012d}.jpg", texts[:5]))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    letters = sum(map(len, texts[:5]))
+    assert len(listing.texts) == 20_000 and listing.texts[7] == texts[2]
+    assert taken < 4000 * (letters + 5 * (10 * 4 + 16) + 400), taken / 4000
