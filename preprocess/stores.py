@@ -116,6 +116,9 @@ class Fixed(Store):
             return
         file.require_group("stored")
         file.move(f"{split}/{name}", f"stored/{split}")
+        if not len(members):
+            group.create_dataset(name, (0, *self.shape), self.dtype)
+            return
         stored = h5py.VirtualSource(".", f"/stored/{split}", (end - first, *self.shape), self.dtype)
         layout = h5py.VirtualLayout((len(members), *self.shape), self.dtype)
         at = 0

@@ -105,7 +105,8 @@ def write(
         "max_length": options.max_length,
         "vocabulary_from": Path(options.vocabulary).name,
     }
-    log = _begin(store, folder, options, {**recipe, "shard": options.shard, "listing": listing.digest[:16]})
+    inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
+    log = _begin(store, folder, options, {**recipe, **inputs})
     if options.shard:  # so that merge knows what belongs together
         recipe |= {"shard": part, "shards": parts, "set": listing.digest[:16]}
     jobs = _chunks(sorted(log.bad)) + _chunks(range(log.done, len(order)))
@@ -125,7 +126,7 @@ def write(
         encoder, start = listing.encoder(vocabulary), 0
         for split, count in counts.items():
             members = np.setdiff1d(np.arange(start, start + count), list(log.bad))
-            if count and not len(members):
+            if count and not len(members) and not options.shard:
                 raise UserError(f"split {split}: not one of its {count} pictures can be read; {bad[0].problem}")
             store.finish(file, split, members)
             written = _write_captions(file[split], listing, order[members], encoder, options.max_length)

@@ -93,6 +93,14 @@ def test_shards_that_do_not_belong_together(source: Path, tmp_path: Path) -> Non
         preprocess(["merge", str(one), str(two), "--output", str(whole)])
 
 
+def test_a_shard_of_bad_pictures_alone(source: Path, tmp_path: Path) -> None:
+    whole = build(source, tmp_path / "whole.h5")
+    shards = [build(source, tmp_path / f"{n}.h5", "--shard", f"{n}/{COUNT}") for n in range(1, COUNT + 1)]
+    assert sum(sum(counts["pictures"] for counts in read_manifest(s)["splits"].values()) == 0 for s in shards) == 1
+    preprocess(["merge", *map(str, shards), "--output", str(tmp_path / "joined.h5")])
+    assert contents(tmp_path / "joined.h5") == contents(whole)
+
+
 def test_info_and_its_montage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = build(source, tmp_path / "out.h5")
     capsys.readouterr()
