@@ -74,7 +74,7 @@ class Merge:
         shape, kind = (sum(map(len, records)), *records[0].shape[1:]), records[0].dtype
         at = 0
         if self.copy:
-            joined = target.create_dataset(RECORDS[store], shape, kind, fill_time="never")
+            joined = target.create_dataset(RECORDS[store], shape, kind)
             for record in records:
                 for i in range(0, len(record), step := max(1, 2**24 // max(1, record[:1].nbytes))):
                     rows = record[i : i + step]

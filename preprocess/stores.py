@@ -230,7 +230,7 @@ class Jpegs(Store):
         group["checksums"] = rows[:, CHECKSUM].astype(np.uint32)
         starts = np.cumsum([0, *rows[:, LENGTH]])
         group["jpeg_starts"] = starts
-        jpegs = group.create_dataset("jpegs", starts[-1:], np.uint8, fill_time="never")
+        jpegs = group.create_dataset("jpegs", starts[-1:], np.uint8)
         step = 256
         for i in range(0, len(rows), step):
             found = b"".join(self._read(row) for row in rows[i : i + step])
