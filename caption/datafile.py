@@ -87,7 +87,7 @@ class Piece(NamedTuple):
 
 def pieces(data: h5py.Dataset) -> list[Piece]:
     """Where a data set's elements lie, in their order. Raises UserError for files that are gone and for chunks."""
-    path, row = Path(data.file.filename), data.dtype.itemsize * int(np.prod(data.shape[1:]))
+    path, row = Path(data.file.filename).resolve(), data.dtype.itemsize * int(np.prod(data.shape[1:]))
     if data.is_virtual:
         found = []
         for mapping in data.virtual_sources():

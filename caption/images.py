@@ -14,6 +14,18 @@ from caption.errors import UserError
 Fit = Literal["crop", "squash"]  # into a square: keep the centre, or keep everything, out of shape
 
 
+# EXIF's orientation -> what brings the picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 class BadImage(UserError):
     """A picture that cannot be used, with its name and the reason."""
 
@@ -33,15 +45,24 @@ def open_image(path: str | Path, size: int = 0) -> Image.Image:
                 if size:
                     image.draft(None, (size, size))
                 image.load()
-                if image.format != "JPEG" or not image.info.keys().isdisjoint(("exif", "xmp")):  # it takes a while
-                    ImageOps.exif_transpose(image, in_place=True)
-                return to_rgb(image)
+                return to_rgb(_upright(image))
     except FileNotFoundError:
         raise BadImage(f"{path}: no such picture") from None
     except UnidentifiedImageError:
         raise BadImage(f"{path}: {_what_it_is(Path(path))}, not a picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's parsers raise almost anything
         raise BadImage(f"{path}: unreadable or truncated picture ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the camera was held. A picture with a garbled EXIF block stays as it is."""
+    if image.format == "JPEG" and image.info.keys().isdisjoint(("exif", "xmp")):
+        return image  # to look for what is not there takes a while
+    try:
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _what_it_is(path: Path) -> str:

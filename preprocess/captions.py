@@ -66,6 +66,7 @@ def _table(path: Path, first: str) -> Iterator[Row]:
     rows = csv.reader(
         (line.replace("\0", " ") for line in lines),
         delimiter=separator,
+        strict=True,  # or an open quotation mark would swallow the lines after it
         quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
     )
     try:

@@ -51,18 +51,21 @@ def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
     twice: list[tuple[int, Any]] = []
     try:
         for image in read_json(path, "images.item"):
-            if image["id"] in names:
-                twice.append((image["id"], image["file_name"]))
+            image_id = int(image["id"])
+            if image_id in names:
+                twice.append((image_id, str(image["file_name"])))
             else:
-                names[int(image["id"])] = image["file_name"]
+                names[image_id] = str(image["file_name"])
         if not names:
             raise KeyError("images")
-        rows = ((each["image_id"], each["caption"]) for each in read_json(path, "annotations.item"))
+        rows = ((int(each["image_id"]), each["caption"]) for each in read_json(path, "annotations.item"))
         for image_id, captions in by_picture(rows):
             if image_id not in names:
                 raise UserError(f"{path}: has a caption of image {image_id}, which is not in its list of images")
             yield example(split, image_id, images, names.pop(image_id), captions)
-    except (KeyError, TypeError):
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a COCO caption file; give captions_train2014.json or its like") from None
     for image_id, name in [*names.items(), *twice]:
         yield example(split, image_id, images, name, ())

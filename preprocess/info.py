@@ -15,6 +15,7 @@ from caption.datafile import RECORDS, SPLITS, Records, open_file
 from caption.errors import UserError
 from caption.vocabulary import UNKNOWN
 
+KINDS = (".png", ".pdf", ".svg", ".jpg")
 BAR = 40  # letters of the longest bar
 WRAP = 48  # letters of a caption on a line of the montage
 
@@ -35,10 +36,15 @@ class Info:
     """Of the sample."""
 
     def run(self) -> None:
+        if self.count < 1:
+            raise UserError(f"--count is {self.count}, but must be at least 1")
+        if self.montage and Path(self.montage).suffix.lower() not in KINDS:
+            raise UserError(f"--montage {self.montage}: its name must end with {', '.join(KINDS)}")
         with open_file(self.file) as file:
             manifest = json.loads(file.attrs["manifest"])
             there = [split for split in SPLITS if split in file]
-            shown = self.split if self.split in there else there[0]
+            filled = [split for split in there if len(file[split]["image_ids"])]
+            shown = self.split if self.split in filled else filled[0] if filled else there[0]
             print(f"{self.file}: {Path(self.file).stat().st_size / 1e6:.1f} MB")
             for name, value in manifest.items():
                 if isinstance(value, dict):
@@ -85,6 +91,8 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
     words, lengths = group["words"][:], np.diff(group["caption_words"][:])
     print(f"{split}: {counts['pictures']} pictures, {counts['captions']} captions ({each} a picture)")
     print(f"  {records.name}: {records.dtype} {list(records.shape)}{', virtual' if records.is_virtual else ''}")
+    if not len(lengths):
+        return
     print(f"  words in the vocabulary: {100 * np.mean(words != UNKNOWN):.2f} % of {len(words)}")
     print(f"  words a caption: mean {lengths.mean():.1f}, median {np.median(lengths):.0f}, longest {lengths.max()}")
     shares = np.bincount(lengths)
@@ -101,6 +109,8 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     from matplotlib.figure import Figure  # slow to import, and needed here alone
 
     records = Records(path, split)
+    if not captions:
+        raise UserError(f"{path}: holds no picture to show")
     if records.store == "features":
         raise UserError(f"{path}: holds features, no pictures; leave out --montage")
     columns = min(4, len(captions))
@@ -115,7 +125,7 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
         records.read([number], picture)
         axis.imshow(picture[0].transpose(1, 2, 0))
         told = [textwrap.fill(textwrap.shorten(text, 130, placeholder=" ..."), WRAP) for text in texts[:2]]
-        axis.text(0, -0.02, "\n".join(told), fontsize=7.5, va="top", transform=axis.transAxes)
+        axis.text(0, -0.02, "\n".join(told), fontsize=7.5, va="top", transform=axis.transAxes, parse_math=False)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks become boxes

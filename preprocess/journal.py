@@ -1,13 +1,20 @@
 """How far the work on a data file is; kept beside it, so that a killed command can go on."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caption.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 DATA = "data.h5"  # what will be the file, in the folder of the work on it
 
@@ -30,29 +37,50 @@ class Journal:
     def save(self, folder: Path) -> None:
         """Whole or not at all, even when the power goes."""
         part = folder / "journal.json.part"
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(asdict(self), file, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
         part.replace(folder / "journal.json")
 
 
-def load(folder: Path) -> Journal | None:
-    """What was saved there last; None: nothing. Raises UserError when it cannot be read."""
+def load(folder: Path, overwrite: bool = False) -> Journal | None:
+    """What was saved there last; None: nothing. Raises UserError when it cannot be read, unless to `overwrite` it."""
     try:
         content = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
         content["bad"] = {int(number): reason for number, reason in content["bad"].items()}
         return Journal(**content)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
+        if overwrite:
+            return None
         raise UserError(f"{folder}: its journal cannot be read; start over with --overwrite") from None
 
 
-def settle(output: str | Path) -> None:
+@contextlib.contextmanager
+def locked(output: str | Path) -> Iterator[None]:
+    """Keep other processes of this machine from working on the same file; where there are such locks.
+
+    Raises UserError when one does. A lock ends with its process, and forked workers do not inherit it.
+    """
+    path = Path(f"{output}.lock")
+    with path.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{output}: another process is at work on it; wait for it, or end it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def settle(output: str | Path, overwrite: bool = False) -> None:
     """Give a file that is whole its name, and clear away what was needed to make it."""
     folder = unfinished(output)
-    log = load(folder)
+    log = load(folder, overwrite)
     if log and log.whole:
         if (folder / DATA).exists():
             (folder / DATA).replace(output)

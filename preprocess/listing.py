@@ -84,7 +84,7 @@ class Listing:
         self.numbers: dict[str, int] = {}
         self.problems: list[Problem] = []
         self.dropped = dict.fromkeys(DROPPED, 0)
-        self._seen_ids: dict[int, int] = {}
+        self._seen_ids: set[int] = set()
         self._seen_paths: set[bytes] = set()
 
     def __len__(self) -> int:
@@ -119,9 +119,9 @@ class Listing:
         self.paths.append(example.path)
 
     def _twice(self, example: Example) -> str:
-        first = self._seen_ids.setdefault(example.image_id, len(self))
-        if first < len(self):
-            return f"its id {example.image_id} stands before, for {self.names[first]}"
+        if example.image_id in self._seen_ids:
+            return f"its id {example.image_id} stands before"
+        self._seen_ids.add(example.image_id)
         key = hashlib.blake2b(example.path.encode("utf-8", "replace"), digest_size=12).digest()  # of a path, 45 bytes
         if key in self._seen_paths:
             return "the same picture stands before; in two splits it would be trained and tested on"

@@ -35,6 +35,8 @@ class Merge:
         path = Path(self.output)
         if path.exists() and not self.overwrite:
             raise UserError(f"{path}: is there already; give --overwrite to replace it, or another --output")
+        if path.exists() and any(Path(shard).exists() and path.samefile(shard) for shard in self.shards):
+            raise UserError(f"{path}: is one of the shards; give another --output")
         files = [open_file(shard) for shard in self.shards]
         try:
             files, manifest = in_line(files)
@@ -88,13 +90,14 @@ class Merge:
                     relative(Path(record.file.filename), path), record.name, record.shape, kind
                 )
                 at += len(record)
+        layout.dcpl.set_obj_track_times(False)  # or the file would hold the time of its making
         target.create_virtual_dataset(RECORDS[store], layout)
 
 
 def relative(shard: Path, output: Path) -> str:
     """A shard's name, seen from the folder of the file that will point to it: both can move together."""
     try:
-        return os.path.relpath(shard.resolve(), output.resolve().parent)
+        return os.path.relpath(shard.resolve(), output.parent.resolve())
     except ValueError:  # another drive
         return str(shard.resolve())
 

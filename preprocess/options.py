@@ -41,7 +41,7 @@ class Output:
 
 def check_output(options: Output) -> None:
     """Raises UserError for options that cannot be meant, and when the output is whole already; before any work."""
-    journal.settle(options.output)
+    journal.settle(options.output, options.overwrite)
     started = None if options.overwrite else journal.load(journal.unfinished(options.output))
     if Path(options.output).exists() and not options.overwrite and not (started and started.replace):
         raise UserError(f"{options.output}: is there already; give --overwrite to replace it, or another --output")

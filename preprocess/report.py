@@ -21,7 +21,7 @@ def tell(problems: Sequence[Problem], output: Path, stopping: bool) -> None:
     path.unlink(missing_ok=True)
     if not problems:
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(("split", "image_id", "file_name", "problem"))
         lines.writerows(problem[:4] for problem in problems)

@@ -125,6 +125,7 @@ class Fixed(Store):
         for a, b in _stretches(members - first):
             layout[at : at + b - a] = stored[a:b]
             at += b - a
+        layout.dcpl.set_obj_track_times(False)  # or the file would hold the time of its making
         group.create_virtual_dataset(name, layout)
 
 

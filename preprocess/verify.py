@@ -46,12 +46,21 @@ class Verify:
 
     def run(self) -> None:
         """Raises UserError, naming what differs."""
+        try:
+            self.compare()
+        except UserError:
+            raise
+        except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{self.file}: is damaged ({reason}); make it again") from None
+
+    def compare(self) -> None:
         with open_file(self.file) as file:
             manifest = json.loads(file.attrs["manifest"])
             now = digests(file)
             bad = [name for name, digest in manifest["digests"].items() if now.get(name) != digest]
             splits = {split: file[split]["checksums"][:] for split in SPLITS if split in file}
-            names = {split: file[split]["file_names"].asstr()[:] for split in splits}
+            names = {split: file[split]["file_names"].asstr(errors="replace")[:] for split in splits}
         pictures = 0
         for split, checksums in splits.items():
             records = Records(self.file, split)

@@ -83,8 +83,21 @@ def write(
     captions that cannot be used are left out. Raises UserError when something is wrong and `stopping`, when there is
     nothing to write, or the disk is too small.
     """
-    path, folder = Path(options.output), unfinished(options.output)
+    path = Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with journal.locked(path):
+        _write(listing, opener, options, image, source, stopping)
+
+
+def _write(
+    listing: Listing,
+    opener: Callable[[str], Image],
+    options: Output,
+    image: ImageConfig,
+    source: dict[str, Any],
+    stopping: bool,
+) -> None:
+    path, folder = Path(options.output), unfinished(options.output)
     report.tell(listing.problems, path, stopping)
     if not len(listing):
         raise UserError("there is not one picture with a caption; look at the paths given")

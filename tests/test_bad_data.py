@@ -169,7 +169,7 @@ def test_names_on_one_side_only(folder: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (entry("1.jpg", cocoid=7), "its id 7 stands before, for 0.jpg"),
+        (entry("1.jpg", cocoid=7), "its id 7 stands before"),
         (entry("0.jpg", cocoid=8, split="test"), "the same picture stands before"),
     ],
 )
@@ -180,6 +180,17 @@ def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any],
     path = build(folder, images, "--on-error", "skip")
     assert CaptionData(path, "train").file_names == ["0.jpg", "2.jpg"]
     assert read_manifest(path)["dropped"]["pictures that stand twice"] == 1
+
+
+def test_odd_exif_and_a_name_that_is_no_utf8(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0128] = 6, "inch"  # the unit of resolution should be a number
+    Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "pictures/odd.jpg", exif=exif)
+    with open(os.fsencode(folder / "pictures") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
+        file.write(b"x")
+    data = CaptionData(build(folder, [entry("odd.jpg")]), "train")
+    assert (data.images([0]).float() - GRAY).abs().max() <= 4
+    assert any("no list" in problem and "caf" in name for name, problem in report(folder))
 
 
 def test_captions_that_say_nothing_are_left_out(folder: Path) -> None:

@@ -227,3 +227,21 @@ def test_a_killed_worker_is_told_and_its_work_goes_on(source: Path, tmp_path: Pa
             preprocess(command(source, output, "pixels"))
     preprocess(command(source, output, "pixels"))
     Verify(str(output)).run()
+
+
+def test_two_at_once_do_not_mix(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    with journal.locked(output):
+        child = start(command(source, output, "pixels"))
+        assert wait(child) == 1  # the forked child raises UserError
+    preprocess(command(source, output, "pixels"))
+    assert not (tmp_path / "out.h5.lock").exists()
+
+
+def test_a_journal_that_cannot_be_read(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    journal.unfinished(output).mkdir()
+    (journal.unfinished(output) / "journal.json").write_text("{}")
+    with pytest.raises(UserError, match="journal cannot be read; start over with --overwrite"):
+        preprocess(command(source, output, "pixels"))
+    preprocess([*command(source, output, "pixels"), "--overwrite"])

@@ -1,5 +1,6 @@
 """Shards joined are one run; info and verify tell what is in a file."""
 
+import time
 from pathlib import Path
 
 import h5py
@@ -99,6 +100,41 @@ def test_a_shard_of_bad_pictures_alone(source: Path, tmp_path: Path) -> None:
     assert sum(sum(counts["pictures"] for counts in read_manifest(s)["splits"].values()) == 0 for s in shards) == 1
     preprocess(["merge", *map(str, shards), "--output", str(tmp_path / "joined.h5")])
     assert contents(tmp_path / "joined.h5") == contents(whole)
+
+
+def test_what_merge_and_info_refuse(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = [str(build(source, tmp_path / f"{n}.h5", "--shard", f"{n}/2")) for n in (1, 2)]
+    with pytest.raises(UserError, match=r"1\.h5: is one of the shards"):
+        preprocess(["merge", *shards, "--output", shards[0], "--overwrite"])
+    preprocess(["verify", shards[0]])
+    preprocess(["info", shards[0]])  # it has no pictures of val
+    assert "val: 0 pictures" in capsys.readouterr().out
+    for more in (["--count", "0"], ["--montage", "montage.docx"]):
+        with pytest.raises(UserError, match="must"):
+            preprocess(["info", shards[0], *more])
+    preprocess(["merge", *shards, "--output", str(tmp_path / "joined.h5")])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link.h5").symlink_to(tmp_path / "joined.h5")
+    preprocess(["verify", str(tmp_path / "elsewhere/link.h5")])
+
+
+def test_left_out_pictures_leave_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    """HDF5 would put the time into a virtual data set."""
+    one = build(source, tmp_path / "one.h5")
+    time.sleep(1.1)
+    assert one.read_bytes() == build(source, tmp_path / "two.h5").read_bytes()
+
+
+def test_damage_is_told_in_a_line(source: Path, tmp_path: Path) -> None:
+    path = build(source, tmp_path / "out.h5")
+    with h5py.File(path, "r+") as file:
+        del file["val/words"]
+    with pytest.raises(UserError, match="val/words"):
+        preprocess(["verify", str(path)])
+    with h5py.File(path, "r+") as file:
+        file.attrs["manifest"] = "{"
+    with pytest.raises(UserError, match="is damaged"):
+        preprocess(["verify", str(path)])
 
 
 def test_info_and_its_montage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,11 @@ def test_flickr30k(pictures: Path) -> None:
     [
         ("a.csv", "0.jpg,a dog\n1.jpg,a cat", "its first line is '0.jpg,a dog', but must name the columns"),
         ("a.csv", "file_name,caption\n0.jpg,a dog, a cat", "line 2 has 3 columns, the first 2.*quotation marks"),
+        (
+            "a.csv",
+            'file_name,caption\n0.jpg,"a dog, big\n1.jpg,a cat\n2.jpg,a cow',
+            "is no CSV .unexpected end of data",
+        ),
         ("a.csv", "file_name,caption\n", "holds not one caption"),
         ("a.csv", "", "must name the columns"),
         ("a.csv", "file_name,caption,split\n0.jpg,a dog,training set", "0.jpg has the split 'training set'; known"),
