@@ -71,6 +71,20 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def noted(output: Path) -> int:
+    """How many pictures the journal says are done."""
+    found = journal.load(journal.unfinished(output))
+    return found.done if found else 0
+
+
+def wait_for_more(output: Path, before: int) -> None:
+    """Until the journal says that more pictures than before are done, or the file is whole."""
+    end = time.monotonic() + 60
+    while not output.exists() and noted(output) <= before:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("store", ["pixels", "jpeg", "features"])
 def test_killed_at_random_moments(
     source: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -82,10 +96,14 @@ def test_killed_at_random_moments(
     seconds = time.monotonic() - begun
     chance, kills, rounds, went_on = random.Random(1), 0, 0, 0
     while kills < 22:
-        done = journal.load(journal.unfinished(killed))
-        went_on += done is not None and done.done > 0
+        before = noted(killed)
+        went_on += before > 0
         child = start(command(source, killed, store))
-        time.sleep(chance.uniform(0, seconds if kills % 2 else 0.3 * seconds))
+        if kills % 2:  # at any moment; a slow machine may still be starting
+            time.sleep(chance.uniform(0, seconds))
+        else:  # soon after some more of the work was noted
+            wait_for_more(killed, before)
+            time.sleep(chance.uniform(0, 0.1 * seconds))
         os.kill(child, signal.SIGKILL)
         if wait(child) == -signal.SIGKILL:
             kills += 1
