@@ -16,6 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from caption.config import EncoderConfig
 from caption.errors import UserError
+from caption.maps import Cells
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation of R, G, B in [0, 1]
 
@@ -35,7 +36,7 @@ CUTS = {
 class Encoder(nn.Module):
     """Backbone with its normalisation: uint8 pictures [B, 3, S, S] -> regions [B, L, D], rows of the grid first.
 
-    `width` is D, `grid` the (rows, columns) with L = rows * columns. Weights before `finetune_from` are frozen;
+    `width` is D, `cells` says where the L regions lie on the picture. Weights before `finetune_from` are frozen;
     a backbone taken from torchvision always runs in evaluation mode, so that no batch-norm statistic moves.
     """
 
@@ -64,13 +65,18 @@ class Encoder(nn.Module):
         self.trained = _trained_parameters(self.backbone, config)
         self.fine_tune(bool(self.trained))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.grid, self.width = self._measure(config, image_size)
+        self.cells, self.width = self._measure(config, image_size)
 
-    def _measure(self, config: EncoderConfig, image_size: int) -> tuple[tuple[int, int], int]:
-        """Rows and columns of the grid, and D, from an empty picture."""
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns, L = rows * columns."""
+        return self.cells.rows, self.cells.columns
+
+    def _measure(self, config: EncoderConfig, image_size: int) -> tuple[Cells, int]:
+        """Where the regions lie, and D, from an empty picture."""
         training = self.training
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _Strides(self.backbone) as strides:
                 regions = self.eval()(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
             side = math.isqrt(regions.shape[1])
             if side**2 != regions.shape[1] or side == 0:
@@ -82,7 +88,7 @@ class Encoder(nn.Module):
                 "data with another --size (vit_b_16 needs 224), or choose another encoder.layer"
             ) from None
         self.train(training)
-        return (side, side), int(regions.shape[2])
+        return strides.cells(side, image_size), int(regions.shape[2])
 
     def identity(self) -> dict[str, Any]:
         """What tells this encoder from others whose features are not the same: plain values, for a manifest."""
@@ -127,6 +133,38 @@ class Encoder(nn.Module):
                 raise ValueError(f"the layer gives {tuple(features.shape)}, not a map [B, D, rows, columns]")
             regions = features.flatten(2).transpose(1, 2)  # [B, D, rows, columns] -> [B, L, D]
         return regions
+
+
+class _Strides:
+    """Notes, while a network runs, what makes its map smaller and how each layer moves the middle of what is seen."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.found: dict[int, tuple[int, float, int]] = {}  # side before -> stride, middle of the first, side after
+        kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+        self.hooks = [m.register_forward_hook(self._note) for m in network.modules() if isinstance(m, kinds)]
+
+    def _note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        before, after = inputs[0].shape[-1], output.shape[-1]
+        if after < before:
+            settings: list[Any] = [module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1)]
+            kernel, stride, padding, dilation = (n if isinstance(n, int) else n[-1] for n in settings)
+            # Parallel branches (a block and its shortcut) begin with one side and agree in their middles.
+            self.found.setdefault(before, (stride, dilation * (kernel - 1) / 2 - padding, after))
+
+    def cells(self, side: int, size: int) -> Cells:
+        """Where the cells lie on a picture; divided evenly if other layers, too, made the map smaller."""
+        first, step, reached = 0.0, 1, size
+        while reached in self.found:
+            stride, middle, reached = self.found[reached]
+            first, step = first + step * middle, step * stride
+        return Cells(side, side, size, first, step) if reached == side else Cells.even(side, side, size)
+
+    def __enter__(self) -> "_Strides":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
 class SmallCNN(nn.Module):

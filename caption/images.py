@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from caption.errors import UserError
+from caption.maps import Window
 
 Fit = Literal["crop", "squash"]  # into a square: keep the centre, or keep everything, out of shape
 
@@ -93,6 +94,15 @@ def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     if fit == "crop":
         return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def window(size: tuple[int, int], fit: Fit) -> Window:
+    """The part of a picture of that width and height that `fit_image` makes the square of."""
+    width, height = size
+    if fit == "squash":
+        return Window()
+    side = min(size)
+    return Window((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:

@@ -89,7 +89,7 @@ class Shapes(Output):
             for split, count in zip(("train", "val", "test"), self.count, strict=True)
             for number in range(count)
         ]
-        instances = instance_file([(s, n, t, u) for s, n, t, u, _ in scenes], self.size)
+        instances = instance_file([(s, n, t, u) for s, n, t, u, _ in scenes], self.size, self.seed)
         path = Path(self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
         masks = path.with_name(path.stem + "_instances.json")
@@ -259,8 +259,9 @@ def draw_mask(thing: Thing, size: int) -> Image.Image:
     return large.resize((size, size), Image.Resampling.BOX).point(lambda value: 255 if value > 127 else 0)
 
 
-def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int) -> dict[str, Any]:
-    """COCO's instance format, with colour, size and the mark of unseen combinations added."""
+def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int, seed: int) -> dict[str, Any]:
+    """COCO's instance format, and what truth is told by: colour, size, centre and radius (shares of the side)
+    of an object, and which pictures hold an unseen combination."""
     images, annotations = [], []
     for split, number, things, unseen in Bar(scenes, "masks", "pictures"):
         identity = image_id(split, number)
@@ -276,7 +277,8 @@ def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int) -
         )
         annotations += [_annotation(thing, size, identity, i) for i, thing in enumerate(things)]
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    info = {"description": "shapes", "seed": seed}
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
 def _annotation(thing: Thing, size: int, image: int, number: int) -> dict[str, Any]:
@@ -292,4 +294,6 @@ def _annotation(thing: Thing, size: int, image: int, number: int) -> dict[str, A
         "iscrowd": 0,
         "colour": thing.colour,
         "size": thing.size,
+        "centre": [thing.x, thing.y],
+        "radius": thing.radius,
     }

@@ -1,0 +1,143 @@
+"""Maps lie exactly where the model looked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from caption.config import EncoderConfig
+from caption.encoder import Encoder
+from caption.images import Fit, open_image, read_square, window
+from caption.maps import Cells, Window, centred, peak, upsample
+
+CELLS = [
+    Cells.even(7, 7, 224),
+    Cells.even(14, 14, 224),
+    Cells.even(8, 8, 64),
+    Cells(7, 7, 224, 0.0, 32.0),
+    Cells(8, 8, 299, 37.0, 32.0),
+]
+
+
+@pytest.mark.parametrize("cells", CELLS)
+def test_the_peak_is_the_middle_of_the_strongest_cell(cells: Cells) -> None:
+    count = cells.rows * cells.columns
+    weights = torch.full((count, count), 0.1).fill_diagonal_(1).numpy()  # map i: cell i
+    for cell, attention in enumerate(upsample(weights, cells)):
+        middle = [cells.first + cells.step * n for n in divmod(cell, cells.columns)]
+        assert np.abs(np.array(peak(attention, cells)) - middle).max() <= 0.5
+        left, top = cells.corner(cell)
+        assert (top + cells.step / 2, left + cells.step / 2) == pytest.approx(middle)
+
+
+@pytest.mark.parametrize("cells", CELLS)
+def test_even_attention_is_an_even_map(cells: Cells) -> None:
+    count = cells.rows * cells.columns
+    assert np.allclose(upsample(np.full((1, count), 1 / count), cells), 1 / count)
+
+
+def test_smooth_linear_and_within_range() -> None:
+    cells, chance = Cells.even(7, 7, 224), np.random.default_rng(0)
+    one, other = chance.dirichlet(np.ones(49), 2)
+    maps = upsample(np.stack([one, other, 0.3 * one + 0.7 * other]), cells)
+    assert np.allclose(maps[2], 0.3 * maps[0] + 0.7 * maps[1], atol=1e-7)
+    assert np.abs(np.diff(maps, axis=1)).max() < 0.1 * maps.max()
+    assert maps[0].min() >= one.min() and maps[0].max() <= one.max()
+
+
+def test_a_window_of_a_larger_picture() -> None:
+    """The square's own map, placed: nothing outside, the same inside."""
+    cells, weights = Cells.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
+    part = Window(0.25, 0.0, 0.5, 1.0)  # of a picture of 64 x 32 pixels
+    whole = upsample(weights, cells, (32, 64), part)
+    assert np.allclose(whole[:, :, 16:48], upsample(weights, cells))
+    assert whole[:, :, :16].max() == 0 and whole[:, :, 48:].max() == 0
+    double = upsample(weights, cells, (64, 64))
+    assert np.allclose(double.reshape(2, 32, 2, 32, 2).mean((2, 4)), upsample(weights, cells), atol=2e-3)
+
+
+def test_attention_on_the_middle() -> None:
+    for cells in [*CELLS, Cells.even(1, 1, 32), Cells(1, 1, 224, 0.0, 32.0)]:
+        weights = centred(cells)
+        assert weights.sum() == pytest.approx(1) and (weights > 0).sum() <= 4
+        row, column = peak(upsample(weights[None], cells)[0], cells)
+        middle = (cells.size - 1) / 2
+        nearest = max(0.5, abs(middle - cells.first)) if cells.rows == 1 else cells.step / 2
+        assert abs(row - middle) <= nearest and abs(column - middle) <= nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("small_cnn", 64),
+        ("mobilenet_v2", 224),
+        ("resnet18", 224),
+        ("vgg11", 224),
+        ("densenet121", 224),
+        ("swin_t", 224),
+    ],
+)
+def test_cells_are_where_encoders_look(name: str, size: int) -> None:
+    """The pixels whose change a region feels most lie around the middle told: the centre of the squared gradient."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(name=name, finetune_from="all"), size).eval()
+    cells = encoder.cells
+    place = cells.rows // 2
+    pixels = torch.randn(1, 3, size, size, requires_grad=True)
+    features = encoder.backbone(pixels)
+    region = (features if isinstance(features, torch.Tensor) else features["regions"])[0, :, place, place]
+    (gradient,) = torch.autograd.grad((region * torch.randn_like(region)).sum(), pixels)
+    power, line = gradient.square().sum((0, 1)), torch.arange(float(size))
+    for axis in (0, 1):
+        centre = (power.sum(1 - axis) @ line / power.sum()).item()
+        assert centre == pytest.approx(cells.first + cells.step * place, abs=0.2 * cells.step)
+
+
+def bright_square(path: Path, size: tuple[int, int], centre: tuple[float, float], turn: int) -> None:
+    """A dark picture of (width, height) with one bright square around the centre (x, y), in pixels of the upright
+    picture; saved as a camera held so does, with EXIF's orientation `turn`."""
+    image = Image.new("RGB", size, (40, 40, 40))
+    x, y = round(centre[0]), round(centre[1])
+    image.paste((250, 250, 250), (x - 24, y - 24, x + 24, y + 24))
+    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[turn]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    (image if back is None else image.transpose(back)).save(path, exif=exif, quality=95)
+
+
+SMALL = [(fit, *shape) for fit in ("crop", "squash") for shape in [((224, 224), 1), ((448, 300), 1), ((300, 500), 6)]]
+SHAPES = [("small_cnn", "", *shape) for shape in [*SMALL, ("crop", (520, 260), 8), ("squash", (260, 520), 3)]]
+DEEP = [("resnet18", "layer2"), ("mobilenet_v2", "features.6"), ("vgg11", "features.10")]
+SHAPES += [(*deep, *shape) for deep in DEEP for shape in [("crop", (520, 260), 8), ("squash", (260, 420), 3)]]
+
+
+@pytest.mark.parametrize(("name", "layer", "fit", "size", "turn"), SHAPES)
+def test_the_map_lies_on_the_bright_square(
+    name: str, layer: str, fit: Fit, size: tuple[int, int], turn: int, tmp_path: Path
+) -> None:
+    """Regions that differ between a picture with a bright square and one without are where the encoder sees it.
+    Attention on them, drawn over the whole picture, must lie on the square, whatever the picture's shape, crop and
+    rotation; to a third of a cell: divided evenly, ResNet's map would lie half a cell beside it."""
+    side = 96 if name == "small_cnn" else 224
+    encoder = Encoder(EncoderConfig(name=name, layer=layer, finetune_from="all"), side).eval()
+    for module in encoder.modules():  # every convolution a mean: what a region feels is centred on what it sees
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+    seen = window(size, fit)
+    for share in ((0.35, 0.4), (0.55, 0.65)):  # of the part that the model sees
+        centre = [size[i] * (seen[i] + share[i] * seen[i + 2]) for i in (0, 1)]
+        bright_square(tmp_path / "bright.jpg", size, (centre[0], centre[1]), turn)
+        bright_square(tmp_path / "dark.jpg", size, (-1e4, -1e4), turn)
+        squares = np.stack([read_square(tmp_path / f"{kind}.jpg", side, fit) for kind in ("bright", "dark")])
+        with torch.no_grad():
+            bright, dark = encoder(torch.from_numpy(squares))
+        weights = (bright - dark).square().sum(-1)
+        weights = (weights / weights.sum()).numpy()
+        picture = open_image(tmp_path / "bright.jpg")
+        assert picture.size == size
+        attention = upsample(weights[None], encoder.cells, (size[1], size[0]), seen)[0].astype(float) ** 2
+        across, down = (attention.sum(axis) @ np.arange(size[axis]) / attention.sum() for axis in (0, 1))
+        step = [encoder.cells.step / side * size[i] * seen[i + 2] for i in (0, 1)]  # of a cell, in pixels
+        assert abs(across - centre[0]) < step[0] / 3 and abs(down - centre[1]) < step[1] / 3
