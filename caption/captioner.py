@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import SELECTIONS, AdditiveScore, Memory
+from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, from_dict
 from caption.decoder import Decoded, Decoder
 from caption.encoder import Encoder
@@ -32,8 +32,14 @@ class Captioner(nn.Module):
         self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
         self.encoder = Encoder(encoder, image.size, load_weights)
         width = self.encoder.width
-        score = AdditiveScore(decoder.hidden, width, decoder.attention)
-        attention = SELECTIONS[decoder.selection](score, decoder.temperature)
+        score = SCORES[decoder.score](decoder.hidden, width, decoder.attention)
+        window = None
+        if decoder.window != "global":
+            plane = decoder.window_over == "plane"
+            window = WINDOWS[decoder.window](
+                self.encoder.grid, decoder.window_radius, plane, decoder.hidden, decoder.attention
+            )
+        attention = SELECTIONS[decoder.selection](score, decoder.temperature, window)
         self.decoder = Decoder(decoder, attention, width, len(vocabulary))
 
     def remember(self, images: Tensor) -> Memory:

@@ -8,18 +8,17 @@ from typing import Any
 import torch
 
 from caption.errors import UserError
+from caption.whole import whole
 
 FORMAT = "show-attend-and-tell checkpoint 1"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename: the file is whole or it is not there."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    """The file is whole or it is not there, even if the machine fails."""
+    with whole(path) as part, part.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load(path: str | Path) -> dict[str, Any]:

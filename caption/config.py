@@ -69,7 +69,15 @@ class DecoderConfig:
     hidden: int = 512
     """H, width of the LSTM state."""
     attention: int = 512
-    """A, width of keys and queries."""
+    """A, width of keys and queries; the scores dot and general have H instead."""
+    score: Literal["additive", "concat", "dot", "general", "scaled_dot"] = "additive"
+    """How regions are compared to the state: additive (paper, eq. 4); dot needs `hidden` as wide as a region."""
+    window: Literal["global", "local_m", "local_p"] = "global"
+    """Where attention may look: everywhere; near region t at step t; near a place that it predicts (Luong et al.)."""
+    window_over: Literal["line", "plane"] = "plane"
+    """Of a local window, regions are on a line, row by row (as published for words), or on the picture's plane."""
+    window_radius: int = 2
+    """D, of a local window: places within D of its middle."""
     selection: Literal["soft", "hard"] = "soft"
     """soft: attend to the expectation (paper, section 4.2); hard: to one drawn location (section 4.1)."""
     temperature: float = 1.0
@@ -80,8 +88,13 @@ class DecoderConfig:
     """Before the output layer."""
 
     def __post_init__(self) -> None:
-        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature")
+        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius")
         _check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
+        if self.window == "global" and (self.window_over, self.window_radius) != ("plane", 2):
+            raise UserError(
+                "decoder.window_over or window_radius is set, but decoder.window is global; add --decoder.window "
+                "local_m or local_p"
+            )
 
 
 @dataclass(frozen=True)

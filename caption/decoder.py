@@ -16,15 +16,16 @@ class State(NamedTuple):
 
     hidden: Tensor  # [B, Q, H]
     cell: Tensor  # [B, Q, H]
+    step: int = 0  # words read so far
 
     def first(self, images: int, rows: int) -> "State":
         """The state of the first images and of their first rows, without a copy."""
-        return State(self.hidden[:images, :rows], self.cell[:images, :rows])
+        return State(self.hidden[:images, :rows], self.cell[:images, :rows], self.step)
 
     def select(self, rows: Tensor) -> "State":
         """Row rows[b, q] of image b becomes its row q; rows [B, Q']."""
         index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        return State(self.hidden.gather(1, index), self.cell.gather(1, index))
+        return State(self.hidden.gather(1, index), self.cell.gather(1, index), self.step)
 
 
 class Decoded(NamedTuple):
@@ -119,13 +120,14 @@ class Decoder(nn.Module):
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
         """Attention and LSTM, eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context, attention."""
-        attended = self.attention(state.hidden, memory)
-        context = torch.sigmoid(self.gate(state.hidden)) * attended.context  # beta_t z_t, section 4.2.1
+        attended = self.attention(state.hidden, memory, state.step)
+        gate = torch.sigmoid(self.gate(state.hidden))  # beta_t, section 4.2.1, [B, Q, 1]
+        context = gate * attended.context
         gates = word_gates + self.hidden_to_gates(state.hidden) + self.context_to_gates(context)
         i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
         cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
         hidden = torch.sigmoid(o) * torch.tanh(cell).to(o.dtype)  # eq. 3
-        return State(hidden, cell), context, attended
+        return State(hidden, cell, state.step + 1), context, attended._replace(gate=gate.squeeze(-1))
 
     def readout(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., D] -> [..., V]."""

@@ -32,6 +32,7 @@ class Hypothesis(NamedTuple):
     finished: bool  # ended with <end>, not at the length limit
     weights: Tensor  # [T, L], or [T + 1, L] if finished: where the model looked
     locations: list[int] | None = None  # as many, the locations that hard attention chose; None: the expectation
+    gates: list[float] | None = None  # as many, beta of each word: how much of what was seen went into it
 
 
 @torch.inference_mode()
@@ -142,13 +143,16 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def _look(attended: Attended) -> Tensor:
-    """Where each row looked at one step: the weights and, last, the location chosen, -1 if none [B, K, L + 1]."""
-    location = torch.full_like(attended.weights[..., 0], -1) if attended.draw is None else attended.draw.location
-    return torch.cat([attended.weights, location.unsqueeze(-1).to(attended.weights.dtype)], -1)
+    """Where each row looked at one step: the weights and, last, the location chosen (-1 if none) and beta (-1 if the
+    decoder has none) [B, K, L + 2]."""
+    none = torch.full_like(attended.weights[..., 0], -1)
+    location = none if attended.draw is None else attended.draw.location.to(none.dtype)
+    gate = none if attended.gate is None else attended.gate.to(none.dtype)
+    return torch.cat([attended.weights, location.unsqueeze(-1), gate.unsqueeze(-1)], -1)
 
 
 def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Looks [B, K, L + 1] of each step, followed back from the last rows to their ancestors -> [B, K, T, L + 1]."""
+    """Looks [B, K, L + 2] of each step, followed back from the last rows to their ancestors -> [B, K, T, L + 2]."""
     row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
     traced = []
     for look, parent in zip(reversed(looks), reversed(parents), strict=True):
@@ -189,7 +193,7 @@ def _all(done: Tensor, step: int) -> bool:
 
 
 def _collect(history: Tensor, totals: Tensor, looks: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """history [B, K, T], totals [B, K], looks [B, K, T, L + 1] -> hypotheses of each image, ranked."""
+    """history [B, K, T], totals [B, K], looks [B, K, T, L + 2] -> hypotheses of each image, ranked."""
     looks = looks.cpu()
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
@@ -201,8 +205,10 @@ def _collect(history: Tensor, totals: Tensor, looks: Tensor, config: SearchConfi
             steps = row.index(END) + 1 if finished else len(row)
             words = row[: steps - finished]
             look = looks[b, k, :steps]
-            locations = look[:, -1].int().tolist() if look[0, -1] >= 0 else None
-            hypothesis = Hypothesis(words, total, finished, look[:, :-1].clone(), locations)  # not the whole block
+            locations = look[:, -2].int().tolist() if look[0, -2] >= 0 else None
+            gates = look[:, -1].tolist() if look[0, -1] >= 0 else None
+            weights = look[:, :-2].clone()  # not the whole block
+            hypothesis = Hypothesis(words, total, finished, weights, locations, gates)
             hypotheses.append((total / steps**config.length_penalty, hypothesis))
         hypotheses.sort(key=lambda pair: -pair[0])
         results.append([hypothesis for _, hypothesis in hypotheses])

@@ -1,12 +1,14 @@
 """Small data and models that many tests share."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 import torch
 
-from caption.attention import SELECTIONS, AdditiveScore, Memory
+from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory, SoftAttention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig
 from caption.datafile import read_vocabulary
@@ -27,10 +29,20 @@ def decoder() -> Decoder:
     return make_decoder()
 
 
-def make_decoder(vocabulary: int = V, seed: int = 0, selection: str = "soft") -> Decoder:
+def make_attention(
+    score: str = "additive", window: str = "", plane: bool = True, selection: str = "soft", hidden: int = 8
+) -> SoftAttention:
+    """Of queries [B, Q, H] over a grid of 2 x 3 regions; without a window, over any regions."""
+    made = WINDOWS[window]((2, 3), 1, plane, hidden, 9) if window else None
+    return SELECTIONS[selection](SCORES[score](hidden, D, 9), 1.0, made)
+
+
+def make_decoder(
+    vocabulary: int = V, seed: int = 0, selection: str = "soft", attention: SoftAttention | None = None
+) -> Decoder:
     torch.manual_seed(seed)
     config = DecoderConfig(embedding=7, hidden=8, attention=9, dropout=0.5)
-    decoder = Decoder(config, SELECTIONS[selection](AdditiveScore(8, D, 9)), D, vocabulary)
+    decoder = Decoder(config, attention or make_attention(selection=selection), D, vocabulary)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)  # far from uniform, so that a wrong step shows
     return decoder.double().eval()
@@ -50,6 +62,15 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["shapes", "--output", str(path), "--count", "40", "10", "10", "--size", "32", "--save-images", str(folder)]
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def meteor() -> Any:
+    """METEOR's program, which takes seconds to start."""
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    if shutil.which("java") is None:
+        pytest.skip("there is no java here")
+    return module.Meteor()
 
 
 @pytest.fixture

@@ -21,6 +21,15 @@ def score(decoder: Decoder, memory: Memory, words: list[int]) -> tuple[float, to
     return logps.sum().item(), decoded.weights[0, 0]
 
 
+def gates(decoder: Decoder, memory: Memory, words: list[int]) -> list[float]:
+    """beta of every step of a caption, from the equation of section 4.2.1."""
+    state, found = decoder.start(memory, 1), []
+    for word in [START, *words[:-1]]:
+        found.append(torch.sigmoid(decoder.gate(state.hidden)).item())
+        _, state, _ = decoder.step(torch.tensor([[word]]), state, memory)
+    return found
+
+
 def one(memory: Memory, image: int) -> Memory:
     return Memory(memory.keys[image : image + 1], memory.values[image : image + 1])
 
@@ -84,6 +93,7 @@ def test_what_is_reported_equals_rescoring(decoder: Decoder, config: SearchConfi
             log_probability, weights = score(decoder, one(memory, image), words)
             assert hypothesis.log_probability == pytest.approx(log_probability, abs=1e-5)
             torch.testing.assert_close(hypothesis.weights, weights, atol=1e-5, rtol=0, check_dtype=False)
+            assert hypothesis.gates == pytest.approx(gates(decoder, one(memory, image), words), abs=1e-5)
             finished += hypothesis.finished
     assert finished  # or the test would not have seen an <end>
 

@@ -44,3 +44,4 @@ class Attended(NamedTuple):
     context: Tensor  # [B, Q, D], z_t
     weights: Tensor  # [B, Q, L], alpha_t: not negative, summing to one
     draw: Draw | None = None  # of hard attention, unless all rows took the expectation
+    gate: Tensor | None = None  # [B, Q], beta_t, by which the decoder multiplied the context

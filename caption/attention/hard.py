@@ -16,15 +16,25 @@ class HardAttention(SoftAttention):
 
     stochastic = True
 
-    def forward(self, query: Tensor, memory: Memory) -> Attended:
-        """query [B, Q, H] -> context [B, Q, D], weights [B, Q, L] and, unless `drawn` is None, the draws [B, Q].
+    def damp(self, logits: Tensor, damping: Tensor | None) -> Tensor:
+        """Logits [B, Q, L] with a window's damping in them: a draw needs probabilities, so that weights sum to one."""
+        return logits if damping is None else logits + damping
+
+    def weigh(self, logits: Tensor, damping: Tensor | None) -> Tensor:
+        """The expectation is that of the draws."""
+        return self.damp(logits, damping).softmax(-1)
+
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+        """query [B, Q, H] at step t -> context [B, Q, D], weights [B, Q, L] and, unless `drawn` is None, the draws
+        [B, Q].
 
         No gradient passes through the choice itself. Probabilities stay logarithms, so that nothing is divided by
         alpha: where alpha is 0 or 1, all values and gradients are finite.
         """
         if memory.drawn is None:
-            return super().forward(query, memory)
-        log_weights = self.logits(query, memory).log_softmax(-1)  # eq. 5, [B, Q, L]
+            return super().forward(query, memory, step)
+        logits, damping = self.logits(query, memory, step)
+        log_weights = self.damp(logits, damping).log_softmax(-1)  # eq. 5, [B, Q, L]
         weights = log_weights.exp()
         location = choose(log_weights.detach(), memory.most_probable)  # [B, Q]
         one_hot = F.one_hot(location, weights.shape[-1])  # s_t, [B, Q, L]

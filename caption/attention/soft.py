@@ -1,9 +1,10 @@
 """Deterministic soft attention, section 4.2."""
 
+import torch
 from torch import Tensor, nn
 
-from caption.attention.additive import AdditiveScore
 from caption.attention.base import Attended, Memory, at_least_single
+from caption.attention.scores import Score
 
 
 class SoftAttention(nn.Module):
@@ -11,22 +12,34 @@ class SoftAttention(nn.Module):
 
     stochastic = False  # whether training draws locations
 
-    def __init__(self, score: AdditiveScore, temperature: float = 1.0) -> None:
+    def __init__(self, score: Score, temperature: float = 1.0, window: nn.Module | None = None) -> None:
+        """`window` is one of WINDOWS; None: everywhere."""
         super().__init__()
         self.score = score
         self.temperature = temperature
+        self.window = window
 
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
         keys = self.score.keys(regions)
         return Memory(keys, regions.to(keys.dtype))
 
-    def logits(self, query: Tensor, memory: Memory) -> Tensor:
-        """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature."""
-        return at_least_single(self.score(query, memory.keys)) / self.temperature
+    def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
+        """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside
+        the window; and the logarithm of what damps the weights after the softmax [B, Q, L], if anything does."""
+        logits = at_least_single(self.score(query, memory.keys)) / self.temperature
+        if self.window is None:
+            return logits, None
+        inside, damping = self.window(query, step)
+        return logits.masked_fill(~inside, -torch.inf), damping
 
-    def forward(self, query: Tensor, memory: Memory) -> Attended:
-        """query [B, Q, H] -> context [B, Q, D] and weights [B, Q, L]."""
-        weights = self.logits(query, memory).softmax(-1)  # eq. 5, [B, Q, L]
+    def weigh(self, logits: Tensor, damping: Tensor | None) -> Tensor:
+        """What `logits` gives -> alpha_t [B, Q, L], eq. 5."""
+        weights = logits.softmax(-1)
+        return weights if damping is None else weights * damping.exp()
+
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+        """query [B, Q, H] at step t, from 0 -> context [B, Q, D] and weights [B, Q, L]."""
+        weights = self.weigh(*self.logits(query, memory, step))  # [B, Q, L]
         context = weights.to(memory.values.dtype) @ memory.values  # [B, Q, D], nothing repeated along Q
         return Attended(context, weights)
