@@ -1,42 +1,50 @@
-"""Caption a picture: `python caption_image.py --checkpoint RUN/best.pt --image photo.jpg --output photo.png`."""
+"""Caption pictures: `python caption_image.py --checkpoint RUN/best.pt --image photo.jpg --output photo.png`."""
 
 import dataclasses
+import itertools
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
+from PIL import Image
 
 from caption import engine
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import SearchConfig
 from caption.errors import UserError
-from caption.images import read_square
+from caption.images import BadImage, open_image, read_square, window
+from caption.page import entry, write_page
 from caption.search import Hypothesis, follow, search
-from caption.visualise import Look, draw_attention, upsample
+from caption.visualise import KINDS, Look, draw_attention
 from caption.vocabulary import tokenise
 
-KINDS = (".png", ".pdf", ".svg", ".jpg")
+SHOWN = 448  # longer side of a picture in figures and pages, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Caption a picture and draw, word by word, where the model looked."""
+    """Caption pictures and show, word by word, where the model looked."""
 
     checkpoint: str
     """A run's best.pt."""
-    image: str
-    """The picture."""
+    image: tuple[str, ...]
+    """Pictures, or folders of pictures."""
     output: str = ""
-    """The figure to write (.png, .pdf, .svg, .jpg); empty: none."""
+    """A figure (.png, .pdf, .svg, .jpg; .gif shows one word after the other), a page for a browser with all the
+    pictures (.html), or a folder for a figure of each; empty: neither."""
+    format: Literal["png", "pdf", "svg", "jpg", "gif"] = "png"
+    """Of the figures in a folder."""
     caption: str = ""
-    """Words to look at the picture with, instead of the model's own."""
+    """Words to look at the pictures with, instead of the model's own."""
     against: str = ""
-    """Another model's best.pt, to be drawn below this one, looking at the picture with the same words."""
+    """Another model's best.pt, to be drawn beside this one, looking at the pictures with the same words."""
     json: bool = False
-    """Print words, log-probability and attention weights as JSON instead of the caption."""
+    """Print words, log-probability and attention weights as JSON, one object a picture, instead of the caption."""
     device: str = "auto"
     seed: int = 1
     """Of `--method sample` and `--attend draw`."""
@@ -45,63 +53,127 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     args = parse(Arguments, arguments, "caption_image.py")
-    if args.output and Path(args.output).suffix.lower() not in KINDS:
-        raise UserError(f"--output {args.output}: unknown kind of file; its name must end with {', '.join(KINDS)}")
+    paths = find_pictures(args.image)
+    page = args.output.lower().endswith(".html")
+    figures = figure_paths(args, paths) if args.output and not page else {}
+    if args.against and not figures:
+        raise UserError("--against draws figures, so it needs --output with a figure's name or a folder")
     device = engine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
     max(models, key=lambda model: model.decoder.attention.stochastic).check_search(args.search)
-    if args.against and not args.output:
-        raise UserError("--against draws, so it needs --output")
-
     given = tokenise(args.caption)
     if args.caption and not given:
         raise UserError(f"--caption {args.caption!r} holds no word")
 
     torch.manual_seed(args.seed)
-    best = caption_one(captioner, args.image, args.search, given)
-    words = captioner.vocabulary.decode(best.words)
-    caption = " ".join(words)
-    if args.json:
-        print(json.dumps({"image": args.image, "caption": caption, **as_json(best, words, captioner.encoder.grid)}))
-    else:
-        print(f"{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
-    if not args.output:
-        return
+    entries, bad = [], []
+    for path in paths:
+        try:
+            hypotheses = caption_one(captioner, path, args.search, given)
+        except BadImage as error:  # the others are captioned all the same
+            bad.append(error)
+            continue
+        best, words = hypotheses[0], captioner.vocabulary.decode(hypotheses[0].words)
+        caption = " ".join(words)
+        if args.json:
+            print(json.dumps({"image": str(path), "caption": caption, **as_json(best, words, captioner.encoder.grid)}))
+        else:
+            before = f"{path}\n" if len(paths) > 1 else ""
+            print(f"{before}{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
+        if not args.output:
+            continue
+        picture = open_image(path)
+        seen = window(picture.size, captioner.image.fit)
+        picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+        if page:
+            told = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
+            entries.append(entry(picture, seen, str(path), told))
+            continue
+        looks = [look(captioner, best, words, Path(args.checkpoint).parent.name if args.against else "")]
+        if args.against:
+            same = caption_one(models[1], path, args.search, words)[0]
+            looks.append(look(models[1], same, words, Path(args.against).parent.name))
+        draw_attention(np.asarray(picture), words, looks, caption, figures[path], seen)
+    if entries:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        write_page(Path(args.output), "Where the model looked", captioner.encoder.cells, entries)
+    if len(bad) == len(paths) == 1:
+        raise bad[0]
+    if bad:
+        print("".join(f"error: {one}\n" for one in bad), end="", file=sys.stderr)
+        raise UserError(f"{len(bad)} of {len(paths)} pictures could not be read")
 
-    shown = read_square(args.image, captioner.image.size, captioner.image.fit)
-    hypotheses = [best, *(caption_one(model, args.image, args.search, words) for model in models[1:])]
-    names = [Path(path).parent.name for path in (args.checkpoint, args.against)] if args.against else [""]
-    looks = [
-        Look(
-            upsample(found.weights[: len(words)], model.encoder.grid, len(shown[0])),
-            model.encoder.grid,
-            found.locations,
-            name,
-        )
-        for model, found, name in zip(models, hypotheses, names, strict=True)
-    ]
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    draw_attention(shown, words, looks, caption, args.output)
+
+def find_pictures(given: tuple[str, ...]) -> list[Path]:
+    """The pictures given, and those in the folders given, by name. Raises UserError when there are none."""
+    Image.init()
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    paths: list[Path] = []
+    for path in map(Path, given):
+        found = [path]
+        if path.is_dir():
+            found = sorted(each for each in path.iterdir() if each.suffix.lower() in known and each.is_file())
+            if not found:
+                raise UserError(f"--image {path}: no picture in this folder")
+        paths += found
+    if not paths:
+        raise UserError("--image names no picture; give some, or a folder")
+    return list(dict.fromkeys(paths))
+
+
+def figure_paths(args: Arguments, paths: list[Path]) -> dict[Path, Path]:
+    """Where each picture's figure goes; its folder is made. Raises UserError rather than write over a picture."""
+    output = Path(args.output)
+    if output.suffix.lower() in KINDS and not output.is_dir():
+        if len(paths) > 1:
+            raise UserError(
+                f"--output {output}: one figure for {len(paths)} pictures; give a folder, or a page's name (.html)"
+            )
+        figures = {paths[0]: output}
+    elif output.suffix and not output.is_dir():
+        kinds = ", ".join((*KINDS, ".html"))
+        raise UserError(f"--output {output}: unknown kind of file; its name must end with {kinds}, or be a folder's")
+    else:
+        figures, taken = {}, set[str]()
+        for path in paths:  # pictures of one name, from several folders, are numbered
+            names = (f"{path.stem}{f'_{n}' if n > 1 else ''}.{args.format}" for n in itertools.count(1))
+            name = next(name for name in names if name not in taken)
+            taken.add(name)
+            figures[path] = output / name
+    originals = {path.resolve() for path in paths}
+    for figure in figures.values():
+        if figure.resolve() in originals:
+            raise UserError(f"--output {output}: {figure} is one of the pictures; give another folder or name")
+    for figure in figures.values():
+        figure.parent.mkdir(parents=True, exist_ok=True)
+    return figures
 
 
 @torch.inference_mode()
-def caption_one(captioner: Captioner, path: str, config: SearchConfig, given: list[str]) -> Hypothesis:
-    """The model's best caption of a picture; or the given words, if any, as it sees them."""
+def caption_one(captioner: Captioner, path: Path, config: SearchConfig, given: list[str]) -> list[Hypothesis]:
+    """The model's captions of a picture, the best first; or the given words, if any, as it sees them."""
     image = read_square(path, captioner.image.size, captioner.image.fit)
     device = next(captioner.parameters()).device
     if not captioner.decoder.attention.stochastic:
         config = dataclasses.replace(config, attend="expectation")
     memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:
-        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend)[0]
-    return search(captioner.decoder, memory, config)[0][0]
+        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend)
+    return search(captioner.decoder, memory, config)[0]
+
+
+def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
+    """Where the model looked at these words."""
+    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
 
 
 def as_json(hypothesis: Hypothesis, words: list[str], grid: tuple[int, int]) -> dict[str, Any]:
-    """A hypothesis in plain values; `location` is the row and column that hard attention chose."""
+    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose."""
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
     steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
+    for step, gate in zip(steps, hypothesis.gates or [], strict=False):
+        step["gate"] = gate
     for step, location in zip(steps, hypothesis.locations or [], strict=False):
         step["location"] = divmod(location, grid[1])
     return {

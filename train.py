@@ -15,9 +15,9 @@ from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
 from caption.errors import UserError
-from caption.metrics.bleu import bleu
+from caption.metrics.official import captions_from_text, official
 from caption.presets import PRESETS
-from caption.vocabulary import Vocabulary, tokenise
+from caption.vocabulary import Vocabulary
 
 EXAMPLES = 10  # pictures whose captions are kept from every epoch
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
-    references = [[tokenise(text) for text in texts] for texts in val.references()]
+    references = val.references()
     rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
     pin = device.type == "cuda"
     train_loader = data.make_loader(rows, batches, training.workers, pin)
@@ -110,14 +110,23 @@ def main(arguments: list[str]) -> None:
         save(every=1)  # whatever happens in validation
         validated = engine.validate(captioner, val_loader, training, device)
         found = engine.generate(captioner, val_loader, config.search, device, training.precision)
-        numbers = {index: hypotheses[0].words for index, hypotheses in found}
+        numbers = {one.image: one.hypotheses[0].words for one in found}
         captions = [captioner.vocabulary.decode(numbers[index]) for index in range(len(val))]
-        scores = bleu(references, captions)
-
         texts = [" ".join(words) for words in captions]
+        scored = official(captions_from_text(texts, references))
+        scores = {score.name: score.value for score in scored}
         runlog.write_text(folder / "captions_val.json", runlog.coco_results(val.image_ids, texts))
-        examples = dict(zip(val.file_names[:EXAMPLES], texts, strict=False))
-        log.record({"epoch": epoch, "train": trained, "val": validated, "scores": scores, "examples": examples})
+        shown, each = val.file_names[:EXAMPLES], {score.name: score.each for score in scored}
+        log.record(
+            {
+                "epoch": epoch,
+                "train": trained,
+                "val": validated,
+                "scores": scores,
+                "examples": dict(zip(shown, texts, strict=False)),
+                "CIDEr-D of examples": dict(zip(shown, each["CIDEr-D"].tolist(), strict=False)),
+            }
+        )
         better = scores["BLEU-4"] > progress.best_score
         print(
             f"epoch {epoch}: loss {trained['cross_entropy']:.3f}, val {validated['cross_entropy']:.3f}, generated "

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -214,14 +214,36 @@ def validate(
     return {name: value / words for name, value in sums.items()}
 
 
+class Generated(NamedTuple):
+    """What the model says of an image, and where it looked."""
+
+    image: int  # its number in the split
+    hypotheses: list[Hypothesis]  # the best first
+    references: list[tuple[list[str], Tensor]]  # if asked for: words, and where the model looked at them [T, L]
+
+
 @torch.inference_mode()
 def generate(
-    captioner: Captioner, loader: DataLoader[Any], config: SearchConfig, device: torch.device, precision: str
-) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """For every image its index in the split and its hypotheses, the best first."""
+    captioner: Captioner,
+    loader: DataLoader[Any],
+    config: SearchConfig,
+    device: torch.device,
+    precision: str,
+    references: bool = False,
+) -> Iterator[Generated]:
+    """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
+    attention the expectation). An image is encoded once for both."""
     captioner.eval()
     for batch in Bar(loader, "caption", "batches"):
+        read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
         with autocast(device, precision):
             memory = captioner.remember(batch.images.to(device, non_blocking=True))
             found = search(captioner.decoder, memory, config)
-        yield from zip(batch.indices, found, strict=True)
+            if references:
+                captions = batch.captions.to(device, non_blocking=True)
+                weights = captioner.decoder(memory, captions, batch.lengths).weights.float().cpu()  # [B, Q, T, L]
+                for b, q in (batch.lengths > 0).nonzero().tolist():
+                    length = int(batch.lengths[b, q])
+                    words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())
+                    read[b].append((words, weights[b, q, : length - 1]))
+        yield from map(Generated, batch.indices, found, read)

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from caption.config import Config, from_dict
 from caption.errors import UserError
 from caption.visualise import draw_curves
+from caption.whole import whole
 
 
 class Run:
@@ -27,7 +28,7 @@ class Run:
 
     def __init__(self, folder: Path, epoch: int) -> None:
         self.folder = folder
-        self.records = [record for record in self._read() if record["epoch"] < epoch]
+        self.records = [record for record in read_records(folder) if record["epoch"] < epoch]
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in self.records))
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
@@ -35,12 +36,9 @@ class Run:
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 
-    def _read(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
-
     def record(self, record: dict[str, Any]) -> None:
-        """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch."""
+        """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch, with their
+        `CIDEr-D of examples`."""
         self.records.append(record)
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -55,11 +53,22 @@ class Run:
         write_text(self.folder / "examples.txt", self._examples())
 
     def _examples(self) -> str:
-        """Each example picture with its captions of all epochs, one below the other."""
+        """A table for each example picture: its captions of all epochs, one below the other, with their scores."""
         lines = []
         for name in self.records[-1]["examples"]:
-            lines += [name, *(f"  {record['epoch']:3}  {record['examples'][name]}" for record in self.records), ""]
+            lines += [name, "  epoch  CIDEr-D  caption"]
+            for record in self.records:
+                score = record.get("CIDEr-D of examples", {}).get(name, float("nan"))
+                lines.append(f"  {record['epoch']:5}  {score:7.1f}  {record['examples'][name]}")
+            lines.append("")
         return "\n".join(lines)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Of every epoch in a run's log.jsonl; none where there is no run."""
+    log = folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
 
 def create_folder(config: Config) -> Path:
@@ -87,9 +96,8 @@ def read_config(folder: str | Path) -> Config:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def coco_results(image_ids: Sequence[int], captions: Sequence[str]) -> str:

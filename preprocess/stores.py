@@ -131,7 +131,7 @@ class Fixed(Store):
 
 class Pixels(Fixed):
     """uint8 [3, S, S]. The workers themselves write them: to hand 150 kB to another process, only for it to do that,
-    costs a quarter of the speed."""
+    would slow them down."""
 
     kind = "pixels"
 

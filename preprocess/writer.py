@@ -83,21 +83,8 @@ def write(
     captions that cannot be used are left out. Raises UserError when something is wrong and `stopping`, when there is
     nothing to write, or the disk is too small.
     """
-    path = Path(options.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with journal.locked(path):
-        _write(listing, opener, options, image, source, stopping)
-
-
-def _write(
-    listing: Listing,
-    opener: Callable[[str], Image],
-    options: Output,
-    image: ImageConfig,
-    source: dict[str, Any],
-    stopping: bool,
-) -> None:
     path, folder = Path(options.output), unfinished(options.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
     report.tell(listing.problems, path, stopping)
     if not len(listing):
         raise UserError("there is not one picture with a caption; look at the paths given")
@@ -119,38 +106,39 @@ def _write(
         "vocabulary_from": Path(options.vocabulary).name,
     }
     inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
-    log = _begin(store, folder, options, {**recipe, **inputs})
-    if options.shard:  # so that merge knows what belongs together
-        recipe |= {"shard": part, "shards": parts, "set": listing.digest[:16]}
-    jobs = _chunks(sorted(log.bad)) + _chunks(range(log.done, len(order)))
-    tasks = (Task([listing.paths[n] for n in order[numbers]], store.places(numbers)) for numbers in jobs)
-    results = in_order(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
-    todo = sum(map(len, jobs))
-    work = Counted(_fill(store, log, folder, jobs, results), todo)
-    for _ in Bar(work, "pictures", "pictures", len(order) - todo):
-        pass
+    with journal.locked(path):
+        log = _begin(store, folder, options, {**recipe, **inputs})
+        if options.shard:  # so that merge knows what belongs together
+            recipe |= {"shard": part, "shards": parts, "set": inputs["listing"]}
+        jobs = _chunks(sorted(log.bad)) + _chunks(range(log.done, len(order)))
+        tasks = (Task([listing.paths[n] for n in order[numbers]], store.places(numbers)) for numbers in jobs)
+        results = in_order(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
+        todo = sum(map(len, jobs))
+        work = Counted(_fill(store, log, folder, jobs, results), todo)
+        for _ in Bar(work, "pictures", "pictures", len(order) - todo):
+            pass
 
-    bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(log.bad.items())]
-    report.tell([*listing.problems, *bad], path, stopping)
-    with store.open() as file:
-        file.attrs["format"] = FORMAT
-        file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
-        made: dict[str, Any] = {}
-        encoder, start = listing.encoder(vocabulary), 0
-        for split, count in counts.items():
-            members = np.setdiff1d(np.arange(start, start + count), list(log.bad))
-            if count and not len(members) and not options.shard:
-                raise UserError(f"split {split}: not one of its {count} pictures can be read; {bad[0].problem}")
-            store.finish(file, split, members)
-            written = _write_captions(file[split], listing, order[members], encoder, options.max_length)
-            made[split] = {**written, "bad_pictures": count - len(members)}
-            start += count
-        manifest = {**recipe, "dropped": listing.dropped, "splits": made, "digests": digests(file)}
-        file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
-    store.sync()
-    log.whole = True
-    log.save(folder)
-    journal.settle(path)
+        bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(log.bad.items())]
+        report.tell([*listing.problems, *bad], path, stopping)
+        with store.open() as file:
+            file.attrs["format"] = FORMAT
+            file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
+            made: dict[str, Any] = {}
+            encoder, start = listing.encoder(vocabulary), 0
+            for split, count in counts.items():
+                members = np.setdiff1d(np.arange(start, start + count), list(log.bad))
+                if count and not len(members) and not options.shard:
+                    raise UserError(f"split {split}: not one of its {count} pictures can be read; {bad[0].problem}")
+                store.finish(file, split, members)
+                written = _write_captions(file[split], listing, order[members], encoder, options.max_length)
+                made[split] = {**written, "bad_pictures": count - len(members)}
+                start += count
+            manifest = {**recipe, "dropped": listing.dropped, "splits": made, "digests": digests(file)}
+            file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
+        store.sync()
+        log.whole = True
+        log.save(folder)
+        journal.settle(path)
     _summarise(path, manifest, len(vocabulary))
 
 

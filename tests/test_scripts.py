@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from caption.command import parse
 from caption.config import SearchConfig
 from caption.data import CaptionData
 from caption.errors import UserError
+from caption.runlog import coco_results
 from preprocess.__main__ import main as preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -35,24 +37,104 @@ def model(captioner: Captioner, tmp_path: Path) -> Path:
     return tmp_path / "run" / "best.pt"
 
 
+def score(shapes: Path, model: Path, *more: str) -> dict[str, Any]:
+    """Run evaluate.py on the tiny test split; what it wrote."""
+    arguments = ["--checkpoint", str(model), "--data", str(shapes), "--max-length", "8", "--no-java", *more]
+    evaluate.main(arguments)
+    return json.loads((model.parent / "scores_test.json").read_text())
+
+
 def test_evaluate(shapes: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every picture once, in the file's order, whatever the batches; scores and captions beside the checkpoint."""
-    instances = shapes.with_name("shapes_instances.json")
-    captions = []
+    instances, captions = str(shapes.with_name("shapes_instances.json")), []
     for size in ("3", "32"):
-        more = ["--batch-size", size, "--max-length", "8", "--grounding", str(instances)]
-        evaluate.main(["--checkpoint", str(model), "--data", str(shapes), "--split", "test", "--beam-size", "2", *more])
+        told = score(shapes, model, "--batch-size", size, "--grounding", instances, "--beam-size", "2")
         captions.append(json.loads((model.parent / "captions_test.json").read_text()))
     assert captions[0] == captions[1]
     assert [entry["image_id"] for entry in captions[0]] == CaptionData(shapes, "test").image_ids
-    told = json.loads((model.parent / "scores_test.json").read_text())
-    assert {"BLEU-1", "BLEU-4", "BLEU-4 without BP", "length ratio", "pointing"} <= set(told["scores"])
-    assert told["search"]["beam_size"] == 2
-    output = capsys.readouterr().out
-    assert "test: 10 pictures, beam 2" in output and "BLEU-1  BLEU-2  BLEU-3  BLEU-4" in output
-    assert "attention's maximum inside the named object:" in output
-    assert 0 < told["scores"]["attention entropy"] < np.log(16) + 1e-4
-    assert f"attention's entropy: {told['scores']['attention entropy']:.2f} nats a word" in output
+    scores, output = told["scores"], capsys.readouterr().out
+    names = {"BLEU-4", "BLEU-4, without BP", "ROUGE-L", "CIDEr-D", "truthful, unseen", "pointing", "distinct captions"}
+    assert names <= set(scores)
+    assert told["search"]["beam_size"] == 2 and "test: 10 pictures, beam 2" in output
+    assert 0 < scores["attention entropy"] < np.log(16) + 1e-4 and "of even attention 2.77" in output
+    for name in names:
+        line = next(line for line in output.splitlines() if line.startswith(name.split(",")[0] + " "))
+        assert f"{scores[name]:.2f}" in line
+    for name, (low, high) in told["intervals"].items():
+        assert low <= scores[name] <= high or scores[name] == 0, name
+    assert [image["caption"] for image in told["images"]] == [entry["caption"] for entry in captions[0]]
+    cider = [image["scores"]["CIDEr-D"] for image in told["images"]]
+    assert np.mean(cider) == pytest.approx(scores["CIDEr-D"])
+
+
+def test_evaluate_equals_the_official_program(
+    shapes: Path, model: Path, meteor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From raw references and generated captions to every score, to four decimals: tokenised by the Java program."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    monkeypatch.setattr("pycocoevalcap.meteor.meteor.Meteor", lambda: meteor)
+    evaluate.main(["--checkpoint", str(model), "--data", str(shapes), "--max-length", "8"])
+    ours = json.loads((model.parent / "scores_test.json").read_text())["scores"]
+    written = json.loads((model.parent / "captions_test.json").read_text())
+    split = CaptionData(shapes, "test")
+    tokenise = PTBTokenizer().tokenize
+    known = tokenise({i: [{"caption": text} for text in texts] for i, texts in enumerate(split.references())})
+    captions = tokenise({i: [{"caption": entry["caption"]}] for i, entry in enumerate(written)})
+    for n, value in enumerate(Bleu(4).compute_score(known, captions, verbose=0)[0], 1):
+        assert ours[f"BLEU-{n}"] == pytest.approx(100 * value, abs=1e-4)
+    for name, scorer in {"ROUGE-L": Rouge(), "CIDEr-D": Cider(), "METEOR": meteor}.items():
+        assert ours[name] == pytest.approx(100 * scorer.compute_score(known, captions)[0], abs=1e-4), name
+
+
+def test_compare(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run against itself differs by nothing; against captions that are right, by much; captions that were not scored,
+    and other pictures, are refused."""
+    told = score(shapes, model)
+    folder, right = str(model.parent), tmp_path / "right"
+    split = CaptionData(shapes, "test")
+    right.mkdir()
+    (right / "captions_test.json").write_text(coco_results(split.image_ids, ["a"] * 10))  # as training leaves them
+    with pytest.raises(UserError, match="scores_test.json: cannot be read; score that run first"):
+        evaluate.main(["--compare", folder, str(right)])
+    for image, references in zip(told["images"], split.references(), strict=True):
+        image["caption"] = references[0]
+    told["search"]["beam_size"] = 5
+    (right / "scores_test.json").write_text(json.dumps(told))
+    capsys.readouterr()
+    grounding = ["--grounding", str(shapes.with_name("shapes_instances.json")), "--no-java"]
+    evaluate.main(["--compare", folder, folder, *grounding])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{shapes}, test: 10 pictures" and lines[2] == f"B: {folder}, beam 3"
+    assert all(line.endswith(" 1.0000") for line in lines[4:])
+    evaluate.main(["--compare", folder, str(right), *grounding])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == f"B: {right}, beam 5"
+    for name in ("CIDEr-D", "truthful "):
+        line = next(line for line in lines if line.startswith(name))
+        assert line.endswith("real") and "+" in line
+    assert next(line for line in lines if line.startswith("truthful ")).split()[2] == "100.00"
+
+    told["images"] = told["images"][1:]
+    (right / "scores_test.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="was scored on 9 pictures of .* not on the 10"):
+        evaluate.main(["--compare", folder, str(right)])
+
+
+def test_grounding_of_other_pictures_is_refused(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """Before the first caption is made: another split's, another seed's."""
+    instances = json.loads(shapes.with_name("shapes_instances.json").read_text())
+    for change, message in (
+        ({"images": instances["images"][:50]}, "has no picture 2000000"),
+        ({"info": {"seed": 7}}, "drawn with seed 7"),
+    ):
+        (tmp_path / "other.json").write_text(json.dumps({**instances, **change}))
+        with pytest.raises(UserError, match=message):
+            score(shapes, model, "--grounding", str(tmp_path / "other.json"))
+    assert {path.name for path in model.parent.iterdir()} == {"best.pt"}
 
 
 def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +153,7 @@ def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest
     assert weights.shape[1:] == tuple(result["grid"]) == (4, 4)
     assert np.allclose(weights.sum((1, 2)), 1, atol=1e-5)
 
-    evaluate.main(["--checkpoint", str(model), "--data", str(shapes), "--max-length", "8"])
+    score(shapes, model)
     written = json.loads((model.parent / "captions_test.json").read_text())
     assert written[3]["caption"] == result["caption"]
 
@@ -102,6 +184,58 @@ def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, c
         assert word["location"] == list(np.unravel_index(np.argmax(word["weights"]), (4, 4)))
 
 
+def test_several_pictures(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder: a figure for each picture, whatever else lies there; a broken one is told of and stops no other."""
+    pictures = tmp_path / "pictures"
+    (pictures / "more").mkdir(parents=True)
+    for number in (1, 2):
+        picture = Image.open(shapes.with_name(f"shapes_test_00000{number}.png"))
+        picture.resize((90, 40)).save(pictures / f"{number}.png")
+        picture.save(pictures / "more" / f"{number}.png")
+    (pictures / "notes.txt").write_text("no picture")
+    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image", str(pictures), str(pictures / "more")]
+    caption_image.main([*arguments, "--output", str(tmp_path / "figures"), "--format", "jpg"])
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"1.jpg", "2.jpg", "1_2.jpg", "2_2.jpg"}
+    assert capsys.readouterr().out.splitlines()[::3] == [
+        str(pictures / n) for n in ("1.png", "2.png", "more/1.png", "more/2.png")
+    ]
+    caption_image.main([*arguments, "--json"])
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(objects) == 4 and all(0 < word["gate"] < 1 for told in objects for word in told["words"])
+
+    (pictures / "1.png").write_bytes(b"broken")
+    page = tmp_path / "page.html"
+    with pytest.raises(UserError, match="1 of 4 pictures could not be read"):
+        caption_image.main([*arguments, "--output", str(page)])
+    assert "1.png" in capsys.readouterr().err and page.read_text().count('"picture":"data:image') == 3
+
+
+def test_pictures_are_never_written_over(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """By their own figures, or one figure by another; odd names are no reason to lose a page."""
+    (tmp_path / "own").mkdir()
+    picture = Image.open(shapes.with_name("shapes_test_000001.png"))
+    names = ["a.png", "a_2.png", "own/a.png", os.fsdecode(b"caf\xe9 $x_{$.png")]
+    for name in names:
+        picture.save(tmp_path / name)
+    content = (tmp_path / "a.png").read_bytes()
+    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image"]
+    for output in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(UserError, match="a.png is one of the pictures"):
+            caption_image.main([*arguments, str(tmp_path / "a.png"), "--output", str(output)])
+    assert (tmp_path / "a.png").read_bytes() == content
+    paths = [str(tmp_path / name) for name in (*names, "a.png")]  # one of them twice
+    caption_image.main([*arguments, *paths, "--output", str(tmp_path / "figures")])
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+    caption_image.main([*arguments, *paths, "--output", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").read_text().count('"picture":"data:image') == 4
+    odd = tmp_path / "$x_{$"
+    odd.mkdir()
+    (odd / "best.pt").write_bytes(model.read_bytes())
+    caption_image.main([*arguments, paths[0], "--against", str(odd / "best.pt"), "--output", str(tmp_path / "two.png")])
+    (tmp_path / "own" / "b.pdf").write_bytes(b"%PDF")  # Pillow writes such, and reads none
+    caption_image.main([*arguments, str(tmp_path / "own")])
+
+
 def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
     """One line that names the value, the rule and the remedy."""
     other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
@@ -116,6 +250,7 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn"),
         (train, ["shapes-soft", *start, "--decoder.hidden", "0"], "decoder.hidden is 0, but must be positive"),
         (train, ["shapes-soft", *start, "--device", "abacus"], "device 'abacus'"),
+        (train, ["shapes-soft", *start, "--decoder.window-radius", "3"], "window is global; add --decoder.window"),
         (train, ["shapes-soft", "--data", str(tmp_path / "no.h5"), "--output", out], "no such data file"),
         (train, ["--resume", str(tmp_path)], "holds no run to resume"),
         (evaluate, ["--checkpoint", str(tmp_path / "x.pt"), "--data", data], "not a checkpoint of this program"),
@@ -130,6 +265,9 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such picture"),
         (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated picture"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),
+        (caption_image, ["--checkpoint", str(model), "--image", picture, data, "--output", "a.png"], "give a folder"),
+        (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no picture in this folder"),
+        (caption_image, ["--checkpoint", str(model), "--image"], "names no picture|Missing"),
     ]  # fmt: skip
     for script, arguments, message in cases:
         with pytest.raises(UserError, match=message) as caught:

@@ -188,7 +188,7 @@ def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert len(json.loads((tmp_path / "run" / "captions_val.json").read_text())) == 10
     examples = (tmp_path / "run" / "examples.txt").read_text()
-    assert examples.count(".png") == 10 and examples.count("\n    3  ") == 10
+    assert examples.count(".png") == 10 and examples.count("\n      3  ") == 10
     with pytest.raises(UserError, match="holds a run already; go on with it by train.py --resume"):
         run(shapes, tmp_path / "run")
 

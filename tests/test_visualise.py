@@ -1,39 +1,24 @@
-"""Maps lie where the attention is; figures are drawn without a display."""
+"""Figures are bright where the model looked; they are drawn without a display."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from caption.visualise import Look, draw_attention, draw_curves, upsample
+from caption.maps import Cells, Window
+from caption.visualise import DIM, Look, brightness, draw_attention, draw_curves
 
-
-@pytest.mark.parametrize(("grid", "size"), [(7, 224), (14, 224), (8, 64), (3, 32)])
-def test_the_maximum_lies_in_the_strongest_cell(grid: int, size: int) -> None:
-    weights = torch.full((grid * grid, grid * grid), 0.1)
-    weights.fill_diagonal_(1)  # map i: cell i
-    maps = upsample(weights, (grid, grid), size)
-    assert maps.shape == (grid * grid, size, size) and maps.min() >= 0
-    for cell, attention in enumerate(maps):
-        row, column = divmod(int(attention.argmax()), size)
-        assert (row * grid // size, column * grid // size) == divmod(cell, grid)
-
-
-def test_smooth_and_nothing_lost() -> None:
-    weights = torch.rand(1, 49, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    attention = upsample(weights, (7, 7), 224)[0]
-    assert np.abs(np.diff(attention, axis=0)).max() < 0.1 * attention.max()
-    assert attention.mean() == pytest.approx(weights.mean().item(), rel=0.02)
+CELLS = Cells.even(2, 2, 32)
+UP_AND_DOWN = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
 def test_figure(tmp_path: Path) -> None:
     """The first panel is the picture, the next ones are bright where the model looked and nowhere else."""
-    image = np.full((3, 32, 32), 255, np.uint8)
-    maps = np.zeros((2, 32, 32), np.float32)
-    maps[0, :16], maps[1, 16:] = 1, 1
-    draw_attention(image, ["up", "down"], [Look(maps, (2, 2))], "up down", tmp_path / "figure.png")
+    image = np.full((32, 32, 3), 255, np.uint8)
+    fine = np.repeat(UP_AND_DOWN, 16, axis=1)  # rows 0 to 3 of 8, rows 4 to 7
+    look = Look(fine, Cells.even(8, 8, 32))
+    draw_attention(image, ["up", "down"], [look], "up down", tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
     dark = (drawn > 40) & (drawn < 62)  # a fifth of white
     panel = drawn.shape[1] // 3
@@ -48,9 +33,9 @@ def test_figure(tmp_path: Path) -> None:
 
 def test_several_looks_and_the_cell_chosen(tmp_path: Path) -> None:
     """Two models, one below the other; the second chose a cell, which alone is outlined in black and white."""
-    image = np.full((3, 32, 32), 128, np.uint8)
-    maps = np.ones((1, 32, 32), np.float32)
-    looks = [Look(maps, (2, 2), name="soft"), Look(maps, (2, 2), [3], "hard")]
+    image = np.full((32, 32, 3), 128, np.uint8)
+    even = np.full((1, 4), 0.25)
+    looks = [Look(even, CELLS, name="soft"), Look(even, CELLS, [3], "hard")]
     draw_attention(image, ["word"], looks, "word", tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L")).astype(int)
     grey = np.abs(drawn - 128) < 2
@@ -72,13 +57,49 @@ def test_several_looks_and_the_cell_chosen(tmp_path: Path) -> None:
     assert outlined == {(1, 1, "middle")}  # the corner of the cell, which lies in the panel's middle
 
 
+def test_brightness_is_relative_to_each_word() -> None:
+    light = brightness(Look(np.array([[0.1, 0, 0, 0], [0.9, 0.1, 0, 0]]), CELLS), (32, 32))
+    assert light.max((1, 2)).tolist() == pytest.approx([1, 1]) and light.min() == pytest.approx(DIM, abs=0.03)
+
+
+def test_outside_the_window_is_dark() -> None:
+    light = brightness(Look(np.full((1, 4), 0.25), CELLS), (32, 64), Window(0.25, 0, 0.5, 1))
+    assert (
+        np.allclose(light[:, :, 16:48], 1) and np.allclose(light[:, :, :16], DIM) and np.allclose(light[:, :, 48:], DIM)
+    )
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "jpg", "gif"])
+@pytest.mark.parametrize("shape", [(32, 96, 3), (96, 32, 3)])
+def test_every_kind_of_figure(tmp_path: Path, ending: str, shape: tuple[int, int, int]) -> None:
+    """Of wide and of tall pictures; nothing half-written is left."""
+    look = Look(UP_AND_DOWN, CELLS, [0, 3])
+    draw_attention(np.full(shape, 200, np.uint8), ["up", "down"], [look], "up down", tmp_path / f"figure.{ending}")
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm", b"\xff\xd8\xff\xe0", b"GIF8")
+    if ending in ("png", "jpg"):
+        width, height = Image.open(path).size
+        assert (width > 2 * height) == (shape[1] > shape[0])
+
+
+def test_an_animation_shows_one_word_after_the_other(tmp_path: Path) -> None:
+    """The whole picture, then bright above, then bright below."""
+    white = np.full((32, 32, 3), 255, np.uint8)
+    draw_attention(white, ["up", "down"], [Look(UP_AND_DOWN, CELLS)], "up down", tmp_path / "figure.gif")
+    frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(Image.open(tmp_path / "figure.gif"))]
+    middle = [frame[:, frame.shape[1] // 2] for frame in frames]  # a line down the picture
+    upper, lower = ([int(line[len(line) * n // 10]) for line in middle] for n in (3, 8))
+    assert len(frames) == 3 and upper[0] > 200 and lower[0] > 200
+    assert upper[1] > 200 > 100 > lower[1] and lower[2] > 200 > 100 > upper[2]
+
+
 def test_curves(tmp_path: Path) -> None:
     records = [
         {
             "epoch": epoch,
             "train": {"cross_entropy": 3 / epoch},
             "val": {"cross_entropy": 4 / epoch},
-            "scores": {f"BLEU-{n}": 10.0 * epoch / n for n in (1, 2, 3, 4)},
+            "scores": {f"BLEU-{n}": 10.0 * epoch / n for n in (1, 2, 3, 4)} | {"CIDEr-D": 20.0 * epoch},
         }
         for epoch in (1, 2, 3)
     ]
