@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     device = engine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
-    max(models, key=lambda model: model.decoder.attention.stochastic).check_search(args.search)
+    max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
     given = tokenise(args.caption)
     if args.caption and not given:
         raise UserError(f"--caption {args.caption!r} holds no word")
@@ -155,7 +155,7 @@ def caption_one(captioner: Captioner, path: Path, config: SearchConfig, given: l
     """The model's captions of a picture, the best first; or the given words, if any, as it sees them."""
     image = read_square(path, captioner.image.size, captioner.image.fit)
     device = next(captioner.parameters()).device
-    if not captioner.decoder.attention.stochastic:
+    if not captioner.decoder.stochastic:
         config = dataclasses.replace(config, attend="expectation")
     memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:

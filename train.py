@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
             print(f"no better score for {waited} epochs: stopped")
             break
         epoch = progress.epoch
-        if captioner.decoder.attention.stochastic and epoch == training.reinforce.first_epoch:
+        if captioner.decoder.stochastic and epoch == training.reinforce.first_epoch:
             progress.best_score = -1.0  # what soft epochs scored is not hard attention's best
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         batches.start(epoch, skip=progress.batch)

@@ -95,8 +95,10 @@ def main() -> None:
     words = statistics.mean(int(lengths.sum()) for _, lengths in batches) / (IMAGES * CAPTIONS)
 
     def make_step(precision: str, selection: str) -> Callable[[], None]:
-        attention = SELECTIONS[selection](AdditiveScore(WIDTH, args.width, WIDTH))
-        decoder = Decoder(DecoderConfig(WIDTH, WIDTH, WIDTH), attention, args.width, V).to(device)
+        attention = SELECTIONS[selection](AdditiveScore(WIDTH, args.width, WIDTH), args.width)
+        decoder = Decoder(DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH), attention, args.width, V).to(
+            device
+        )
         drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if attention.stochastic else None
         moving: torch.Tensor | None = None
         optimizer = torch.optim.Adam(decoder.parameters(), fused=True)

@@ -61,17 +61,40 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
-    """The LSTM decoder with attention."""
+class TransformerConfig:
+    """What the Transformer has beside the fields it shares with the LSTM; read with `--decoder.kind transformer`."""
 
+    layers: int = 3
+    """N, each of self-attention, attention over the regions and two feed-forward layers."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer normalisation before each sublayer, or after its residual sum (as published)."""
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """Of words in the caption; learned ones end at 128 words, the last stands for all beyond."""
+    grid_positions: bool = False
+    """Tell each region's row and column, too."""
+
+    def __post_init__(self) -> None:
+        _check(self, "decoder.transformer", "at least 1", "layers")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What writes the caption: an LSTM with attention, or a Transformer."""
+
+    kind: Literal["lstm", "transformer"] = "lstm"
+    """lstm: the paper's; transformer: Vaswani et al., 2017."""
     embedding: int = 512
-    """E, width of a word embedding."""
+    """E, width of a word embedding; of the Transformer, of all its layers."""
     hidden: int = 512
-    """H, width of the LSTM state."""
+    """H, width of the LSTM state; of the Transformer's feed-forward layers between the two."""
     attention: int = 512
-    """A, width of keys and queries; the scores dot and general have H instead."""
-    score: Literal["additive", "concat", "dot", "general", "scaled_dot"] = "additive"
+    """A, width of keys and queries, of all heads together; the scores dot and general have H instead."""
+    score: Literal["additive", "concat", "dot", "general", "scaled_dot", "multi_head"] = "additive"
     """How regions are compared to the state: additive (paper, eq. 4); dot needs `hidden` as wide as a region."""
+    heads: int = 8
+    """M, of the score multi_head and of the Transformer; must divide `attention`."""
+    query: Literal["previous", "current"] = "previous"
+    """Attend by the state before the recurrence (paper) or by the one after it (Luong et al.)."""
     window: Literal["global", "local_m", "local_p"] = "global"
     """Where attention may look: everywhere; near region t at step t; near a place that it predicts (Luong et al.)."""
     window_over: Literal["line", "plane"] = "plane"
@@ -83,18 +106,40 @@ class DecoderConfig:
     temperature: float = 1.0
     """Of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: float = 0.5
-    """On the LSTM's output, on its way to the words: the more of it, the more a word must be read from the picture."""
+    """On the LSTM's output, on its way to the words: the more of it, the more a word must be read from the picture. Of
+    the Transformer: on the output of every sublayer."""
     dropout: float = 0.5
-    """Before the output layer."""
+    """Before the output layer; of the Transformer, on its input, too."""
+    tie: bool = False
+    """The output layer has the embedding's weights."""
+    vectors: str = ""
+    """A text file of word vectors as wide as `embedding` (GloVe's format), with which embeddings begin."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
-        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius")
+        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius", "heads")
         _check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
+        if self.kind == "transformer":
+            self._only("decoder.kind is transformer", "score", "query", "window", "selection", "temperature")
+            _require(self.embedding % 4 == 0, "decoder.embedding", self.embedding, "divisible by 4 for a Transformer")
+        elif self.transformer != TransformerConfig():
+            raise UserError("decoder.transformer is set, but decoder.kind is lstm; add --decoder.kind transformer")
+        elif self.score == "multi_head":
+            self._only("decoder.score is multi_head", "window", "selection")
+        elif self.heads != 8:
+            raise UserError(f"decoder.heads is {self.heads}, but nothing has heads; add --decoder.score multi_head")
         if self.window == "global" and (self.window_over, self.window_radius) != ("plane", 2):
             raise UserError(
                 "decoder.window_over or window_radius is set, but decoder.window is global; add --decoder.window "
                 "local_m or local_p"
             )
+
+    def _only(self, case: str, *names: str) -> None:
+        """In this case, the named fields have no choice but their default."""
+        for name in names:
+            default = next(each.default for each in dataclasses.fields(self) if each.name == name)
+            if getattr(self, name) != default:
+                raise UserError(f"decoder.{name} is {getattr(self, name)}, but {case}, which has {default} alone")
 
 
 @dataclass(frozen=True)

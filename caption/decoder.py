@@ -1,13 +1,15 @@
-"""The LSTM decoder of section 3.1.2. Its arithmetic stands once, in `recur` and `readout`."""
+"""LSTM decoders: that of section 3.1.2, and Luong's. Their arithmetic stands once, in `recur` and `readout`."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention import Attended, Draw, Memory, SoftAttention, at_least_single
+from caption.attention import Attended, Attention, Draw, Memory, at_least_single
 from caption.config import DecoderConfig
+from caption.errors import UserError
 from caption.vocabulary import PAD, START
 
 
@@ -16,16 +18,21 @@ class State(NamedTuple):
 
     hidden: Tensor  # [B, Q, H]
     cell: Tensor  # [B, Q, H]
+    attentional: Tensor | None = None  # [B, Q, H], h~ of the decoder that attends after the recurrence
     step: int = 0  # words read so far
 
     def first(self, images: int, rows: int) -> "State":
         """The state of the first images and of their first rows, without a copy."""
-        return State(self.hidden[:images, :rows], self.cell[:images, :rows], self.step)
+        return self._map(lambda part: part[:images, :rows])
 
     def select(self, rows: Tensor) -> "State":
         """Row rows[b, q] of image b becomes its row q; rows [B, Q']."""
         index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        return State(self.hidden.gather(1, index), self.cell.gather(1, index), self.step)
+        return self._map(lambda part: part.gather(1, index))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "State":
+        attentional = None if self.attentional is None else change(self.attentional)
+        return State(change(self.hidden), change(self.cell), attentional, self.step)
 
 
 class Decoded(NamedTuple):
@@ -34,81 +41,95 @@ class Decoded(NamedTuple):
     logits: Tensor  # [N, V]
     targets: Tensor  # [N]
     positions: Tensor  # [N], of the words in captions.flatten()
-    weights: Tensor  # [B, Q, T, L], zero where there is no word
+    weights: Tensor | None  # [B, Q, T, L], zero where there is no word; None: not asked for
     draw: Draw | None = None  # of hard attention, each part [B, Q, T], zero where there is no word
 
 
-class Decoder(nn.Module):
-    """LSTM with attention, beta gate and deep output layer.
+class RecurrentDecoder(nn.Module):
+    """An LSTM that attends at every word; what its subclasses have in common.
 
-    `start`, `step` and `forward` are the whole protocol: search knows only the first two, training only the third.
-    Rows are captions in training and beams in search; nothing of an image is repeated for them.
+    `prepare`, `start`, `step` and `forward` are the whole protocol of a decoder: search knows only `start` and `step`,
+    training only `forward`. Rows are captions in training and beams in search; nothing of an image is repeated for
+    them.
     """
 
-    def __init__(self, config: DecoderConfig, attention: SoftAttention, region_width: int, vocabulary_size: int):
+    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
         super().__init__()
         embedding, hidden = config.embedding, config.hidden
         self.attention = attention
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
         self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
         self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
-        self.gate = nn.Linear(hidden, 1)  # f_beta
-        self.word_to_gates = nn.Linear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
+        self.word_to_gates = nn.Linear(embedding, 4 * hidden)  # the column blocks of T in eq. 1
         self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.context_to_gates = nn.Linear(region_width, 4 * hidden, bias=False)
-        self.hidden_to_output = nn.Linear(hidden, embedding, bias=False)  # L_h
-        self.context_to_output = nn.Linear(region_width, embedding, bias=False)  # L_z
-        self.output = nn.Linear(embedding, vocabulary_size)  # L_o
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.dropout = nn.Dropout(config.dropout)
         # PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V.
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.embedding.weight.data[PAD] = 0
 
+    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
+        """Attention and LSTM: the words' share of the gates [B, Q, 4H] -> state, what `readout` reads beside it
+        [B, Q, C], attention."""
+        raise NotImplementedError
+
+    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
+        """Word read [..., E], state [..., H], second result of `recur` [..., C] -> logits [..., V]."""
+        raise NotImplementedError
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training draws locations."""
+        return self.attention.stochastic
+
+    def prepare(self, regions: Tensor) -> Memory:
+        """regions [B, L, D] -> what every later step reads; once an image."""
+        return self.attention.prepare(regions)
+
     def start(self, memory: Memory, rows: int) -> State:
         """The state before the first word, from the mean annotation vector; `rows` rows an image."""
-        mean = memory.values.mean(1)  # [B, D]
-        hidden, cell = torch.tanh(self.initial_hidden(mean)), torch.tanh(self.initial_cell(mean))
+        hidden, cell = torch.tanh(self.initial_hidden(memory.mean)), torch.tanh(self.initial_cell(memory.mean))
         return State(hidden.unsqueeze(1).expand(-1, rows, -1), at_least_single(cell).unsqueeze(1).expand(-1, rows, -1))
 
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Attended]:
         """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
         embedded = self.embedding(words)  # [B, Q, E]
-        state, context, attended = self.recur(self.word_to_gates(embedded), state, memory)
-        return self.readout(embedded, state.hidden, context), state, attended
+        state, seen, attended = self.recur(self.word_to_gates(embedded), state, memory)
+        return self.readout(embedded, state.hidden, seen), state, attended
 
-    def forward(self, memory: Memory, captions: Tensor, lengths: Tensor) -> Decoded:
+    def forward(
+        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, weigh: bool = True
+    ) -> Decoded:
         """Teacher forcing: logits of every word of captions [B, Q, T], each ending with <end>.
 
         `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. Steps shrink to the
-        images and rows that still have a word, so captions sorted by falling length cost least.
+        images and rows that still have a word, so captions sorted by falling length cost least. `inputs` [B, Q, T] are
+        the words that are read, where these are not the captions' own. Weights are given even without `weigh`: the
+        context needs them.
         """
         images, rows, steps = captions.shape
-        inputs = torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
-        embedded = self.embedding(inputs)  # [B, Q, T, E]
+        embedded = self.embedding(shifted(captions) if inputs is None else inputs)  # [B, Q, T, E]
         word_gates = self.word_to_gates(embedded).unbind(2)  # T times [B, Q, 4H], one product for all
         state = self.start(memory, rows)
         hiddens: list[Tensor] = []
-        contexts: list[Tensor] = []
+        seens: list[Tensor] = []
         weights: list[Tensor] = []
         draws: list[Draw] = []
         for t, (live_images, live_rows) in enumerate(live_rectangles(lengths, steps)):
             memory = memory.first(live_images, live_rows)
-            state, context, attended = self.recur(
+            state, seen, attended = self.recur(
                 word_gates[t][:live_images, :live_rows], state.first(live_images, live_rows), memory
             )
             missing = (0, rows - live_rows, 0, images - live_images)
-            for results, result in ((hiddens, state.hidden), (contexts, context), (weights, attended.weights)):
+            for results, result in ((hiddens, state.hidden), (seens, seen), (weights, attended.weights)):
                 results.append(F.pad(result, (0, 0, *missing)))
             if attended.draw is not None:
                 draws.append(Draw(*(F.pad(part, missing) for part in attended.draw)))
 
-        real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T], known without asking the device
-        positions = real.flatten().nonzero().squeeze(1).to(captions.device, non_blocking=True)  # [N]
-        real = real.to(captions.device, non_blocking=True)
+        positions, real = words_of(lengths, steps, captions.device)
         picked = [
             x.flatten(0, 2).index_select(0, positions)
-            for x in (embedded, torch.stack(hiddens, 2), torch.stack(contexts, 2))
+            for x in (embedded, torch.stack(hiddens, 2), torch.stack(seens, 2))
         ]
         return Decoded(
             self.readout(*picked),
@@ -118,22 +139,94 @@ class Decoder(nn.Module):
             Draw(*(torch.stack(parts, 2) * real for parts in zip(*draws, strict=True))) if draws else None,
         )
 
+
+class Decoder(RecurrentDecoder):
+    """The paper's: it attends by the previous state, before the recurrence; beta gate and deep output layer."""
+
+    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
+        super().__init__(config, attention, region_width, vocabulary_size)
+        embedding, hidden = config.embedding, config.hidden
+        self.gate = nn.Linear(hidden, 1)  # f_beta
+        self.context_to_gates = nn.Linear(attention.context_width, 4 * hidden, bias=False)
+        self.hidden_to_output = nn.Linear(hidden, embedding, bias=False)  # L_h
+        self.context_to_output = nn.Linear(attention.context_width, embedding, bias=False)  # L_z
+        self.output = nn.Linear(embedding, vocabulary_size)  # L_o
+        if config.tie:
+            self.output.weight = self.embedding.weight
+
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
-        """Attention and LSTM, eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context, attention."""
+        """Eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context [B, Q, C], attention."""
         attended = self.attention(state.hidden, memory, state.step)
         gate = torch.sigmoid(self.gate(state.hidden))  # beta_t, section 4.2.1, [B, Q, 1]
         context = gate * attended.context
         gates = word_gates + self.hidden_to_gates(state.hidden) + self.context_to_gates(context)
-        i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
-        cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
-        hidden = torch.sigmoid(o) * torch.tanh(cell).to(o.dtype)  # eq. 3
-        return State(hidden, cell, state.step + 1), context, attended._replace(gate=gate.squeeze(-1))
+        hidden, cell = lstm(gates, state.cell)
+        return State(hidden, cell, step=state.step + 1), context, attended._replace(gate=gate.squeeze(-1))
 
-    def readout(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., D] -> [..., V]."""
-        joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(context)
+    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
+        """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., C] -> [..., V]."""
+        joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(seen)
         logits: Tensor = self.output(self.dropout(joined))
         return logits
+
+
+class LuongDecoder(RecurrentDecoder):
+    """Luong et al., 2015, section 3: it attends by the current state, after the recurrence.
+
+    h~_t = tanh(W_c [z_t; h_t]) gives the word, and goes into the next step beside it (input feeding, section 3.3).
+    """
+
+    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
+        super().__init__(config, attention, region_width, vocabulary_size)
+        hidden = config.hidden
+        self.attentional_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
+        self.joint = nn.Linear(attention.context_width + hidden, hidden, bias=False)  # W_c
+        self.output = nn.Linear(hidden, vocabulary_size)  # W_s
+        if config.tie:
+            if config.embedding != hidden:
+                raise UserError(
+                    f"decoder.tie with --decoder.query current needs decoder.embedding ({config.embedding}) equal to "
+                    f"decoder.hidden ({hidden}); give both the same"
+                )
+            self.output.weight = self.embedding.weight
+
+    def start(self, memory: Memory, rows: int) -> State:
+        """As of every recurrent decoder; h~ is zero."""
+        state = super().start(memory, rows)
+        return state._replace(attentional=torch.zeros_like(state.hidden))
+
+    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
+        """The words' share of the gates [B, Q, 4H] -> state, h~ [B, Q, H], attention."""
+        gates = word_gates + self.hidden_to_gates(state.hidden) + self.attentional_to_gates(state.attentional)
+        hidden, cell = lstm(gates, state.cell)
+        attended = self.attention(hidden, memory, state.step)
+        attentional = torch.tanh(self.joint(torch.cat([attended.context, self.state_dropout(hidden)], -1)))
+        return State(hidden, cell, attentional, state.step + 1), attentional, attended
+
+    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
+        """W_s h~: h~ [..., H] -> [..., V]. The word and the state are in it already."""
+        logits: Tensor = self.output(self.dropout(seen))
+        return logits
+
+
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Gates [B, Q, 4H] before their nonlinearities, cell [B, Q, H] -> hidden state and cell [B, Q, H]."""
+    i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
+    return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3
+
+
+def shifted(captions: Tensor) -> Tensor:
+    """The words that are read when captions [B, Q, T] are written: <start>, and all but the last."""
+    return torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
+
+
+def words_of(lengths: Tensor, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where there are words: their N places in captions.flatten(), and a bool mask [B, Q, T]; `lengths` [B, Q] lie on
+    the CPU, so that the device is not asked."""
+    real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T]
+    positions = real.flatten().nonzero().squeeze(1)
+    return positions.to(device, non_blocking=True), real.to(device, non_blocking=True)
 
 
 def live_rectangles(lengths: Tensor, steps: int) -> list[tuple[int, int]]:

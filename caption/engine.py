@@ -180,13 +180,14 @@ def _decode(captioner: Captioner, batch: Batch, config: TrainingConfig, device: 
     """Teacher forcing. With `draw`, hard attention draws locations: `draws` rows for each caption, but for those that
     take the expectation. Without, all take it."""
     captions, lengths, drawn = batch.captions.to(device, non_blocking=True), batch.lengths, None
-    if draw and captioner.decoder.attention.stochastic:
+    if draw and captioner.decoder.stochastic:
         drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
         captions, lengths, drawn = (
             each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
         )
+    weigh = config.doubly_stochastic > 0 or drawn is not None
     with autocast(device, config.precision):
-        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn)
+        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn, weigh)
     return decoded
 
 
@@ -241,7 +242,8 @@ def generate(
             found = search(captioner.decoder, memory, config)
             if references:
                 captions = batch.captions.to(device, non_blocking=True)
-                weights = captioner.decoder(memory, captions, batch.lengths).weights.float().cpu()  # [B, Q, T, L]
+                weights = captioner.decoder(memory, captions, batch.lengths).weights
+                weights = weights.float().cpu()  # [B, Q, T, L]
                 for b, q in (batch.lengths > 0).nonzero().tolist():
                     length = int(batch.lengths[b, q])
                     words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())

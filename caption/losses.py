@@ -29,6 +29,7 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
     number of words, like the cross-entropy, so that lambda weighs the two as eq. 14 does, whatever the batch.
     Steps without a word have weight zero and captions that are not there do not count.
     """
+    assert decoded.weights is not None
     looked = decoded.weights.sum(2)  # [B, Q, L]
     there = looked.detach().sum(-1, keepdim=True) > 0
     return ((1 - looked).square() * there).sum() / len(decoded.targets)
@@ -43,6 +44,7 @@ def word_rewards(decoded: Decoded) -> Tensor:
 
 def _place(values: Tensor, decoded: Decoded) -> Tensor:
     """Values [N] of the words -> [B, Q, T], zero where there is no word."""
+    assert decoded.weights is not None
     shape = decoded.weights.shape[:3]
     return values.new_zeros(shape.numel()).index_copy(0, decoded.positions, values).view(shape)
 
@@ -58,7 +60,7 @@ def next_baseline(moving: Tensor | None, rewards: Tensor, decoded: Decoded) -> T
     `rewards` [B, Q, T] are those of `word_rewards`. The first b is that mean itself: from zero, b would be of no use
     for twenty steps. It is not a number as long as no caption drew.
     """
-    assert decoded.draw is not None
+    assert decoded.draw is not None and decoded.weights is not None
     drew = (decoded.draw.location[..., 0] >= 0) & (decoded.weights[:, :, 0].sum(-1) > 0)  # [B, Q]
     sums = torch.stack([(rewards.sum(-1) * drew).sum(), drew.sum()])
     if distributed.is_available() and distributed.is_initialized():

@@ -5,7 +5,15 @@ from typing import Any
 
 import tyro
 
-from caption.config import Config, DecoderConfig, EncoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
+from caption.config import (
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    ReinforceConfig,
+    SearchConfig,
+    TrainingConfig,
+    TransformerConfig,
+)
 
 # The description is shown by `train.py --help`.
 PRESETS: dict[str, tuple[str, Config]] = {
@@ -94,5 +102,17 @@ def _variant(name: str, description: str, **decoder: Any) -> None:
 _variant("dot", "the dot score: a region is as wide as the LSTM's state", score="dot")
 _variant("general", "the general (bilinear) score", score="general")
 _variant("scaled-dot", "the scaled dot score", score="scaled_dot")
+_variant("current", "attention by the current state, after the recurrence (Luong et al.)", query="current")
+_variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
 _variant("local-m", "a window that moves on by a region at every word", window="local_m")
 _variant("local-p", "a window whose place is predicted", window="local_p")
+_variant(
+    "transformer",
+    "a Transformer of two layers instead of the LSTM",
+    kind="transformer",
+    hidden=256,
+    attention=128,
+    heads=4,
+    state_dropout=0.1,
+    transformer=TransformerConfig(layers=2),
+)

@@ -5,23 +5,22 @@ moves. Log-probabilities are the model's own: forbidding a word does not renorma
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from caption.attention import Attended, Memory, at_least_single
 from caption.config import Attend, SearchConfig
-from caption.decoder import State
 from caption.vocabulary import END, PAD, START, UNKNOWN
 
 
 class Stepper(Protocol):
-    """What a search needs of a decoder."""
+    """What a search needs of a decoder; of its state only `select(rows)`."""
 
-    def start(self, memory: Memory, rows: int) -> State: ...
+    def start(self, memory: Memory, rows: int) -> Any: ...
 
-    def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Attended]: ...
+    def step(self, words: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Attended]: ...
 
 
 class Hypothesis(NamedTuple):
@@ -33,6 +32,7 @@ class Hypothesis(NamedTuple):
     weights: Tensor  # [T, L], or [T + 1, L] if finished: where the model looked
     locations: list[int] | None = None  # as many, the locations that hard attention chose; None: the expectation
     gates: list[float] | None = None  # as many, beta of each word: how much of what was seen went into it
+    heads: Tensor | None = None  # [T, M, L] or [T + 1, M, L], of several heads each one's weights
 
 
 @torch.inference_mode()
@@ -101,7 +101,7 @@ def _roll_out(
         finished = finished | (words == END)
         if _all(finished, t):
             break
-    return _collect(history, totals, torch.stack(looks, 2), config)
+    return _collect(history, totals, torch.stack(looks, 2), memory.values.shape[-2], config)
 
 
 def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
@@ -134,7 +134,7 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hy
         parents.append(parent)
         if _all(finished | totals.isinf(), t):
             break
-    return _collect(history, totals, _trace(looks, parents), config)
+    return _collect(history, totals, _trace(looks, parents), memory.values.shape[-2], config)
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -143,16 +143,17 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def _look(attended: Attended) -> Tensor:
-    """Where each row looked at one step: the weights and, last, the location chosen (-1 if none) and beta (-1 if the
-    decoder has none) [B, K, L + 2]."""
+    """Where each row looked at one step: the location chosen (-1 if none), beta (-1 if the decoder has none), the
+    weights and those of every head, if there are several [B, K, 2 + (1 + M) L]."""
     none = torch.full_like(attended.weights[..., 0], -1)
     location = none if attended.draw is None else attended.draw.location.to(none.dtype)
     gate = none if attended.gate is None else attended.gate.to(none.dtype)
-    return torch.cat([attended.weights, location.unsqueeze(-1), gate.unsqueeze(-1)], -1)
+    heads = [] if attended.heads is None else [attended.heads.flatten(2)]
+    return torch.cat([location.unsqueeze(-1), gate.unsqueeze(-1), attended.weights, *heads], -1)
 
 
 def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Looks [B, K, L + 2] of each step, followed back from the last rows to their ancestors -> [B, K, T, L + 2]."""
+    """Looks [B, K, ...] of each step, followed back from the last rows to their ancestors -> [B, K, T, ...]."""
     row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
     traced = []
     for look, parent in zip(reversed(looks), reversed(parents), strict=True):
@@ -192,8 +193,10 @@ def _all(done: Tensor, step: int) -> bool:
     return (not done.is_cuda or step % 8 == 7) and bool(done.all())
 
 
-def _collect(history: Tensor, totals: Tensor, looks: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """history [B, K, T], totals [B, K], looks [B, K, T, L + 2] -> hypotheses of each image, ranked."""
+def _collect(
+    history: Tensor, totals: Tensor, looks: Tensor, regions: int, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """history [B, K, T], totals [B, K], looks [B, K, T, ...] -> hypotheses of each image, ranked."""
     looks = looks.cpu()
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
@@ -205,10 +208,11 @@ def _collect(history: Tensor, totals: Tensor, looks: Tensor, config: SearchConfi
             steps = row.index(END) + 1 if finished else len(row)
             words = row[: steps - finished]
             look = looks[b, k, :steps]
-            locations = look[:, -2].int().tolist() if look[0, -2] >= 0 else None
-            gates = look[:, -1].tolist() if look[0, -1] >= 0 else None
-            weights = look[:, :-2].clone()  # not the whole block
-            hypothesis = Hypothesis(words, total, finished, weights, locations, gates)
+            locations = look[:, 0].int().tolist() if look[0, 0] >= 0 else None
+            gates = look[:, 1].tolist() if look[0, 1] >= 0 else None
+            weights = look[:, 2 : 2 + regions].clone()  # not the whole block
+            heads = look[:, 2 + regions :].reshape(steps, -1, regions) if look.shape[1] > 2 + regions else None
+            hypothesis = Hypothesis(words, total, finished, weights, locations, gates, heads)
             hypotheses.append((total / steps**config.length_penalty, hypothesis))
         hypotheses.sort(key=lambda pair: -pair[0])
         results.append([hypothesis for _, hypothesis in hypotheses])

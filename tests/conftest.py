@@ -10,7 +10,8 @@ import torch
 
 from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory, SoftAttention
 from caption.captioner import Captioner
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig
+from caption.captioner import make_decoder as build_decoder
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, TransformerConfig
 from caption.datafile import read_vocabulary
 from caption.decoder import Decoder
 from preprocess.__main__ import main as preprocess
@@ -34,7 +35,7 @@ def make_attention(
 ) -> SoftAttention:
     """Of queries [B, Q, H] over a grid of 2 x 3 regions; without a window, over any regions."""
     made = WINDOWS[window]((2, 3), 1, plane, hidden, 9) if window else None
-    return SELECTIONS[selection](SCORES[score](hidden, D, 9), 1.0, made)
+    return SELECTIONS[selection](SCORES[score](hidden, D, 9), D, 1.0, made)
 
 
 def make_decoder(
@@ -42,10 +43,41 @@ def make_decoder(
 ) -> Decoder:
     torch.manual_seed(seed)
     config = DecoderConfig(embedding=7, hidden=8, attention=9, dropout=0.5)
-    decoder = Decoder(config, attention or make_attention(selection=selection), D, vocabulary)
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.7)  # far from uniform, so that a wrong step shows
-    return decoder.double().eval()
+    return far_from_uniform(Decoder(config, attention or make_attention(selection=selection), D, vocabulary))
+
+
+def far_from_uniform(module: Any) -> Any:
+    """Its weights drawn so wide that a wrong step shows; in double precision, evaluation mode."""
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return module.double().eval()
+
+
+# Every kind of decoder, by what its configuration says beside the widths.
+KINDS: dict[str, dict[str, Any]] = {
+    "soft": {},
+    "hard": {"selection": "hard"},
+    "current": {"query": "current"},
+    "current hard": {"query": "current", "selection": "hard"},
+    "current tied": {"query": "current", "tie": True},
+    "multi-head": {"score": "multi_head", "heads": 4},
+    "multi-head tied": {"score": "multi_head", "heads": 4, "tie": True},
+    "transformer": {"kind": "transformer", "heads": 2},
+    "transformer post": {"kind": "transformer", "heads": 4, "transformer": TransformerConfig(2, "post", "learned")},
+    "transformer grid": {
+        "kind": "transformer",
+        "heads": 2,
+        "tie": True,
+        "transformer": TransformerConfig(layers=2, grid_positions=True),
+    },
+}
+
+
+def make_kind(name: str, seed: int = 0) -> Any:
+    """A small random decoder of a kind, over 2 x 3 regions [B, 6, D], in double precision, evaluation mode."""
+    torch.manual_seed(seed)
+    config = DecoderConfig(embedding=8, hidden=8, attention=8, **KINDS[name])
+    return far_from_uniform(build_decoder(config, D, (2, 3), V))
 
 
 def make_memory(decoder: Decoder, images: int = 3, seed: int = 1) -> Memory:

@@ -126,7 +126,7 @@ def test_local_m_walks_in_reading_order(plane: bool, step: int, inside: set[int]
     weights = attention(query, memory, step).weights
     assert set(weights[0, 0].nonzero().flatten().tolist()) == inside
     members = sorted(inside)
-    alone = make("additive")(query, Memory(memory.keys[:, members], memory.values[:, members]))
+    alone = make("additive")(query, Memory(memory.keys[:, members], memory.values[:, members], memory.mean))
     torch.testing.assert_close(weights[..., members], alone.weights)  # the softmax is over these alone
     torch.testing.assert_close(attention(query, memory, step).context, alone.context)
 

@@ -7,7 +7,7 @@ import torch
 from conftest import D, L, V, make_decoder, make_memory
 
 from caption import losses
-from caption.attention import AdditiveScore, SoftAttention
+from caption.attention import AdditiveScore, Memory, SoftAttention
 from caption.config import DecoderConfig, TrainingConfig
 from caption.decoder import Decoder, live_rectangles
 from caption.vocabulary import END, PAD, START
@@ -57,7 +57,7 @@ def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
     together = decoder(memory, CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
     alone = [
         decoder(
-            type(memory)(memory.keys[b : b + 1], memory.values[b : b + 1]),
+            Memory(*(part[b : b + 1] for part in (memory.keys, memory.values, memory.mean))),
             CAPTIONS[b : b + 1, q : q + 1],
             LENGTHS[b : b + 1, q : q + 1],
         )
@@ -129,7 +129,8 @@ def test_gradient_reaches_the_regions(decoder: Decoder) -> None:
 def test_first_loss_is_about_log_v() -> None:
     torch.manual_seed(0)
     size = 1000
-    decoder = Decoder(DecoderConfig(64, 64, 64), SoftAttention(AdditiveScore(64, 32, 64)), 32, size)
+    config = DecoderConfig(embedding=64, hidden=64, attention=64)
+    decoder = Decoder(config, SoftAttention(AdditiveScore(64, 32, 64), 32), 32, size)
     memory = decoder.attention.prepare(torch.rand(8, 49, 32))
     captions = torch.randint(4, size, (8, 5, 12))
     loss = losses.cross_entropy(decoder(memory, captions, torch.full((8, 5), 12)))

@@ -220,7 +220,7 @@ def test_draws_follow_alpha_and_the_context_is_the_region(decoder) -> None:
 def test_no_nan_where_alpha_is_zero_or_one(scale: float) -> None:
     """One location has all the weight, to the last bit: values and gradients stay finite."""
     score = AdditiveScore(4, 3, 5)
-    attention = HardAttention(score)
+    attention = HardAttention(score, 3)
     query = torch.randn(2, 6, 4, requires_grad=True)
     memory = attention.prepare(torch.randn(2, 3, 3))._replace(drawn=torch.rand(2, 6) < 0.7)
     offset = torch.tensor([0.0, -scale, -scale])
@@ -237,9 +237,9 @@ def test_no_nan_where_alpha_is_zero_or_one(scale: float) -> None:
 
 def test_temperature_sharpens() -> None:
     score = AdditiveScore(4, 3, 5)
-    memory = HardAttention(score).prepare(torch.randn(2, 7, 3))
+    memory = HardAttention(score, 3).prepare(torch.randn(2, 7, 3))
     query = torch.randn(2, 3, 4)
-    sharp, plain, flat = (HardAttention(score, t)(query, memory).weights.log() for t in (0.5, 1.0, 2.0))
+    sharp, plain, flat = (HardAttention(score, 3, t)(query, memory).weights.log() for t in (0.5, 1.0, 2.0))
     torch.testing.assert_close(sharp, (2 * plain).log_softmax(-1))
     torch.testing.assert_close(flat, (plain / 2).log_softmax(-1))
 
@@ -262,7 +262,9 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
             assert hypothesis.locations == hypothesis.weights.argmax(-1).tolist()
         steps = iter(hypothesis.locations)
         monkeypatch.setattr(hard_module, "choose", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
-        one = Memory(memory.keys[image, None], memory.values[image, None], torch.tensor([[True]]))
+        one = Memory(
+            memory.keys[image, None], memory.values[image, None], memory.mean[image, None], torch.tensor([[True]])
+        )
         decoded = decoder(one, torch.tensor([[words]]), torch.tensor([[len(words)]]))
         logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
         assert hypothesis.log_probability == pytest.approx(logps.sum().item(), abs=1e-5)
@@ -328,15 +330,15 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
             asked.append(arguments)
 
     captioner = Recorder()
-    captioner.decoder.attention = HardAttention(AdditiveScore(4, 3, 5))
+    captioner.decoder.stochastic = True
     captions = torch.arange(2000 * 2 * 3).view(2000, 2, 3)
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
     config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(expectation=0.2, draws=3))
     torch.manual_seed(0)
     engine._decode(captioner, batch, config, torch.device("cpu"), draw=True)
     engine._decode(captioner, batch, config, torch.device("cpu"), draw=False)
-    (_, rows, lengths, drawn), without = asked
-    assert rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    (_, rows, lengths, drawn, weigh), without = asked
+    assert weigh and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):
         assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
         assert torch.equal(drawn[:, draw::3], drawn[:, ::3])

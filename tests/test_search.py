@@ -31,7 +31,7 @@ def gates(decoder: Decoder, memory: Memory, words: list[int]) -> list[float]:
 
 
 def one(memory: Memory, image: int) -> Memory:
-    return Memory(memory.keys[image : image + 1], memory.values[image : image + 1])
+    return Memory(*(part[image : image + 1] for part in (memory.keys, memory.values, memory.mean)))
 
 
 def same(a: list[list[Hypothesis]], b: list[list[Hypothesis]]) -> None:

@@ -109,7 +109,7 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
 
     torch.manual_seed(0)
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
-    captioner = Captioner(image, config, DecoderConfig(16, 16, 16), vocabulary).eval()
+    captioner = Captioner(image, config, DecoderConfig(embedding=16, hidden=16, attention=16), vocabulary).eval()
     pixels, features = (next(iter(CaptionData(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
     with torch.inference_mode():
         one, two = (captioner(batch.images, batch.captions, batch.lengths).logits for batch in (pixels, features))

@@ -1,7 +1,8 @@
-"""Attention over the regions of an image: a score, a window on them, and a way to select by both."""
+"""Attention over the regions of an image: a score, a window on them, and a way to select by both; or several heads."""
 
-from caption.attention.base import Attended, Draw, Memory, at_least_single
+from caption.attention.base import Attended, Attention, Draw, Memory, at_least_single
 from caption.attention.hard import HardAttention
+from caption.attention.multihead import MultiHeadAttention
 from caption.attention.scores import SCORES, AdditiveScore
 from caption.attention.soft import SoftAttention
 from caption.attention.windows import WINDOWS
@@ -14,9 +15,11 @@ __all__ = [
     "WINDOWS",
     "AdditiveScore",
     "Attended",
+    "Attention",
     "Draw",
     "HardAttention",
     "Memory",
+    "MultiHeadAttention",
     "SoftAttention",
     "at_least_single",
 ]

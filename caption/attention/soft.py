@@ -12,9 +12,12 @@ class SoftAttention(nn.Module):
 
     stochastic = False  # whether training draws locations
 
-    def __init__(self, score: Score, temperature: float = 1.0, window: nn.Module | None = None) -> None:
+    def __init__(
+        self, score: Score, region_width: int, temperature: float = 1.0, window: nn.Module | None = None
+    ) -> None:
         """`window` is one of WINDOWS; None: everywhere."""
         super().__init__()
+        self.context_width = region_width
         self.score = score
         self.temperature = temperature
         self.window = window
@@ -22,7 +25,8 @@ class SoftAttention(nn.Module):
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
         keys = self.score.keys(regions)
-        return Memory(keys, regions.to(keys.dtype))
+        values = regions.to(keys.dtype)
+        return Memory(keys, values, values.mean(1))
 
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside

@@ -1,0 +1,367 @@
+"""Every kind of decoder keeps the same protocol: what holds for one holds for all."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import KINDS, D, V, far_from_uniform, make_kind
+from torch import Tensor, nn
+
+from caption import losses
+from caption.attention import MultiHeadAttention
+from caption.captioner import Captioner
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TrainingConfig, TransformerConfig
+from caption.decoder import LuongDecoder, shifted
+from caption.errors import UserError
+from caption.search import beam, follow, greedy, search
+from caption.transformer import LEARNED, TransformerDecoder, sinusoids
+from caption.vocabulary import END, PAD, SPECIALS, START, Vocabulary
+
+CAPTIONS = torch.tensor(
+    [
+        [[4, 5, 6, 7, END], [8, 9, END, PAD, PAD]],
+        [[10, 4, END, PAD, PAD], [PAD, PAD, PAD, PAD, PAD]],
+        [[5, END, PAD, PAD, PAD], [6, 7, 8, END, PAD]],
+    ]
+)
+LENGTHS = torch.tensor([[5, 3], [3, 0], [2, 4]])
+REAL = torch.arange(5) < LENGTHS[..., None]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+transformers = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("transformer")])
+
+
+def regions(images: int = 3) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(images, 6, D, dtype=torch.double)
+
+
+# The protocol.
+
+
+@every_kind
+def test_forward_equals_a_loop_of_step(kind: str) -> None:
+    """The Transformer's cache of keys and values and its parallel attention are one function."""
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    decoded = decoder(memory, CAPTIONS, LENGTHS)
+    state, words, logits, weights = decoder.start(memory, 2), torch.full((3, 2), START), [], []
+    for t in range(5):
+        step, state, attended = decoder.step(words, state, memory)
+        logits.append(step)
+        weights.append(attended.weights)
+        words = CAPTIONS[..., t]
+    torch.testing.assert_close(decoded.logits, torch.stack(logits, 2)[REAL])
+    torch.testing.assert_close(decoded.weights[REAL], torch.stack(weights, 2)[REAL])
+    torch.testing.assert_close(decoded.weights.sum(-1), REAL.double())
+    assert (decoded.weights >= 0).all()
+    assert decoded.targets.tolist() == CAPTIONS[REAL].tolist()
+
+
+@every_kind
+def test_a_caption_alone_equals_the_caption_in_a_batch(kind: str) -> None:
+    decoder = make_kind(kind)
+    together = decoder(decoder.prepare(regions()), CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
+    rows = [(b, q) for b in range(3) for q in range(2) if LENGTHS[b, q]]
+    for (b, q), expected in zip(rows, together, strict=True):
+        one = (slice(b, b + 1), slice(q, q + 1))
+        alone = decoder(decoder.prepare(regions()[b : b + 1]), CAPTIONS[one], LENGTHS[one])
+        torch.testing.assert_close(alone.logits, expected)
+
+
+@every_kind
+def test_permuting_regions_permutes_the_weights_alone(kind: str) -> None:
+    """Unless the decoder is told where they lie."""
+    decoder, order = make_kind(kind), torch.tensor([3, 1, 5, 0, 2, 4])
+    plain = decoder(decoder.prepare(regions()), CAPTIONS, LENGTHS)
+    permuted = decoder(decoder.prepare(regions()[:, order]), CAPTIONS, LENGTHS)
+    if kind == "transformer grid":
+        assert not torch.allclose(permuted.logits, plain.logits)
+        return
+    torch.testing.assert_close(permuted.logits, plain.logits)
+    torch.testing.assert_close(permuted.weights, plain.weights[..., order])
+
+
+@every_kind
+def test_gradients_numerically(kind: str) -> None:
+    """Every weight's gradient of the whole loss, against central differences."""
+    decoder, given = make_kind(kind), regions()
+
+    def loss() -> Tensor:
+        config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
+        return losses.total(losses.terms(decoder(decoder.prepare(given), CAPTIONS, LENGTHS), config), config)
+
+    loss().backward()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in decoder.named_parameters():
+        values, slope = parameter.data.view(-1), parameter.grad.view(-1)
+        for i in torch.randint(len(values), (3,), generator=generator).tolist():
+            if name == "embedding.weight" and i < parameter.shape[1]:
+                continue  # padding's own row has no gradient by design
+            kept, numbers = values[i].item(), []
+            for change in (1e-6, -1e-6):
+                values[i] = kept + change
+                numbers.append(loss().item())
+            values[i] = kept
+            assert slope[i].item() == pytest.approx((numbers[0] - numbers[1]) / 2e-6, abs=1e-7, rel=1e-4), name
+
+
+@every_kind
+def test_what_stands_after_the_end_counts_for_nothing(kind: str) -> None:
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    filled = torch.where(REAL, CAPTIONS, 9)
+    assert torch.equal(decoder(memory, CAPTIONS, LENGTHS).logits, decoder(memory, filled, LENGTHS).logits)
+
+
+@every_kind
+def test_other_words_can_be_read_than_are_written(kind: str) -> None:
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    plain = decoder(memory, CAPTIONS, LENGTHS)
+    assert torch.equal(decoder(memory, CAPTIONS, LENGTHS, inputs=shifted(CAPTIONS)).logits, plain.logits)
+    other = shifted(CAPTIONS).clone()
+    other[0, 0, 2] = 9  # before the third word
+    changed = decoder(memory, CAPTIONS, LENGTHS, inputs=other)
+    assert torch.equal(changed.targets, plain.targets)
+    same = (changed.logits == plain.logits).all(-1)
+    assert same[:2].all() and not same[2:5].any() and same[5:].all()
+
+
+@every_kind
+def test_searches(kind: str) -> None:
+    """A beam of one is greedy; what a beam tells of its captions is what the decoder says of them one by one."""
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    config = SearchConfig(beam_size=1, max_length=7)
+    for one, other in zip(beam(decoder, memory, config), greedy(decoder, memory, config), strict=True):
+        assert one[0].words == other[0].words
+        torch.testing.assert_close(one[0].weights, other[0].weights)
+    for b, found in enumerate(search(decoder, memory, SearchConfig(beam_size=3, max_length=5, min_length=2))):
+        assert len(found) == 3
+        for hypothesis in found:
+            if not hypothesis.finished:
+                continue
+            again = follow(decoder, memory, hypothesis.words, "expectation")[b]
+            assert again.log_probability == pytest.approx(hypothesis.log_probability, rel=1e-4)
+            torch.testing.assert_close(again.weights, hypothesis.weights)
+            assert (again.heads is None) == (decoder.__class__ is not TransformerDecoder and "multi" not in kind)
+            if again.heads is not None:
+                torch.testing.assert_close(again.heads, hypothesis.heads)
+                torch.testing.assert_close(again.heads.mean(1), again.weights)
+                torch.testing.assert_close(again.heads.sum(-1), torch.ones_like(again.heads[..., 0]))
+
+
+@every_kind
+def test_a_captioner_is_saved_and_loaded(kind: str) -> None:
+    torch.manual_seed(0)
+    made = Captioner(
+        ImageConfig(32, "squash"),
+        EncoderConfig(name="small_cnn", finetune_from="all"),
+        DecoderConfig(embedding=8, hidden=8, attention=8, **KINDS[kind]),
+        Vocabulary([*SPECIALS, "a", "b"]),
+    ).eval()
+    again = Captioner.from_content(made.content(), "memory").eval()
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    config = SearchConfig(beam_size=2, max_length=4)
+    a, b = (search(model.decoder, model.remember(pictures), config) for model in (made, again))
+    assert [[h.words for h in found] for found in a] == [[h.words for h in found] for found in b]
+    tied = KINDS[kind].get("tie", False)
+    assert (again.decoder.output.weight is again.decoder.embedding.weight) == tied
+
+
+@every_kind
+def test_bfloat16_autocast_stays_close(kind: str) -> None:
+    decoder = make_kind(kind).float()
+    for parameter in decoder.parameters():
+        parameter.data *= 0.5
+    memory = decoder.prepare(regions().float())
+    plain = losses.cross_entropy(decoder(memory, CAPTIONS, LENGTHS))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoder(decoder.prepare(regions().float()), CAPTIONS, LENGTHS)
+        found = search(decoder, memory, SearchConfig(beam_size=2, max_length=4))
+    assert half.logits.dtype == torch.bfloat16 and half.weights.dtype == torch.float32 and len(found) == 3
+    assert losses.cross_entropy(half).item() == pytest.approx(plain.item(), rel=0.03)
+
+
+# Luong's order.
+
+
+def test_luong_by_its_equations() -> None:
+    """The LSTM first, then attention by its new state, h~ = tanh(W_c [z; h]), W_s h~; h~ goes into the next step."""
+    decoder = make_kind("current")
+    assert isinstance(decoder, LuongDecoder)
+    memory = decoder.prepare(regions(1))
+    cell = nn.LSTMCell(16, 8).double()
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.cat([decoder.word_to_gates.weight, decoder.attentional_to_gates.weight], 1))
+        cell.weight_hh.copy_(decoder.hidden_to_gates.weight)
+        cell.bias_ih.copy_(decoder.word_to_gates.bias)
+        cell.bias_hh.zero_()
+        # PyTorch's gates are input, forget, modulator, output; ours input, forget, output, modulator.
+        for weight in cell.parameters():
+            i, f, o, g = weight.clone().chunk(4)
+            weight.copy_(torch.cat([i, f, g, o]))
+    state = decoder.start(memory, 1)
+    h, c, fed = state.hidden[0], state.cell[0], torch.zeros(1, 8).double()
+    for word in (START, 4, 7):
+        logits, state, attended = decoder.step(torch.tensor([[word]]), state, memory)
+        h, c = cell(torch.cat([decoder.embedding.weight[word].unsqueeze(0), fed], 1), (h, c))
+        score = decoder.attention.score
+        weights = score(h.unsqueeze(0), memory.keys)[0, 0].softmax(0)
+        fed = torch.tanh(torch.cat([weights @ memory.values[0], h[0]]) @ decoder.joint.weight.T).unsqueeze(0)
+        torch.testing.assert_close(attended.weights[0, 0], weights)
+        torch.testing.assert_close(logits[0], decoder.output(fed))
+
+
+# Several heads.
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_multi_head_is_pytorch_s(heads: int) -> None:
+    """With its weights copied: contexts, each head's weights, their mean."""
+    torch.manual_seed(0)
+    theirs = nn.MultiheadAttention(8, heads, kdim=D, vdim=D, batch_first=True).double()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    ours = MultiHeadAttention(8, D, 8, heads).double()
+    with torch.no_grad():
+        for layer, weight, bias in zip(
+            (ours.query, ours.key, ours.value),
+            (theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight),
+            theirs.in_proj_bias.chunk(3),
+            strict=True,
+        ):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        ours.output.load_state_dict(theirs.out_proj.state_dict())
+    query = torch.randn(3, 5, 8, dtype=torch.double)
+    context, weights = theirs(query, regions(), regions(), average_attn_weights=False)
+    attended = ours(query, ours.prepare(regions()))
+    torch.testing.assert_close(attended.context, context)
+    torch.testing.assert_close(attended.heads, weights.transpose(1, 2))
+    torch.testing.assert_close(attended.weights, weights.mean(1))
+    torch.testing.assert_close(ours.contexts(query, *ours.project(regions())), context)
+
+
+def test_temperature_of_several_heads() -> None:
+    torch.manual_seed(0)
+    sharp, flat = (far_from_uniform(MultiHeadAttention(8, D, 8, 2, t)) for t in (0.5, 2.0))
+    flat.load_state_dict(sharp.state_dict())
+    query = torch.randn(3, 5, 8, dtype=torch.double)
+    a, b = (attention(query, attention.prepare(regions())).heads.log() for attention in (sharp, flat))
+    centred = [each - each.mean(-1, keepdim=True) for each in (a, b)]
+    torch.testing.assert_close(centred[0], 4 * centred[1])
+    for attention in (sharp, flat):
+        memory = attention.prepare(regions())
+        torch.testing.assert_close(
+            attention.contexts(query, memory.keys, memory.values), attention(query, memory).context
+        )
+
+
+# The Transformer.
+
+
+@transformers
+def test_fused_attention_is_the_same(kind: str) -> None:
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    plain, fused = (decoder(memory, CAPTIONS, LENGTHS, weigh=weigh) for weigh in (True, False))
+    torch.testing.assert_close(plain.logits, fused.logits)
+    assert fused.weights is None
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_layer_is_pytorch_s(norm: str) -> None:
+    """The whole decoder against nn.TransformerDecoder with copied weights; A = E."""
+    torch.manual_seed(0)
+    form = TransformerConfig(layers=2, norm=norm)
+    ours = far_from_uniform(
+        TransformerDecoder(
+            DecoderConfig("transformer", embedding=8, hidden=12, attention=8, heads=2, transformer=form), D, (2, 3), V
+        )
+    )
+    pre = norm == "pre"
+    layer = nn.TransformerDecoderLayer(8, 2, 12, batch_first=True, norm_first=pre)
+    theirs = nn.TransformerDecoder(layer, 2, nn.LayerNorm(8) if pre else None).double().eval()
+    with torch.no_grad():
+        for mine, other in zip(ours.layers, theirs.layers, strict=True):
+            for a, b in ((mine.words, other.self_attn), (mine.regions, other.multihead_attn)):
+                b.in_proj_weight.copy_(torch.cat([a.query.weight, a.key.weight, a.value.weight]))
+                b.in_proj_bias.copy_(torch.cat([a.query.bias, a.key.bias, a.value.bias]))
+                b.out_proj.load_state_dict(a.output.state_dict())
+            other.linear1.load_state_dict(mine.feed[0].state_dict())
+            other.linear2.load_state_dict(mine.feed[2].state_dict())
+            for number, b in enumerate((other.norm1, other.norm2, other.norm3)):
+                b.load_state_dict(mine.norms[number].state_dict())
+        if pre:
+            theirs.norm.load_state_dict(ours.norm.state_dict())
+    captions, lengths = torch.randint(4, V, (3, 1, 5)), torch.full((3, 1), 5)
+    read = ours.read(shifted(captions), 0).squeeze(1)
+    mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.double)
+    wanted = ours.output(theirs(read, ours.region(regions()), tgt_mask=mask))
+    torch.testing.assert_close(ours(ours.prepare(regions()), captions, lengths).logits, wanted.flatten(0, 1))
+
+
+def test_sinusoids_by_their_equation() -> None:
+    table = sinusoids(torch.arange(50), 16)
+    for position in (0, 3, 49):
+        for i in range(8):
+            angle = position / 10000 ** (i / 8)
+            assert table[position, i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+            assert table[position, 8 + i].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_learned_positions_end() -> None:
+    """The last stands for all beyond, in training and word by word."""
+    decoder = make_kind("transformer post")
+    words = torch.full((1, LEARNED + 2), 5)
+    read = decoder.read(words, 0)[0]
+    assert torch.equal(read[LEARNED - 1], read[LEARNED + 1]) and not torch.equal(read[LEARNED - 2], read[LEARNED - 1])
+    assert torch.equal(decoder.read(words[:, :1], LEARNED + 1)[0, 0], read[LEARNED + 1])
+
+
+def test_a_cache_is_reordered_with_its_rows() -> None:
+    decoder = make_kind("transformer")
+    memory = decoder.prepare(regions())
+    state = decoder.start(memory, 2)
+    for t in range(3):
+        _, state, _ = decoder.step(CAPTIONS[..., t].clamp(min=4), state, memory)
+    rows = torch.tensor([[1, 1, 0], [0, 0, 1], [1, 0, 1]])
+    picked = state.select(rows)
+    for b in range(3):
+        for q in range(3):
+            assert torch.equal(picked.keys[b, q], state.keys[b, rows[b, q]])
+            assert torch.equal(picked.values[b, q], state.values[b, rows[b, q]])
+    assert state.keys.shape == (3, 2, 3, 2, 3, 4)
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "transformer", "selection": "hard"}, "decoder.kind is transformer, which has soft alone"),
+        ({"kind": "transformer", "score": "dot"}, "decoder.score is dot, but decoder.kind is transformer"),
+        ({"kind": "transformer", "query": "current"}, "decoder.query is current, but decoder.kind is transformer"),
+        ({"kind": "transformer", "embedding": 6}, "decoder.embedding is 6, but must be divisible by 4"),
+        ({"transformer": TransformerConfig(layers=2)}, "decoder.transformer is set, but decoder.kind is lstm; add"),
+        ({"score": "multi_head", "window": "local_p"}, "decoder.window is local_p, but decoder.score is multi_head"),
+        ({"score": "multi_head", "selection": "hard"}, "decoder.selection is hard, but decoder.score is multi_head"),
+        ({"heads": 4}, "decoder.heads is 4, but nothing has heads; add --decoder.score multi_head"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together(fields: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DecoderConfig(**fields)
+
+
+def test_widths_that_do_not_fit() -> None:
+    with pytest.raises(UserError, match=r"decoder.heads is 3, but must divide decoder.attention, which is 8"):
+        MultiHeadAttention(8, D, 8, 3)
+    config = dataclasses.replace(DecoderConfig(embedding=6, hidden=8, attention=8), query="current", tie=True)
+    with pytest.raises(UserError, match=r"needs decoder.embedding \(6\) equal to decoder.hidden \(8\)"):
+        Captioner(
+            ImageConfig(32, "squash"), EncoderConfig("small_cnn", finetune_from="all"), config, Vocabulary([*SPECIALS])
+        )
