@@ -10,13 +10,14 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, data, datafile, engine, runlog
+from caption import checkpoint, data, datafile, engine, runlog, vectors
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
 from caption.errors import UserError
 from caption.metrics.official import captions_from_text, official
 from caption.presets import PRESETS
+from caption.selfcritical import Critic
 from caption.vocabulary import Vocabulary
 
 EXAMPLES = 10  # pictures whose captions are kept from every epoch
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> None:
         captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.start_from).to(device)
         if config.start_from:
             begin_with(captioner, config)
+        elif config.decoder.vectors:
+            print(vectors.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
         optimizer, progress = engine.make_optimizer(captioner, training), engine.Progress()
         runlog.create_folder(config)
     else:
@@ -84,6 +87,9 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
 
+    critic = (
+        Critic(training.self_critical, train, config.search.max_length) if training.self_critical.first_epoch else None
+    )
     log = runlog.Run(folder, progress.epoch)
     batches.start(1)
     steps = training.epochs * len(batches)
@@ -95,6 +101,7 @@ def main(arguments: list[str]) -> None:
         epoch = progress.epoch
         if captioner.decoder.stochastic and epoch == training.reinforce.first_epoch:
             progress.best_score = -1.0  # what soft epochs scored is not hard attention's best
+        critical = critic is not None and epoch >= training.self_critical.first_epoch
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         batches.start(epoch, skip=progress.batch)
         trained = engine.train_epoch(
@@ -106,6 +113,7 @@ def main(arguments: list[str]) -> None:
             steps,
             device,
             lambda: save(training.checkpoint_steps),
+            critic if critical else None,
         )
         save(every=1)  # whatever happens in validation
         validated = engine.validate(captioner, val_loader, training, device)
@@ -128,8 +136,9 @@ def main(arguments: list[str]) -> None:
             }
         )
         better = scores["BLEU-4"] > progress.best_score
+        told = f"reward {trained['reward']:.3f}" if critical else f"loss {trained['cross_entropy']:.3f}"
         print(
-            f"epoch {epoch}: loss {trained['cross_entropy']:.3f}, val {validated['cross_entropy']:.3f}, generated "
+            f"epoch {epoch}: {told}, val {validated['cross_entropy']:.3f}, generated "
             f"BLEU-4 {scores['BLEU-4']:.2f}{' (best)' if better else ''}; "
             f"{trained['captions_per_second']:.0f} captions/s, {trained['data_share']:.0%} of the time for data"
         )

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import SCORES, SELECTIONS, WINDOWS, Attention, Memory, MultiHeadAttention
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, from_dict
-from caption.decoder import Decoded, Decoder, LuongDecoder, RecurrentDecoder
+from caption.attention import SCORES, SELECTIONS, WINDOWS, Attention, Memory, MultiHeadAttention, at_least_single
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
+from caption.decoder import Decoded, Decoder, LuongDecoder, RecurrentDecoder, shifted
 from caption.encoder import Encoder
 from caption.errors import UserError
+from caption.fields import from_dict
 from caption.transformer import TransformerDecoder
-from caption.vocabulary import Vocabulary
+from caption.vocabulary import SPECIALS, Vocabulary
 
 Grid = tuple[int, int]
 
@@ -72,16 +73,37 @@ class Captioner(nn.Module):
         return self.decoder.prepare(regions)
 
     def forward(
-        self, images: Tensor, captions: Tensor, lengths: Tensor, drawn: Tensor | None = None, weigh: bool = True
+        self,
+        images: Tensor,
+        captions: Tensor,
+        lengths: Tensor,
+        drawn: Tensor | None = None,
+        weigh: bool = True,
+        own: float = 0.0,
     ) -> Decoded:
         """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU.
 
         `drawn` [B, Q]: with hard attention, the captions that attend to drawn locations; None: all to the expectation.
-        `weigh`: attention's weights are asked for; without, a Transformer is faster.
+        `weigh`: attention's weights are asked for; without, a Transformer is faster. `own`: share of the words read
+        that the model drew itself.
         """
         memory = self.remember(images)._replace(drawn=drawn)
-        decoded: Decoded = self.decoder(memory, captions, lengths, weigh=weigh)
+        inputs = self._own_words(memory, captions, lengths, own) if own else None
+        decoded: Decoded = self.decoder(memory, captions, lengths, inputs, weigh)
         return decoded
+
+    @torch.no_grad()
+    def _own_words(self, memory: Memory, captions: Tensor, lengths: Tensor, share: float) -> Tensor:
+        """What to read [B, Q, T] instead of captions [B, Q, T]: this share of words is drawn from the model.
+
+        All are drawn at once, each after the caption's own words (Duckworth et al., 2019), not word by word after
+        those drawn before: one pass more, and the same for every decoder.
+        """
+        decoded = self.decoder(memory, captions, lengths, weigh=False)
+        words = torch.multinomial(at_least_single(decoded.logits).softmax(-1), 1).squeeze(1)  # [N]
+        replaced = (torch.rand(words.shape, device=words.device) < share) & (words >= len(SPECIALS))
+        read = captions.flatten().index_copy(0, decoded.positions, torch.where(replaced, words, decoded.targets))
+        return shifted(read.view_as(captions))
 
     def check_search(self, search: SearchConfig) -> None:
         """Raises UserError for a way to attend that this model does not have."""

@@ -1,38 +1,14 @@
 """Everything that can be set, as frozen dataclasses: the flags of `train.py`, and what a checkpoint keeps."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Literal
 
 from caption.errors import UserError
+from caption.fields import check, require
 from caption.images import Fit
 
-T = TypeVar("T")
 Attend = Literal["expectation", "most_probable", "draw"]
-
-
-RULES: dict[str, Callable[[float], bool]] = {
-    "positive": lambda value: value > 0,
-    "at least 1": lambda value: value >= 1,
-    "0 or more": lambda value: value >= 0,
-    "in [0, 1]": lambda value: 0 <= value <= 1,
-    "in [0, 1)": lambda value: 0 <= value < 1,
-    "at least 0 and below 1": lambda value: 0 <= value < 1,
-}
-
-
-def _require(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UserError(f"{name} is {value}, but must be {rule}")
-
-
-def _check(config: object, section: str, rule: str, *names: str) -> None:
-    """Each of the named fields must keep the rule."""
-    for name in names:
-        value = getattr(config, name)
-        _require(RULES[rule](value), f"{section}.{name}", value, rule)
 
 
 @dataclass(frozen=True)
@@ -43,7 +19,7 @@ class ImageConfig:
     fit: Fit
 
     def __post_init__(self) -> None:
-        _require(self.size > 0, "the picture's size", self.size, "at least 1 pixel")
+        require(self.size > 0, "the picture's size", self.size, "at least 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ class TransformerConfig:
     """Tell each region's row and column, too."""
 
     def __post_init__(self) -> None:
-        _check(self, "decoder.transformer", "at least 1", "layers")
+        check(self, "decoder.transformer", "at least 1", "layers")
 
 
 @dataclass(frozen=True)
@@ -117,11 +93,11 @@ class DecoderConfig:
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
-        _check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius", "heads")
-        _check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
+        check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius", "heads")
+        check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
         if self.kind == "transformer":
             self._only("decoder.kind is transformer", "score", "query", "window", "selection", "temperature")
-            _require(self.embedding % 4 == 0, "decoder.embedding", self.embedding, "divisible by 4 for a Transformer")
+            require(self.embedding % 4 == 0, "decoder.embedding", self.embedding, "divisible by 4 for a Transformer")
         elif self.transformer != TransformerConfig():
             raise UserError("decoder.transformer is set, but decoder.kind is lstm; add --decoder.kind transformer")
         elif self.score == "multi_head":
@@ -162,11 +138,34 @@ class ReinforceConfig:
     """moving: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: the mean of the caption's other draws."""
 
     def __post_init__(self) -> None:
-        _check(self, "training.reinforce", "0 or more", "weight", "entropy")
-        _check(self, "training.reinforce", "in [0, 1]", "expectation")
-        _check(self, "training.reinforce", "at least 1", "draws", "first_epoch")
+        check(self, "training.reinforce", "0 or more", "weight", "entropy")
+        check(self, "training.reinforce", "in [0, 1]", "expectation")
+        check(self, "training.reinforce", "at least 1", "draws", "first_epoch")
         if self.baseline == "leave_one_out":
-            _require(self.draws > 1, "training.reinforce.draws", self.draws, "at least 2 for baseline leave_one_out")
+            require(self.draws > 1, "training.reinforce.draws", self.draws, "at least 2 for baseline leave_one_out")
+
+
+@dataclass(frozen=True)
+class SelfCriticalConfig:
+    """Training on the score of captions that the model draws (Rennie et al., 2017), after cross-entropy."""
+
+    first_epoch: int = 0
+    """The first epoch (from 1) that is trained so; 0: none. 1, with `--start-from`, goes on from another run."""
+    reward: Literal["cider_d", "bleu_4"] = "cider_d"
+    """Of a caption against its image's references; of BLEU-4, the smoothed one of a sentence."""
+    baseline: Literal["greedy", "leave_one_out"] = "leave_one_out"
+    """A draw must be better than the greedy caption (paper), or than the mean of the image's other draws."""
+    samples: int = 5
+    """Captions drawn of each image."""
+    learning_rate: float = 5e-5
+    """Of the decoder, from the first such epoch on; the schedule begins anew there, without warm-up."""
+
+    def __post_init__(self) -> None:
+        check(self, "training.self_critical", "0 or more", "first_epoch")
+        check(self, "training.self_critical", "positive", "learning_rate")
+        check(self, "training.self_critical", "at least 1", "samples")
+        if self.baseline == "leave_one_out":
+            require(self.samples > 1, "training.self_critical.samples", self.samples, "at least 2 for leave_one_out")
 
 
 @dataclass(frozen=True)
@@ -187,15 +186,19 @@ class TrainingConfig:
     """The first epoch (from 1) in which the encoder is fine-tuned."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
-    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
-    """cosine: falls to 0 at the last epoch; plateau: halved after `plateau_epochs` without a better score."""
+    schedule: Literal["constant", "cosine", "plateau", "inverse_sqrt"] = "cosine"
+    """cosine: falls to 0 at the last epoch; plateau: halved after `plateau_epochs` without a better score;
+    inverse_sqrt: falls with the root of the steps (Vaswani et al., whose peak is 1 / sqrt(E warmup_steps))."""
     plateau_epochs: int = 2
     clip_norm: float = 5.0
     """Largest norm of the whole gradient; 0: no clipping."""
     label_smoothing: float = 0.0
     doubly_stochastic: float = 1.0
     """lambda of eq. 14: the penalty sums over locations, against the sum of log-probabilities over words."""
+    scheduled_sampling: float = 0.0
+    """Share of words read that the model wrote itself, in the last epoch; rises evenly from 0 (Bengio et al., 2015)."""
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     patience: int = 0
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -207,11 +210,18 @@ class TrainingConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        _check(self, "training", "at least 1", "epochs", "batch_size", "finetune_epoch", "plateau_epochs")
-        _check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
-        _check(self, "training", "0 or more", "warmup_steps", "clip_norm", "doubly_stochastic", "patience")
-        _check(self, "training", "0 or more", "checkpoint_steps", "workers")
-        _check(self, "training", "in [0, 1)", "label_smoothing")
+        check(self, "training", "at least 1", "epochs", "batch_size", "finetune_epoch", "plateau_epochs")
+        check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
+        check(self, "training", "0 or more", "warmup_steps", "clip_norm", "doubly_stochastic", "patience")
+        check(self, "training", "0 or more", "checkpoint_steps", "workers")
+        check(self, "training", "in [0, 1)", "label_smoothing")
+        check(self, "training", "in [0, 1]", "scheduled_sampling")
+        if not self.self_critical.first_epoch and self.self_critical != SelfCriticalConfig():
+            raise UserError(
+                "training.self_critical is set, but its first_epoch is 0; add --training.self-critical.first-epoch"
+            )
+        if self.schedule == "inverse_sqrt":
+            require(self.warmup_steps > 0, "training.warmup_steps", 0, "at least 1 for the schedule inverse_sqrt")
 
 
 @dataclass(frozen=True)
@@ -238,10 +248,10 @@ class SearchConfig:
     """Hard attention alone: to the expectation, as soft attention does; to the most probable location; to a draw."""
 
     def __post_init__(self) -> None:
-        _check(self, "search", "at least 1", "beam_size", "max_length")
-        _check(self, "search", "0 or more", "length_penalty", "no_repeat_ngram", "min_length")
-        _require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
-        _check(self, "search", "positive", "temperature")
+        check(self, "search", "at least 1", "beam_size", "max_length")
+        check(self, "search", "0 or more", "length_penalty", "no_repeat_ngram", "min_length")
+        require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
+        check(self, "search", "positive", "temperature")
 
 
 @dataclass(frozen=True)
@@ -264,29 +274,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.decoder.selection == "soft" and self.training.reinforce != ReinforceConfig():
             raise UserError("training.reinforce is set, but decoder.selection is soft; add --decoder.selection hard")
+        if self.training.self_critical.first_epoch and self.decoder.selection != "soft":
+            raise UserError(
+                f"training.self_critical is set, but decoder.selection is {self.decoder.selection}: it would have to "
+                "draw locations as well as words; use soft"
+            )
         if self.decoder.selection == "soft" and self.search.attend != "expectation":
             raise UserError(f"search.attend is {self.search.attend}, which needs --decoder.selection hard")
-
-
-def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass from nested plain values, as `dataclasses.asdict` gives them.
-
-    An unknown key is an error. A missing one takes its default, if it has one: a field that was added later must
-    behave by default as the program did before it, so that older checkpoints and runs can be read.
-    """
-    types = get_type_hints(kind)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        raise UserError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(types)}")
-    required = {
-        name for name, parameter in inspect.signature(kind).parameters.items() if parameter.default is parameter.empty
-    }
-    missing = sorted(required - set(values))
-    if missing:
-        raise UserError(f"{kind.__name__} lacks the field {missing[0]!r}")
-    return kind(
-        **{
-            name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value
-            for name, value in values.items()
-        }
-    )

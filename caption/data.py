@@ -151,19 +151,23 @@ def collate(
 ) -> Batch:
     """Images, each with some captions -> one padded batch, sorted so that the decoder's steps shrink early; `read`
     gives the images of indices."""
-    rows = [sorted(several, key=len, reverse=True) for several in captions]
+    rows = [sorted(([*words, END] for words in several), key=len, reverse=True) for several in captions]
     order = sorted(range(len(rows)), key=lambda b: -len(rows[b][0]) if rows[b] else 0)
-    most = max(1, max(len(row) for row in rows))
-    longest = max((len(row[0]) + 1 for row in rows if row), default=1)
-    padded = np.full((len(rows), most, longest), PAD, dtype=np.int64)
-    lengths = np.zeros((len(rows), most), dtype=np.int64)
-    for b, place in enumerate(order):
-        for q, words in enumerate(rows[place]):
-            padded[b, q, : len(words)] = words
-            padded[b, q, len(words)] = END
-            lengths[b, q] = len(words) + 1
     sorted_indices = [indices[place] for place in order]
-    return Batch(sorted_indices, read(sorted_indices), torch.from_numpy(padded), torch.from_numpy(lengths))
+    return Batch(sorted_indices, read(sorted_indices), *pad_captions([rows[place] for place in order]))
+
+
+def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Captions of B images, any number each -> int64 [B, Q, T] with padding after each, and their lengths [B, Q]."""
+    most = max(1, max(len(several) for several in captions))
+    longest = max((len(words) for several in captions for words in several), default=1)
+    padded = np.full((len(captions), most, longest), PAD, dtype=np.int64)
+    lengths = np.zeros((len(captions), most), dtype=np.int64)
+    for b, several in enumerate(captions):
+        for q, words in enumerate(several):
+            padded[b, q, : len(words)] = words
+            lengths[b, q] = len(words)
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
 
 
 def whole(batch: Any) -> Batch:

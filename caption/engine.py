@@ -19,6 +19,7 @@ from caption.decoder import Decoded
 from caption.errors import UserError
 from caption.progress import Bar
 from caption.search import Hypothesis, search
+from caption.selfcritical import Critic
 
 
 @dataclass
@@ -115,12 +116,22 @@ def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, de
 
 
 def rate_factor(config: TrainingConfig, step: int, steps: int, reductions: int) -> float:
-    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule; anew, and lower, when
+    self-critical training begins."""
+    peak, first, last, warmup = 1.0, 0, steps, config.warmup_steps
+    if critical := config.self_critical.first_epoch:
+        switch = steps * min(critical - 1, config.epochs) // config.epochs
+        if step < switch:
+            last = switch
+        else:
+            peak, first, warmup = config.self_critical.learning_rate / config.learning_rate, switch, 0
+    if step < warmup:
+        return (step + 1) / warmup
     if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, steps - config.warmup_steps)))
-    return 0.5**reductions if config.schedule == "plateau" else 1.0
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - first - warmup) / max(1, last - first - warmup)))
+    if config.schedule == "inverse_sqrt":
+        return peak * math.sqrt(config.warmup_steps / (step - first + config.warmup_steps - warmup + 1))
+    return peak * 0.5**reductions if config.schedule == "plateau" else peak
 
 
 def train_epoch(
@@ -132,24 +143,34 @@ def train_epoch(
     steps: int,
     device: torch.device,
     after_step: Callable[[], None] = lambda: None,
+    critic: Critic | None = None,
 ) -> dict[str, float]:
     """The rest of the epoch under way; means over its words of every loss term, captions a second, and the share of
     the time that was spent waiting for data.
 
-    `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no longer
-    finite; a GPU is asked only now and then, because asking waits for it.
+    With a `critic`, it is trained on captions that the model draws. `progress` is kept up to date, `after_step` is
+    called after every step. Raises UserError when the loss is no longer finite; a GPU is asked only now and then,
+    because asking waits for it.
     """
     captioner.train()
     sums, hard = progress.sums, config.reinforce
+    own = config.scheduled_sampling * (progress.epoch - 1) / max(1, config.epochs - 1)
     bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
     for batch in bar:
         progress.waiting += time.perf_counter() - last
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
-        decoded = _decode(captioner, batch, config, device, draw=progress.epoch >= hard.first_epoch)
-        earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
-        terms, words = losses.terms(decoded, config, earned), len(decoded.targets)
+        if critic:
+            with autocast(device, config.precision):
+                decoded, gain, reward = critic(captioner, batch, batch.images.to(device, non_blocking=True))
+            terms = {"self_critical": losses.self_critical(decoded, gain), "reward": gain.new_tensor(reward)}
+            captions = len(batch.indices) * config.self_critical.samples
+        else:
+            decoded = _decode(captioner, batch, config, device, progress.epoch >= hard.first_epoch, own)
+            earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
+            terms, captions = losses.terms(decoded, config, earned), int((batch.lengths > 0).sum())
+        words = len(decoded.targets)
         optimizer.zero_grad(set_to_none=True)
         losses.total(terms, config).backward()  # type: ignore[no-untyped-call]
         if config.clip_norm:
@@ -158,12 +179,13 @@ def train_epoch(
         for name, value in terms.items():
             sums[name] = value.detach() * words + sums.get(name, 0)
         progress.words += words
-        progress.captions += int((batch.lengths > 0).sum())
+        progress.captions += captions
         progress.batch += 1
         progress.step += 1
         if device.type == "cpu" or progress.batch % 50 == 0:
             check_finite(progress, terms)
-            bar.tell(f"loss {float(sums['cross_entropy']) / progress.words:.3f}")
+            told = "reward" if critic else "cross_entropy"
+            bar.tell(f"{told.replace('cross_entropy', 'loss')} {float(sums[told]) / progress.words:.3f}")
         progress.seconds += time.perf_counter() - last
         after_step()
         last = time.perf_counter()
@@ -176,9 +198,11 @@ def train_epoch(
     }
 
 
-def _decode(captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool) -> Decoded:
-    """Teacher forcing. With `draw`, hard attention draws locations: `draws` rows for each caption, but for those that
-    take the expectation. Without, all take it."""
+def _decode(
+    captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool, own: float = 0.0
+) -> Decoded:
+    """Teacher forcing; a share `own` of the words read is the model's. With `draw`, hard attention draws locations:
+    `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
     captions, lengths, drawn = batch.captions.to(device, non_blocking=True), batch.lengths, None
     if draw and captioner.decoder.stochastic:
         drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
@@ -187,7 +211,7 @@ def _decode(captioner: Captioner, batch: Batch, config: TrainingConfig, device: 
         )
     weigh = config.doubly_stochastic > 0 or drawn is not None
     with autocast(device, config.precision):
-        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn, weigh)
+        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn, weigh, own)
     return decoded
 
 

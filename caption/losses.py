@@ -121,6 +121,15 @@ def entropy(decoded: Decoded) -> Tensor:
     return decoded.draw.entropy.sum() / len(decoded.targets)
 
 
+def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
+    """Its gradient is -sum_t (r(y) - b) d log p(y_t | y_<t, a) over the number of words (Rennie et al., 2017, eq. 8).
+
+    `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
+    """
+    log_probability = -F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="none")  # [N]
+    return -(earned * log_probability).mean()
+
+
 def term_weights(config: TrainingConfig) -> dict[str, float]:
     """The weight of every term; one of weight zero need not be computed."""
     smoothing, hard = config.label_smoothing, config.reinforce
@@ -130,6 +139,7 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
         "doubly_stochastic": config.doubly_stochastic,
         "reinforce": hard.weight,
         "entropy": -hard.entropy,
+        "self_critical": 1.0,
     }
     return {name: weight for name, weight in weights.items() if weight}
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from caption.config import Config, from_dict
+from caption.config import Config
 from caption.errors import UserError
+from caption.fields import from_dict
 from caption.visualise import draw_curves
 from caption.whole import whole
 

@@ -131,7 +131,8 @@ def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
     loss, bleu, cider = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in records]
     for name, label in (("train", "training"), ("val", "validation")):
-        loss.plot(epochs, [record[name]["cross_entropy"] for record in records], marker=".", label=label)
+        values = [record[name].get("cross_entropy", math.nan) for record in records]  # none in self-critical epochs
+        loss.plot(epochs, values, marker=".", label=label)
     loss.set(title="cross-entropy, teacher forcing (nats a word)")
     for axis, names in ((bleu, [f"BLEU-{n}" for n in (1, 2, 3, 4)]), (cider, ["ROUGE-L", "CIDEr-D"])):
         for name in names:

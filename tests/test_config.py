@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 
-from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig, from_dict
+from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
 from caption.engine import rate_factor
 from caption.errors import UserError
+from caption.fields import from_dict
 from caption.presets import PRESETS
 
 

@@ -1,0 +1,61 @@
+"""Self-critical training (Rennie et al., 2017): REINFORCE with whole captions as what is drawn.
+
+Captions are drawn from the model, each is scored against the image's references, and made more probable by as much as
+it is better than its baseline: the greedy caption (the paper), or the mean of the image's other draws, which costs no
+caption more and varies less (Luo, 2020).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from caption.captioner import Captioner
+from caption.config import SearchConfig, SelfCriticalConfig
+from caption.data import Batch, CaptionData, pad_captions
+from caption.decoder import Decoded
+from caption.metrics.reward import Reward
+from caption.search import Hypothesis, search
+from caption.vocabulary import END
+
+
+class Critic:
+    """Draws captions of a batch and says what each earned."""
+
+    def __init__(self, config: SelfCriticalConfig, data: CaptionData, max_length: int) -> None:
+        """Rewards against the captions of `data`; draws have `max_length` words at most."""
+        self.config = config
+        self.reward = Reward([[[*c.tolist(), END] for c in data.captions(i)] for i in range(len(data))], config.reward)
+        # The draws are the model's own distribution: nothing is forbidden that it could write.
+        self.draw = SearchConfig(config.samples, max_length, 0, suppress_unknown=False, method="sample")
+        self.greedy = SearchConfig(1, max_length, 0, suppress_unknown=False)
+
+    def __call__(self, captioner: Captioner, batch: Batch, images: Tensor) -> tuple[Decoded, Tensor, float]:
+        """The N words of the draws, read again with gradient; what each word's caption earned beyond its baseline [N];
+        the mean reward of a draw.
+
+        Dropout rests in both, so that what is trained is what was drawn from.
+        """
+        captioner.decoder.eval()
+        memory = captioner.remember(images)
+        drawn = _words(search(captioner.decoder, memory, self.draw))  # [B][K] captions
+        rewards = torch.tensor(self.score(batch.indices, drawn))  # [B, K]
+        if self.config.baseline == "greedy":
+            greedy = _words(search(captioner.decoder, memory, self.greedy))
+            earned = rewards - torch.tensor(self.score(batch.indices, greedy))
+        else:
+            count = rewards.shape[1]
+            earned = rewards - (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+        captions, lengths = pad_captions(drawn)
+        decoded: Decoded = captioner.decoder(memory, captions.to(images.device), lengths, weigh=False)
+        captioner.decoder.train()
+        return decoded, earned.flatten().repeat_interleave(lengths.flatten()).to(images.device), rewards.mean().item()
+
+    def score(self, indices: Sequence[int], captions: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """Rewards [B][K] of captions of the images of these numbers."""
+        return [[self.reward(i, words) for words in several] for i, several in zip(indices, captions, strict=True)]
+
+
+def _words(found: list[list[Hypothesis]]) -> list[list[list[int]]]:
+    """The captions [B][K], each with <end>, if it came to it."""
+    return [[[*one.words, *([END] if one.finished else [])] for one in several] for several in found]
