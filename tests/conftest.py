@@ -1,5 +1,6 @@
 """Small data and models that many tests share."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ V, D, L = 11, 6, 5
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # more than are free slow one another
 
 
 @pytest.fixture

@@ -213,8 +213,8 @@ def epochs(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_changes_over_by_epoch_and_goes_on(shapes: Path, tmp_path: Path, capsys) -> None:
-    """Two runs: one is never interrupted, the other stands still between the two kinds of epochs; the same weights."""
+def test_training_changes_over_by_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
+    """(That such a run goes on when it was interrupted is tested in test_training.py.)"""
     small = ["--data", str(shapes), "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "8"]
     small += ["--training.self-critical.first-epoch", "2", "--training.self-critical.samples", "2"]
     small += ["--training.scheduled-sampling", "0.3", "--search.max-length", "8"]

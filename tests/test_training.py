@@ -72,6 +72,8 @@ def equal(a, b) -> bool:
             ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
         ),
         (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
+        (12, False, ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"]),  # and words
+        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -79,18 +81,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     """Weights, optimizer, random states, log, best score: everything, to the bit."""
     whole = run(shapes, tmp_path / "whole", *more)
-    calls, terms = [], losses.terms
+    calls = []
 
-    def interrupt(decoded, config, earned=None):
-        if torch.is_grad_enabled():
-            calls.append(1)
-            if len(calls) == step and crash:
-                raise MemoryError
-            if len(calls) == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-        return terms(decoded, config, earned)
+    def interrupting(function):
+        def call(*arguments):
+            if torch.is_grad_enabled():
+                calls.append(1)
+                if len(calls) == step and crash:
+                    raise MemoryError
+                if len(calls) == step:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return function(*arguments)
 
-    monkeypatch.setattr(losses, "terms", interrupt)
+        return call
+
+    for name in ("terms", "self_critical"):
+        monkeypatch.setattr(losses, name, interrupting(getattr(losses, name)))
     with pytest.raises(MemoryError if crash else SystemExit):
         run(shapes, tmp_path / "parts", *more)
     assert len(calls) == step
