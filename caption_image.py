@@ -43,6 +43,8 @@ class Arguments:
     """Words to look at the pictures with, instead of the model's own."""
     against: str = ""
     """Another model's best.pt, to be drawn beside this one, looking at the pictures with the same words."""
+    heads: bool = False
+    """Of attention with several heads, draw each head's in the figures, below their mean. A page has them all."""
     json: bool = False
     """Print words, log-probability and attention weights as JSON, one object a picture, instead of the caption."""
     device: str = "auto"
@@ -62,6 +64,11 @@ def main(arguments: list[str]) -> None:
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
+    if args.heads and (not figures or args.against or not captioner.head_names):
+        raise UserError(
+            "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.kind "
+            "transformer): give --output with a figure's name or a folder, and no --against"
+        )
     given = tokenise(args.caption)
     if args.caption and not given:
         raise UserError(f"--caption {args.caption!r} holds no word")
@@ -77,7 +84,7 @@ def main(arguments: list[str]) -> None:
         best, words = hypotheses[0], captioner.vocabulary.decode(hypotheses[0].words)
         caption = " ".join(words)
         if args.json:
-            print(json.dumps({"image": str(path), "caption": caption, **as_json(best, words, captioner.encoder.grid)}))
+            print(json.dumps({"image": str(path), "caption": caption, **as_json(best, words, captioner)}))
         else:
             before = f"{path}\n" if len(paths) > 1 else ""
             print(f"{before}{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
@@ -88,12 +95,14 @@ def main(arguments: list[str]) -> None:
         picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
         if page:
             told = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
-            entries.append(entry(picture, seen, str(path), told))
+            entries.append(entry(picture, seen, str(path), told, captioner.head_names))
             continue
         looks = [look(captioner, best, words, Path(args.checkpoint).parent.name if args.against else "")]
         if args.against:
             same = caption_one(models[1], path, args.search, words)[0]
             looks.append(look(models[1], same, words, Path(args.against).parent.name))
+        if args.heads:
+            looks = [looks[0]._replace(name="all heads"), *looks_of_heads(captioner, best, words)]
         draw_attention(np.asarray(picture), words, looks, caption, figures[path], seen)
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
@@ -168,14 +177,27 @@ def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: s
     return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
 
 
-def as_json(hypothesis: Hypothesis, words: list[str], grid: tuple[int, int]) -> dict[str, Any]:
-    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose."""
+def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
+    """The same for each head alone."""
+    assert hypothesis.heads is not None
+    weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
+    cells = captioner.encoder.cells
+    return [Look(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)]
+
+
+def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
+    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose, `heads`
+    the weights of each head by its name."""
+    grid = captioner.encoder.grid
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
     steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
     for step, gate in zip(steps, hypothesis.gates or [], strict=False):
         step["gate"] = gate
     for step, location in zip(steps, hypothesis.locations or [], strict=False):
         step["location"] = divmod(location, grid[1])
+    if hypothesis.heads is not None:
+        for step, heads in zip(steps, hypothesis.heads, strict=False):
+            step["heads"] = dict(zip(captioner.head_names, heads.view(-1, *grid).tolist(), strict=True))
     return {
         "log_probability": hypothesis.log_probability,
         "finished": hypothesis.finished,

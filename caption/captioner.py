@@ -105,6 +105,15 @@ class Captioner(nn.Module):
         read = captions.flatten().index_copy(0, decoded.positions, torch.where(replaced, words, decoded.targets))
         return shifted(read.view_as(captions))
 
+    @property
+    def head_names(self) -> list[str]:
+        """Of attention with several heads, in the order of `Hypothesis.heads`; empty: it has one."""
+        decoder: DecoderConfig = self.configs["decoder"]
+        heads = [f"head {m + 1}" for m in range(decoder.heads)]
+        if decoder.kind == "transformer":
+            return [f"layer {n + 1}, {head}" for n in range(decoder.transformer.layers) for head in heads]
+        return heads if decoder.score == "multi_head" else []
+
     def check_search(self, search: SearchConfig) -> None:
         """Raises UserError for a way to attend that this model does not have."""
         if search.attend != "expectation" and not self.decoder.stochastic:

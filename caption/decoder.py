@@ -53,20 +53,11 @@ class RecurrentDecoder(nn.Module):
     them.
     """
 
-    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
-        super().__init__()
-        embedding, hidden = config.embedding, config.hidden
-        self.attention = attention
-        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
-        self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
-        self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
-        self.word_to_gates = nn.Linear(embedding, 4 * hidden)  # the column blocks of T in eq. 1
-        self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.state_dropout = nn.Dropout(config.state_dropout)
-        self.dropout = nn.Dropout(config.dropout)
-        # PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V.
-        nn.init.normal_(self.embedding.weight, std=0.1)
-        self.embedding.weight.data[PAD] = 0
+    attention: Attention
+    embedding: nn.Embedding
+    initial_hidden: nn.Linear
+    initial_cell: nn.Linear
+    word_to_gates: nn.Linear
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
         """Attention and LSTM: the words' share of the gates [B, Q, 4H] -> state, what `readout` reads beside it
@@ -144,13 +135,22 @@ class Decoder(RecurrentDecoder):
     """The paper's: it attends by the previous state, before the recurrence; beta gate and deep output layer."""
 
     def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
-        super().__init__(config, attention, region_width, vocabulary_size)
+        super().__init__()
         embedding, hidden = config.embedding, config.hidden
+        self.attention = attention
+        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
+        self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
+        self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
         self.gate = nn.Linear(hidden, 1)  # f_beta
+        self.word_to_gates = nn.Linear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
+        self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
         self.context_to_gates = nn.Linear(attention.context_width, 4 * hidden, bias=False)
         self.hidden_to_output = nn.Linear(hidden, embedding, bias=False)  # L_h
         self.context_to_output = nn.Linear(attention.context_width, embedding, bias=False)  # L_z
         self.output = nn.Linear(embedding, vocabulary_size)  # L_o
+        self.state_dropout = nn.Dropout(config.state_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        begin_embedding(self.embedding)
         if config.tie:
             self.output.weight = self.embedding.weight
 
@@ -177,11 +177,20 @@ class LuongDecoder(RecurrentDecoder):
     """
 
     def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
-        super().__init__(config, attention, region_width, vocabulary_size)
-        hidden = config.hidden
+        super().__init__()
+        embedding, hidden = config.embedding, config.hidden
+        self.attention = attention
+        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
+        self.initial_hidden = nn.Linear(region_width, hidden)
+        self.initial_cell = nn.Linear(region_width, hidden)
+        self.word_to_gates = nn.Linear(embedding, 4 * hidden)
+        self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
         self.attentional_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
         self.joint = nn.Linear(attention.context_width + hidden, hidden, bias=False)  # W_c
         self.output = nn.Linear(hidden, vocabulary_size)  # W_s
+        self.state_dropout = nn.Dropout(config.state_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        begin_embedding(self.embedding)
         if config.tie:
             if config.embedding != hidden:
                 raise UserError(
@@ -207,6 +216,12 @@ class LuongDecoder(RecurrentDecoder):
         """W_s h~: h~ [..., H] -> [..., V]. The word and the state are in it already."""
         logits: Tensor = self.output(self.dropout(seen))
         return logits
+
+
+def begin_embedding(embedding: nn.Embedding) -> None:
+    """PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V."""
+    nn.init.normal_(embedding.weight, std=0.1)
+    embedding.weight.data[PAD] = 0
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from caption.images import encode_jpeg, to_array
 from caption.maps import Cells, Window, spread
@@ -62,9 +63,14 @@ def cells_entry(cells: Cells) -> dict[str, Any]:
 
 
 def entry(
-    picture: Image.Image, window: Window, name: str, captions: Sequence[tuple[Sequence[str], Hypothesis]]
+    picture: Image.Image,
+    window: Window,
+    name: str,
+    captions: Sequence[tuple[Sequence[str], Hypothesis]],
+    heads: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One picture of `write_page`, with the captions that the search found, the best first."""
+    """One picture of `write_page`, with the captions that the search found, the best first; `heads` are the names of
+    those of attention, if it has several."""
     content = base64.b64encode(encode_jpeg(to_array(picture), 85)).decode()
     return {
         "picture": f"data:image/jpeg;base64,{content}",
@@ -72,7 +78,7 @@ def entry(
         "window": list(window),
         "name": name.encode("utf-8", "replace").decode(),  # a disk may hold names in other encodings
         "captions": [caption_entry(words, hypothesis) for words, hypothesis in captions],
-        "looks": [look_entry(words, hypothesis) for words, hypothesis in captions],
+        "looks": [look_entry(words, hypothesis, heads) for words, hypothesis in captions],
         "references": [],
         "notes": "" if len(captions) > 1 else f"log-probability {captions[0][1].log_probability:.2f}",
     }
@@ -86,15 +92,21 @@ def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any
     }
 
 
-def look_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any]:
-    """Attention as bytes, each word's largest weight 255; a page draws it relative to that."""
-    weights = hypothesis.weights[: len(words)].numpy()
-    largest = weights.max(1)
-    scaled = np.rint(255 * weights / np.maximum(largest, 1e-12)[:, None]).astype(np.uint8)
+def look_entry(words: Sequence[str], hypothesis: Hypothesis, heads: Sequence[str] = ()) -> dict[str, Any]:
+    """Where the model looked at each word, all heads together, and each of those that are named."""
     gates, locations = hypothesis.gates, hypothesis.locations
+    each = [] if hypothesis.heads is None else hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
     return {
-        "weights": base64.b64encode(scaled.tobytes()).decode(),
-        "largest": largest.round(4).tolist(),
+        **_weights_entry(hypothesis.weights[: len(words)]),
         "gates": gates and [round(gate, 3) for gate in gates[: len(words)]],
         "locations": locations and locations[: len(words)],
+        "heads": [{"name": name, **_weights_entry(weights)} for name, weights in zip(heads, each, strict=False)],
     }
+
+
+def _weights_entry(weights: Tensor) -> dict[str, Any]:
+    """Attention [T, L] as bytes, each word's largest weight 255; a page draws it relative to that."""
+    values = weights.numpy()
+    largest = values.max(1)
+    scaled = np.rint(255 * values / np.maximum(largest, 1e-12)[:, None]).astype(np.uint8)
+    return {"weights": base64.b64encode(scaled.tobytes()).decode(), "largest": largest.round(4).tolist()}

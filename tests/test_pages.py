@@ -111,6 +111,26 @@ def test_outside_what_the_model_saw_it_is_dark(
     assert np.allclose(left, DIM, atol=0.02) and right.max() > 0.95
 
 
+def test_heads_one_by_one(page: Any, tmp_path: Path) -> None:
+    """A model with several heads has a choice of them; the word stays the one that was chosen."""
+    found = hypothesis(3, 0)
+    heads = torch.from_numpy(np.random.default_rng(1).dirichlet(np.full(9, 0.3), (4, 2))).float()
+    found = found._replace(heads=heads, weights=heads.mean(1))
+    picture = Image.new("RGB", (100, 100), (255, 255, 255))
+    told = [(["a", "red", "dog"], found)]
+    write_page(tmp_path / "page.html", "heads", GRID, [entry(picture, Window(), "a.png", told, ["one", "two"])])
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator(".word").nth(1).click()
+    assert np.abs(drawn(page) - expected(found.weights[1])).max() < 0.01
+    for number, name in enumerate(["one", "two"]):
+        page.locator("select").select_option(name)
+        assert np.abs(drawn(page) - expected(heads[1, number])).max() < 0.01
+        share = round(100 * heads[1, number].max().item())
+        assert f"at one place: {share} %" in page.locator(".about").inner_text()
+    page.locator("select").select_option("all heads")
+    assert np.abs(drawn(page) - expected(found.weights[1])).max() < 0.01
+
+
 def test_arrow_keys_and_beams(page: Any, captions: tuple[Path, list[Hypothesis]]) -> None:
     path, found = captions
     page.goto(path.as_uri())

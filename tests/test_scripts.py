@@ -184,6 +184,26 @@ def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, c
         assert word["location"] == list(np.unravel_index(np.argmax(word["weights"]), (4, 4)))
 
 
+def test_several_heads(shapes: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
+    """A row for each head below their mean; their weights in the JSON; as wide a figure as without them."""
+    form = dataclasses.replace(captioner.configs["decoder"], kind="transformer", heads=2)
+    other = Captioner(captioner.image, captioner.configs["encoder"], form, captioner.vocabulary)
+    assert other.head_names == [f"layer {n}, head {m}" for n in (1, 2, 3) for m in (1, 2)]
+    checkpoint.save(tmp_path / "heads.pt", other.content())
+    picture = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", picture, "--caption", "a red circle", "--json"]
+    caption_image.main([*arguments, "--output", str(tmp_path / "mean.png")])
+    capsys.readouterr()
+    caption_image.main([*arguments, "--output", str(tmp_path / "heads.png"), "--heads"])
+    mean, heads = (Image.open(tmp_path / f"{name}.png") for name in ("mean", "heads"))
+    assert heads.height > 5 * mean.height and heads.width == mean.width
+    for word in json.loads(capsys.readouterr().out)["words"]:
+        each = np.array([word["heads"][name] for name in other.head_names])
+        assert np.allclose(each.mean(0), word["weights"], atol=1e-6) and np.allclose(each.sum((1, 2)), 1, atol=1e-5)
+    caption_image.main([*arguments, "--output", str(tmp_path / "page.html")])
+    assert all(f'"name":"{name}"' in (tmp_path / "page.html").read_text() for name in other.head_names)
+
+
 def test_several_pictures(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder: a figure for each picture, whatever else lies there; a broken one is told of and stops no other."""
     pictures = tmp_path / "pictures"
@@ -262,6 +282,7 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (evaluate, ["--checkpoint", str(model), "--data", data, "--attend", "draw"], "this model's attention is soft"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--against", str(model)], "needs --output"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
+        (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such picture"),
         (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated picture"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),

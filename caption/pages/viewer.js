@@ -58,10 +58,10 @@ function make(tag, parent, className = "", text = "") {
 
 class Viewer {
   // data: {picture, size: [height, width], window: [left, top, width, height], name, captions: [{words,
-  // log_probability, finished}], references, notes}; fetchLooks() -> promise of [{weights, gates, locations}], one a
-  // caption.
+  // log_probability, finished}], references, notes}; fetchLooks() -> promise of [{weights, gates, locations, heads}],
+  // one a caption.
   constructor(data, cells, fetchLooks) {
-    Object.assign(this, { data, cells, fetchLooks, looks: null, beam: 0, word: -1, sticky: false });
+    Object.assign(this, { data, cells, fetchLooks, looks: null, beam: 0, head: -1, word: -1, sticky: false });
     this.element = make("article", null, "viewer");
     this.element.tabIndex = 0;
     this.element.setAttribute("aria-label", data.name);
@@ -101,6 +101,17 @@ class Viewer {
     });
   }
 
+  // Attention of all heads together, or of one.
+  makeHeads() {
+    const select = make("select", make("label", null, "heads", "attention of "));
+    ["all heads", ...this.looks[0].heads.map((head) => head.name)].forEach((name) => make("option", select, "", name));
+    select.addEventListener("change", () => {
+      this.head = select.selectedIndex - 1;
+      this.show(this.word);
+    });
+    this.about.after(select.parentElement);
+  }
+
   // One of the captions that the search found.
   choose(beam) {
     this.beam = beam;
@@ -126,6 +137,7 @@ class Viewer {
     current = this;
     if (!this.looks) {
       this.looks = await this.fetchLooks();
+      if (this.looks[0].heads.length) this.makeHeads();
       this.drawGates();
       this.show(this.word);
     }
@@ -146,9 +158,10 @@ class Viewer {
     this.about.textContent = " ";
     if (!on) return;
     const look = this.looks[this.beam], count = this.cells.rows * this.cells.columns;
-    const weights = decode(look.weights).slice(t * count, (t + 1) * count);
+    const part = this.head < 0 ? look : look.heads[this.head];
+    const weights = decode(part.weights).slice(t * count, (t + 1) * count);
     paint(this.canvas, upsample(weights, this.cells));
-    const told = [`most of its attention at one place: ${Math.round(100 * look.largest[t])} %`];
+    const told = [`most of its attention at one place: ${Math.round(100 * part.largest[t])} %`];
     if (look.gates) told.push(`β = ${look.gates[t].toFixed(2)}`);
     this.about.textContent = told.join(" · ");
     this.cell.hidden = !look.locations;
