@@ -2,29 +2,38 @@
 
     python -m benchmarks.attention [--data data/shapes.h5] [--output runs/attention] [--epochs 8] [--seeds 1 2]
 
-Trains and scores what is not there yet, so that it goes on where it was interrupted; then prints the table of all that
-is there. Two trainings at a time (`--jobs`), at one thread each. Means over the seeds, and their range.
+Trains and scores what has no line in benchmarks/attention.jsonl yet, so that it goes on where it was interrupted, on
+another machine, too; then measures the speed of training, all variants in turn in this process (a ratio, so that other
+machines agree), and prints the table. Two trainings at a time (`--jobs`), at one thread each. Means over the seeds, and
+their range.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-VARIANTS = ("soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard")
-COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
-    "BLEU-4": lambda scores: scores["BLEU-4"],
-    "truthful, %": lambda scores: scores["truthful"],
-    "pointing, %": lambda scores: scores["pointing"],
-    "attention correctness, %": lambda scores: scores["attention correctness"],
-    "entropy, nats": lambda scores: scores["attention entropy"],
-    "captions/s in training": lambda scores: scores["captions_per_second"],
-}
+import torch
+
+from caption import data, datafile, engine
+from caption.captioner import Captioner
+from caption.presets import PRESETS
+
+VARIANTS = (
+    "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
+)  # fmt: skip
+RESULTS = Path(__file__).with_name("attention.jsonl")
+KEPT = ("BLEU-4", "truthful", "pointing", "attention correctness", "attention entropy")
+COLUMNS = ("BLEU-4", "truthful, %", "pointing, %", "attention correctness, %", "entropy, nats")
+STEPS = 12  # timed, of each variant
 
 
 def main() -> None:
@@ -38,46 +47,91 @@ def main() -> None:
     args = parser.parse_args()
     if not Path(args.data).exists():
         subprocess.run([sys.executable, "-m", "preprocess", "shapes", "--output", args.data], check=True)
+    known = {(each["variant"], each["seed"]) for each in results(args.epochs)}
     with ThreadPoolExecutor(args.jobs) as pool:
-        for seed in args.seeds:
-            for variant in args.variants:
-                pool.submit(_run, args.output / f"{variant}-{seed}", variant, seed, args.data, args.epochs)
-    print("| preset | seeds | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
+        wanted = [(variant, seed) for seed in args.seeds for variant in args.variants if (variant, seed) not in known]
+        runs = [pool.submit(measure, args.output, *each, args.data, args.epochs) for each in wanted]
+    for run in runs:
+        run.result()  # tells of what failed
+    speeds = relative_speeds(args.variants, args.data)
+    print("| preset | seeds | " + " | ".join(COLUMNS) + " | speed of training, soft = 1 |")
+    print("|---" * (3 + len(COLUMNS)) + "|")
     for variant in args.variants:
-        folders = [args.output / f"{variant}-{seed}" for seed in args.seeds]
-        found = [_scores(folder) for folder in folders if (folder / "scores_test.json").exists()]
-        if found:
-            cells = [_cell([column(scores) for scores in found]) for column in COLUMNS.values()]
-            print(f"| `shapes-{variant}` | {len(found)} | " + " | ".join(cells) + " |")
+        found = [each for each in results(args.epochs) if each["variant"] == variant and each["seed"] in args.seeds]
+        cells = [cell([each["scores"][name] for each in found]) for name in KEPT]
+        print(f"| `shapes-{variant}` | {len(found)} | " + " | ".join(cells) + f" | {speeds[variant]:.2f} |")
 
 
-def _run(folder: Path, variant: str, seed: int, data: str, epochs: int) -> None:
-    """Train and score, unless it was done; a training that was interrupted goes on."""
-    if (folder / "scores_test.json").exists():
-        return
+def results(epochs: int) -> list[dict[str, Any]]:
+    """What was measured with this budget."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return [each for each in map(json.loads, lines) if each["epochs"] == epochs]
+
+
+def measure(output: Path, variant: str, seed: int, source: str, epochs: int) -> None:
+    """Train and score, and keep a line of it; a training that was interrupted goes on."""
+    folder = output / f"{variant}-{seed}"
     train = ["train.py", "--resume", str(folder)]
     if not (folder / "last.pt").exists():
-        train = ["train.py", f"shapes-{variant}", "--data", data, "--output", str(folder), "--training.seed", str(seed)]
-        train += ["--training.epochs", str(epochs)]
-    instances = str(Path(data).with_name(Path(data).stem + "_instances.json"))
-    score = ["evaluate.py", "--checkpoint", str(folder / "best.pt"), "--data", data, "--split", "test", "--no-java"]
+        train = ["train.py", f"shapes-{variant}", "--data", source, "--output", str(folder)]
+        train += ["--training.seed", str(seed), "--training.epochs", str(epochs)]
+    instances = str(Path(source).with_name(Path(source).stem + "_instances.json"))
+    score = ["evaluate.py", "--checkpoint", str(folder / "best.pt"), "--data", source, "--split", "test", "--no-java"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".log").open("a") as log:
         for command in (train, [*score, "--beam-size", "3", "--grounding", instances]):
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run([sys.executable, *command], stdout=log, stderr=log, env=environment, check=True)
+    scores = json.loads((folder / "scores_test.json").read_text())["scores"]
+    line = {"variant": variant, "seed": seed, "epochs": epochs, "commit": commit(), "torch": torch.__version__}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps({**line, "scores": {name: round(scores[name], 3) for name in KEPT}}) + "\n")
     print(f"{folder}: done", file=sys.stderr)
 
 
-def _scores(folder: Path) -> dict[str, float]:
-    scores: dict[str, float] = json.loads((folder / "scores_test.json").read_text())["scores"]
-    epochs = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {**scores, "captions_per_second": statistics.median(e["train"]["captions_per_second"] for e in epochs)}
+def commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
-def _cell(values: list[float]) -> str:
-    """Mean and range."""
-    mean = f"{statistics.mean(values):.{0 if min(values) >= 100 else 2 if max(values) < 5 else 1}f}"
+def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
+    """Captions a second of every variant over those of soft: medians of steps on the same batches, taken in turn."""
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    split = data.CaptionData(source, "train")
+    steps = {name: make_step(PRESETS[f"shapes-{name}"][1], source, device) for name in {"soft", *variants}}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    rows, batches = data.training_batches(split, "images", 8, 1)
+    loader = data.make_loader(rows, batches)
+    for number, batch in zip(range(STEPS + 2), loader, strict=False):
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step(batch)
+            if number >= 2:  # the first ones reserve memory
+                times[name].append(time.perf_counter() - begun)
+    soft = statistics.median(times["soft"])
+    return {name: soft / statistics.median(times[name]) for name in steps}
+
+
+def make_step(config: Any, source: str, device: torch.device) -> Callable[[data.Batch], None]:
+    """One step of training in the preset's last epoch, in which hard attention draws."""
+    image, vocabulary = datafile.read_image_config(source), datafile.read_vocabulary(source)
+    captioner = Captioner(image, config.encoder, config.decoder, vocabulary)
+    optimizer = engine.make_optimizer(captioner, config.training)
+    training = dataclasses.replace(config.training, epochs=1)
+    progress = engine.Progress(epoch=config.training.epochs)
+
+    def step(batch: data.Batch) -> None:
+        engine.train_epoch(captioner, [batch], optimizer, training, progress, 10**6, device)  # type: ignore[arg-type]
+
+    return step
+
+
+def cell(values: list[float]) -> str:
+    """Mean and range; a dash where nothing was measured."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.{2 if max(values) < 5 else 1}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.4g}-{max(values):.4g})"
 
 
