@@ -47,6 +47,43 @@ PRESETS: dict[str, tuple[str, Config]] = {
             search=SearchConfig(beam_size=3),
         ),
     ),
+    "flickr8k-multi-head": (
+        "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
+            decoder=DecoderConfig(score="multi_head"),
+            training=TrainingConfig(epochs=12, batch_size=16, doubly_stochastic=0.1, label_smoothing=0.1),
+            search=SearchConfig(beam_size=3),
+        ),
+    ),
+    "flickr8k-transformer": (
+        "Flickr8k, frozen MobileNetV2, a Transformer of three layers.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
+            decoder=DecoderConfig(
+                kind="transformer",
+                embedding=256,
+                hidden=1024,
+                attention=256,
+                state_dropout=0.2,
+                dropout=0.2,
+                tie=True,
+            ),
+            training=TrainingConfig(
+                epochs=16,
+                batch_size=16,
+                learning_rate=6e-4,
+                warmup_steps=1500,
+                doubly_stochastic=0.0,
+                label_smoothing=0.1,
+            ),
+            search=SearchConfig(beam_size=3),
+        ),
+    ),
     "flickr30k-soft": (
         "Flickr30k, the paper's VGG-19 (14x14x512, frozen), soft attention; for a GPU, not yet run.",
         Config(
