@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-VARIANTS = ("soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard")
+VARIANTS = ("soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "draw", "retina")
 COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
     "BLEU-4": lambda scores: scores["BLEU-4"],
     "truthful, %": lambda scores: scores["truthful"],
