@@ -41,7 +41,7 @@ def test_fields_added_later_take_their_default() -> None:
         ),
         (
             lambda: from_dict(DecoderConfig, {"hiden": 3}),
-            "DecoderConfig has no field 'hiden'; it has embedding, hidden",
+            "DecoderConfig has no field 'hiden'; it has kind, embedding, hidden",
         ),
     ],
 )
