@@ -72,6 +72,7 @@ def equal(a, b) -> bool:
             ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
         ),
         (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
+        (7, False, ["--decoder.selection", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
