@@ -137,20 +137,22 @@ def test_at_first_the_grid_covers_the_picture() -> None:
 
 @pytest.mark.parametrize("place", [(0.0, 0.0), (-0.73, 0.41), (0.97, -0.99)])
 def test_retina_by_a_plain_loop(place: tuple[float, float]) -> None:
-    """A patch is the mean of the map over it, cells counting by the area that they share with it."""
+    """Nine squares a patch; each is read as the mean of the map over it, cells counting by the area that they share
+    with it; one whose middle is outside the picture as if it were on the edge."""
     query, regions = inputs(1, 1)
     retina = retina_at(place)
     attended = retina(query, retina.prepare(regions))
     rows, columns = GRID
     y, x = ((each + 1) / 2 * cells for each, cells in zip(place, GRID, strict=True))
     weights, seen = torch.zeros(L, dtype=torch.double), []
-    for side in (1, 2, 4):
+    for side, i, j in itertools.product((1, 2, 4), (-1, 0, 1), (-1, 0, 1)):
+        middle_y, middle_x = min(max(y + i * side, 0), rows), min(max(x + j * side, 0), columns)
         areas = torch.zeros(L, dtype=torch.double)
         for r, c in itertools.product(range(rows), range(columns)):
-            height = max(0.0, min(y + side / 2, r + 1) - max(y - side / 2, r))
-            areas[r * columns + c] = height * max(0.0, min(x + side / 2, c + 1) - max(x - side / 2, c))
+            height = max(0.0, min(middle_y + side / 2, r + 1) - max(middle_y - side / 2, r))
+            areas[r * columns + c] = height * max(0.0, min(middle_x + side / 2, c + 1) - max(middle_x - side / 2, c))
         areas /= areas.sum()
-        weights += areas / 3
+        weights += areas / 27
         seen.append(areas @ regions[0])
     torch.testing.assert_close(attended.weights[0, 0], weights, atol=1e-6, rtol=0)
     expected = retina.output(torch.cat([*seen, torch.tensor(place, dtype=torch.double)]))
@@ -158,7 +160,7 @@ def test_retina_by_a_plain_loop(place: tuple[float, float]) -> None:
 
 
 def test_a_patch_over_the_whole_picture_sees_the_mean() -> None:
-    """The fifth is sixteen cells wide; the smallest, in the middle of a cell, sees that cell alone."""
+    """The squares of the fifth are sixteen cells wide; the middle one of the smallest, on a cell, sees it alone."""
     regions = inputs()[1]
     retina = retina_at((0.25, 0.4), 5)  # the middle of row 2 and column 3
     place = torch.tensor([0.25, 0.4], dtype=torch.double).expand(3, 2, 2)
@@ -166,8 +168,8 @@ def test_a_patch_over_the_whole_picture_sees_the_mean() -> None:
     read = retina.read
     retina.read = lambda given, memory: filters.append(given) or read(given, memory)
     retina.look(place, retina.prepare(regions))
-    torch.testing.assert_close(filters[0][:, :, 4], torch.full((3, 2, L), 1 / L, dtype=torch.double))
-    torch.testing.assert_close(filters[0][:, :, 0, 2 * 5 + 3], torch.ones(3, 2, dtype=torch.double))
+    torch.testing.assert_close(filters[0][:, :, 4 * 9 :], torch.full((3, 2, 9, L), 1 / L, dtype=torch.double))
+    torch.testing.assert_close(filters[0][:, :, 4, 2 * 5 + 3], torch.ones(3, 2, dtype=torch.double))
 
 
 def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +197,7 @@ def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_location_is_the_cell_that_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a draw outside the picture, whose log-probability stays its own, and on the very last edge."""
+    monkeypatch.setattr(module, "SQUARES", 1)
     query, regions = inputs(1, 1)
     retina = retina_at((0.0, 0.0), 1)
     memory = retina.prepare(regions)._replace(drawn=DRAWN)
@@ -273,12 +276,11 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
 
 @pytest.mark.parametrize("attend", ["most_probable", "draw"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_every_hypothesis_keeps_its_locations(attend: str, size: int) -> None:
-    """Through the reordering of beams: the cell told is the one that the smallest patch lies on most."""
-    decoder = make_kind("retina")
-    decoder.attention.sides = [1.0]
-    with torch.no_grad():
-        decoder.attention.output = torch.nn.Linear(D + 2, 8).double()
+def test_every_hypothesis_keeps_its_locations(monkeypatch: pytest.MonkeyPatch, attend: str, size: int) -> None:
+    """Through the reordering of beams: the cell told is the one on which a single square lies most."""
+    monkeypatch.setattr(module, "SQUARES", 1)
+    monkeypatch.setitem(KINDS, "one square", {"selection": "retina", "glimpse": 1})
+    decoder = make_kind("one square")
     torch.manual_seed(4)
     memory = decoder.prepare(torch.randn(2, 6, D, dtype=torch.double))
     config = SearchConfig(beam_size=size, max_length=6, attend=attend)

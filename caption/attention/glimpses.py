@@ -20,7 +20,7 @@ from caption.attention.windows import Grid
 
 BOUND = 10.0  # of each number that the Gaussian grid is made from: e^10 cells, or five pictures away
 SPREAD = 0.15  # sigma of the retina's draws; the picture reaches from -1 to 1
-NEAREST = 1.0  # side of the retina's smallest patch, in cells: what is read there is the map, bilinearly interpolated
+SQUARES = 3  # g: a patch of the retina is so many squares wide, those of the smallest as wide as a cell
 
 
 class _Glimpse(nn.Module):
@@ -93,7 +93,8 @@ class GaussianGrid(_Glimpse):
 
 
 class Retina(_Glimpse):
-    """RAM's glimpse: S square patches around a place l, each twice as wide as the one before, beside l itself.
+    """RAM's glimpse: S patches around a place l, each twice as wide as the one before, beside l itself. A patch is
+    3 x 3 squares, and what is read of each is its mean; of the smallest it is the map, bilinearly interpolated.
 
     l is a row and a column in [-1, 1], from edge to edge of the picture. `Memory.drawn` says which rows draw it, from a
     Gaussian of sigma SPREAD around the predicted centre; the others look at the centre, and train it by
@@ -101,11 +102,15 @@ class Retina(_Glimpse):
     """
 
     stochastic = True
+    sides: Tensor
+    offsets: Tensor
 
     def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
         """`size` is S. At first the centre is near the picture's middle."""
-        super().__init__(region_width, width, grid, size, beside=2)
-        self.sides = [NEAREST * 2**scale for scale in range(size)]
+        super().__init__(region_width, width, grid, size * SQUARES**2, beside=2)
+        sides = 2.0 ** torch.arange(size).unsqueeze(1)  # of squares, in cells, [S, 1]
+        self.register_buffer("sides", sides, persistent=False)
+        self.register_buffer("offsets", sides * (torch.arange(SQUARES) - (SQUARES - 1) / 2), persistent=False)  # [S, g]
         self.centre = nn.Linear(query_width, 2)
         nn.init.zeros_(self.centre.bias)
 
@@ -131,10 +136,11 @@ class Retina(_Glimpse):
     def look(self, place: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """l [B, Q, 2], inside the picture -> context [B, Q, A] and weights [B, Q, L]."""
         rows, columns = (
-            torch.stack([overlap((place[..., i] + 1) / 2 * cells, side, cells) for side in self.sides], 2)
+            overlap((place[..., i, None, None] + 1) / 2 * cells + self.offsets, self.sides, cells)
             for i, cells in enumerate(self.grid)
-        )  # [B, Q, S, rows] and [B, Q, S, columns]
-        filters = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(3)  # [B, Q, S, L]
+        )  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
+        filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, S, g, g, rows, columns]
+        filters = filters.flatten(5, 6).flatten(2, 4)  # [B, Q, S g g, L]
         seen = self.read(filters, memory)
         context: Tensor = self.output(torch.cat([seen, place.to(seen.dtype)], -1))
         return context, filters.mean(2)
@@ -152,10 +158,12 @@ def wander(centre: Tensor) -> Tensor:
     return centre + SPREAD * torch.randn_like(centre)
 
 
-def overlap(middle: Tensor, side: float, cells: int) -> Tensor:
+def overlap(middle: Tensor, side: Tensor, cells: int) -> Tensor:
     """How much of each of so many cells in a row lies within side / 2 of the middle [...], as shares of what lies in
-    any [..., cells]; the first cell reaches from 0 to 1. Part of the patch must lie in a cell."""
+    any [..., cells]; the first cell reaches from 0 to 1. A middle outside the row counts as one on its edge, so that
+    something always lies in a cell."""
     start = torch.arange(cells, device=middle.device, dtype=middle.dtype)
+    middle = middle.clamp(0, cells)
     low, high = (middle - side / 2).unsqueeze(-1), (middle + side / 2).unsqueeze(-1)
     shared = (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(min=0)
     return shared / shared.sum(-1, keepdim=True)
