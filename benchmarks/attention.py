@@ -29,6 +29,7 @@ from caption.presets import PRESETS
 
 VARIANTS = (
     "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
+    "draw", "retina",
 )  # fmt: skip
 RESULTS = Path(__file__).with_name("attention.jsonl")
 KEPT = ("BLEU-4", "truthful", "pointing", "attention correctness", "attention entropy")

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import SCORES, SELECTIONS, WINDOWS, Attention, Memory, MultiHeadAttention, at_least_single
+from caption.attention import (
+    GLIMPSES,
+    SCORES,
+    SELECTIONS,
+    WINDOWS,
+    Attention,
+    Memory,
+    MultiHeadAttention,
+    at_least_single,
+)
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
 from caption.decoder import Decoded, Decoder, LuongDecoder, RecurrentDecoder, shifted
 from caption.encoder import Encoder
@@ -21,10 +30,12 @@ Grid = tuple[int, int]
 
 
 def make_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
-    """What a recurrent decoder attends with: a score, a window and a selection, or several heads."""
+    """What a recurrent decoder attends with: a score, a window and a selection; several heads; or glimpses."""
     hidden, width = config.hidden, config.attention
     if config.score == "multi_head":
         return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
+    if config.selection in GLIMPSES:
+        return GLIMPSES[config.selection](hidden, region_width, width, grid, config.glimpse)
     score = SCORES[config.score](hidden, region_width, width)
     window = None
     if config.window != "global":

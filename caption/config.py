@@ -9,6 +9,7 @@ from caption.fields import check, require
 from caption.images import Fit
 
 Attend = Literal["expectation", "most_probable", "draw"]
+DRAWING = ("hard", "retina")  # the selections that draw locations
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ class DecoderConfig:
     """Of a local window, regions are on a line, row by row (as published for words), or on the picture's plane."""
     window_radius: int = 2
     """D, of a local window: places within D of its middle."""
-    selection: Literal["soft", "hard"] = "soft"
-    """soft: attend to the expectation (paper, section 4.2); hard: to one drawn location (section 4.1)."""
+    selection: Literal["soft", "hard", "draw", "retina"] = "soft"
+    """soft: attend to the expectation (paper, section 4.2); hard: to one drawn location (section 4.1); or to a glimpse
+    of the plane: draw: a grid of Gaussian filters (Gregor et al., 2015); retina: patches around a drawn place (Mnih et
+    al., 2014)."""
+    glimpse: int = 3
+    """Of the selection draw: N, filters along each side of its grid; of retina: its patches, each twice as wide."""
     temperature: float = 1.0
     """Of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: float = 0.5
@@ -94,6 +99,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius", "heads")
+        check(self, "decoder", "at least 1", "glimpse")
         check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
         if self.kind == "transformer":
             self._only("decoder.kind is transformer", "score", "query", "window", "selection", "temperature")
@@ -104,6 +110,13 @@ class DecoderConfig:
             self._only("decoder.score is multi_head", "window", "selection")
         elif self.heads != 8:
             raise UserError(f"decoder.heads is {self.heads}, but nothing has heads; add --decoder.score multi_head")
+        if self.selection in ("draw", "retina"):
+            self._only(f"decoder.selection is {self.selection}", "score", "window", "temperature")
+        elif self.glimpse != 3:
+            raise UserError(
+                f"decoder.glimpse is {self.glimpse}, but decoder.selection is {self.selection}; add "
+                "--decoder.selection draw or retina"
+            )
         if self.window == "global" and (self.window_over, self.window_radius) != ("plane", 2):
             raise UserError(
                 "decoder.window_over or window_radius is set, but decoder.window is global; add --decoder.window "
@@ -120,14 +133,16 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """How hard attention is trained (paper, section 4.1, eq. 11-12); read with `--decoder.selection hard` alone."""
+    """How drawn locations are trained (paper, section 4.1, eq. 11-12); of `--decoder.selection hard` or retina."""
 
     weight: float = 1.0
     """lambda_r, of the reward; 1: as the bound of eq. 10 has it."""
     entropy: float = 0.0
-    """lambda_e, of the entropy of alpha, which is kept high: larger, flatter maps and more trying out."""
+    """lambda_e, of the entropy of alpha, which is kept high: larger, flatter maps and more trying out. Of hard alone:
+    the retina's is always the same."""
     expectation: float = 0.5
-    """Chance that a caption attends to the expectation instead of drawing: less variance, not the same gradient."""
+    """Chance that a caption attends to the expectation (the retina: to its centre) instead of drawing: less variance,
+    not the same gradient."""
     first_epoch: int = 1
     """The first epoch (from 1) in which captions draw; before it, all take the expectation, as with soft attention."""
     draws: int = 1
@@ -245,7 +260,8 @@ class SearchConfig:
     temperature: float = 1.0
     """Of the words that `sample` draws: below 1 sharper, above 1 flatter."""
     attend: Attend = "expectation"
-    """Hard attention alone: to the expectation, as soft attention does; to the most probable location; to a draw."""
+    """Hard attention: to the expectation, as soft attention does; to the most probable location; to a draw. The retina:
+    its centre is the expectation and the most probable; or to a draw."""
 
     def __post_init__(self) -> None:
         check(self, "search", "at least 1", "beam_size", "max_length")
@@ -272,12 +288,21 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        if self.decoder.selection == "soft" and self.training.reinforce != ReinforceConfig():
-            raise UserError("training.reinforce is set, but decoder.selection is soft; add --decoder.selection hard")
-        if self.training.self_critical.first_epoch and self.decoder.selection != "soft":
+        selection, reinforce = self.decoder.selection, self.training.reinforce
+        if selection not in DRAWING and reinforce != ReinforceConfig():
             raise UserError(
-                f"training.self_critical is set, but decoder.selection is {self.decoder.selection}: it would have to "
-                "draw locations as well as words; use soft"
+                f"training.reinforce is set, but decoder.selection is {selection}; add "
+                "--decoder.selection hard or retina"
             )
-        if self.decoder.selection == "soft" and self.search.attend != "expectation":
-            raise UserError(f"search.attend is {self.search.attend}, which needs --decoder.selection hard")
+        if selection not in DRAWING and self.search.attend != "expectation":
+            raise UserError(f"search.attend is {self.search.attend}, which needs --decoder.selection hard or retina")
+        if selection in DRAWING and self.training.self_critical.first_epoch:
+            raise UserError(
+                f"training.self_critical is set, but decoder.selection is {selection}: it would have to draw locations "
+                "as well as words; use soft"
+            )
+        if selection == "retina" and reinforce.entropy:
+            raise UserError(
+                f"training.reinforce.entropy is {reinforce.entropy}, but with decoder.selection retina the entropy is "
+                "always the same; leave it 0"
+            )

@@ -1,7 +1,7 @@
 """Named experiments; where one was run, what it took and gave (docs/results.md)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -105,26 +105,27 @@ PRESETS: dict[str, tuple[str, Config]] = {
 }
 
 
-def _hard(name: str, description: str, epochs: int) -> None:
-    """Next to a soft preset, the same with hard attention.
+def _hard(name: str, description: str, epochs: int, selection: Literal["hard", "retina"] = "hard") -> None:
+    """Next to a soft preset, the same with hard attention, or with another that draws.
 
     The first half of the epochs is soft attention's, since draws teach little while no place means anything yet. Then
     the exact gradient of the bound, with the least variance that `ReinforceConfig` offers. Attention is not asked to
     look everywhere. docs/results.md has what else was tried.
     """
     soft = PRESETS[f"{name}-soft"][1]
-    decoder = dataclasses.replace(soft.decoder, selection="hard")
+    decoder = dataclasses.replace(soft.decoder, selection=selection)
     reinforce = ReinforceConfig(
         expectation=0.0, first_epoch=epochs // 2 + 1, draws=2, reward="to_go", baseline="leave_one_out"
     )
     training = dataclasses.replace(soft.training, epochs=epochs, doubly_stochastic=0.0, reinforce=reinforce)
-    PRESETS[f"{name}-hard"] = (description, dataclasses.replace(soft, decoder=decoder, training=training))
+    PRESETS[f"{name}-{selection}"] = (description, dataclasses.replace(soft, decoder=decoder, training=training))
 
 
 _hard("shapes", "Coloured shapes, hard attention after four epochs of soft: BLEU-4 87.5, the mean of three seeds.", 8)
 _hard("flickr8k", "Flickr8k, frozen MobileNetV2, hard attention after six epochs of soft: BLEU-4 18.7 on dev.", 12)
 _hard("flickr30k", "Flickr30k, the paper's VGG-19 (14x14x512, frozen), hard attention; for a GPU, not yet run.", 20)
 _hard("coco", "COCO, ResNet-101 at 14x14x1024, hard attention from epoch 11 on; for a GPU, not yet run.", 20)
+_hard("shapes", "Coloured shapes, the retina of RAM, by its centre for four epochs (docs/attention.md).", 8, "retina")
 
 
 def _variant(name: str, description: str, **decoder: Any) -> None:
@@ -143,6 +144,7 @@ _variant("current", "attention by the current state, after the recurrence (Luong
 _variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
 _variant("local-m", "a window that moves on by a region at every word", window="local_m")
 _variant("local-p", "a window whose place is predicted", window="local_p")
+_variant("draw", "the Gaussian grid of DRAW's reading", selection="draw")
 _variant(
     "transformer",
     "a Transformer of two layers instead of the LSTM",

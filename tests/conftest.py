@@ -58,8 +58,12 @@ def far_from_uniform(module: Any) -> Any:
 KINDS: dict[str, dict[str, Any]] = {
     "soft": {},
     "hard": {"selection": "hard"},
+    "draw": {"selection": "draw", "glimpse": 2},
+    "retina": {"selection": "retina", "glimpse": 2},
     "current": {"query": "current"},
     "current hard": {"query": "current", "selection": "hard"},
+    "current draw": {"query": "current", "selection": "draw"},
+    "current retina": {"query": "current", "selection": "retina"},
     "current tied": {"query": "current", "tie": True},
     "multi-head": {"score": "multi_head", "heads": 4},
     "multi-head tied": {"score": "multi_head", "heads": 4, "tie": True},

@@ -17,10 +17,9 @@ METRICS = (
 )  # fmt: skip
 ORDER = (
     *LEAVES, *METRICS, "visualise", "config", "command", "attention.base", "attention.scores", "attention.windows",
-    "attention.soft", "attention.hard", "attention.multihead", "attention", "encoder", "decoder", "transformer",
-    "losses", "search", "checkpoint",
-    "captioner", "datafile", "data", "selfcritical",
-    "vectors", "engine", "presets", "runlog", "evaluation", "page", "report",
+    "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention", "encoder", "decoder",
+    "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical", "vectors",
+    "engine", "presets", "runlog", "evaluation", "page", "report",
 )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def equal(a, b) -> bool:
         (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
         (12, False, ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"]),  # and words
         (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3"]),
+        (7, False, ["--decoder.selection", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(

@@ -1,6 +1,8 @@
-"""Attention over the regions of an image: a score, a window on them, and a way to select by both; or several heads."""
+"""Attention over the regions of an image: a score, a window on them, and a way to select by both; several heads; or
+glimpses of their plane."""
 
 from caption.attention.base import Attended, Attention, Draw, Memory, at_least_single
+from caption.attention.glimpses import GLIMPSES, GaussianGrid, Retina
 from caption.attention.hard import HardAttention
 from caption.attention.multihead import MultiHeadAttention
 from caption.attention.scores import SCORES, AdditiveScore
@@ -10,6 +12,7 @@ from caption.attention.windows import WINDOWS
 SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}
 
 __all__ = [
+    "GLIMPSES",
     "SCORES",
     "SELECTIONS",
     "WINDOWS",
@@ -17,9 +20,11 @@ __all__ = [
     "Attended",
     "Attention",
     "Draw",
+    "GaussianGrid",
     "HardAttention",
     "Memory",
     "MultiHeadAttention",
+    "Retina",
     "SoftAttention",
     "at_least_single",
 ]

@@ -14,7 +14,7 @@ def at_least_single(values: Tensor) -> Tensor:
 class Memory(NamedTuple):
     """What attention needs of a batch of images; computed once an image, whatever the number of captions or beams.
 
-    The last two say how hard attention selects; soft attention does not read them.
+    The last two say how hard attention and the retina select; soft attention does not read them.
     """
 
     keys: Tensor  # [B, L, A]; an attention of several heads has its own layout, images first
@@ -33,11 +33,11 @@ class Memory(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The location that hard attention chose for each of Q rows."""
+    """The location that hard attention or the retina chose for each of Q rows."""
 
     location: Tensor  # [B, Q], in 0..L-1; -1 for a row that took the expectation
-    log_probability: Tensor  # [B, Q], log alpha at the location; 0 for a row that took the expectation
-    entropy: Tensor  # [B, Q], H[alpha] in nats
+    log_probability: Tensor  # [B, Q], log alpha at the location, of a place its density's; 0 for the expectation
+    entropy: Tensor  # [B, Q], of what was drawn from, in nats
 
 
 class Attended(NamedTuple):
