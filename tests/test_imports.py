@@ -12,11 +12,12 @@ LEAVES = ("errors", "whole", "maps", "images", "vocabulary", "progress")
 # Each layer may import the ones before it; scores, which know of no model, and figures only the leaves and each other.
 METRICS = (
     "metrics.ptb", "metrics.score", "metrics.ngrams", "metrics.bleu", "metrics.rouge", "metrics.cider",
-    "metrics.official", "metrics.java", "metrics.diversity", "metrics.truth", "metrics.nouns", "metrics.grounding",
+    "metrics.official", "metrics.java", "metrics.diversity", "metrics.truth", "metrics.reading",
+    "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
     *LEAVES, *METRICS, "visualise", "config", "command", "attention.base", "attention.scores", "attention.windows",
-    "attention.soft", "attention.hard", "attention", "encoder", "decoder", "losses", "search", "checkpoint",
+    "attention.soft", "attention.hard", "attention", "cnn", "encoder", "decoder", "losses", "search", "checkpoint",
     "captioner", "datafile", "data", "engine", "presets", "runlog", "evaluation", "page", "report",
 )  # fmt: skip
 
