@@ -119,6 +119,7 @@ def main(arguments: list[str]) -> None:
     # What they are worth.
     references = split.references()
     scores, missing = evaluation.score_captions(captions_from_text(texts, references), args.java)
+    scores += evaluation.reading(words, references)
     scores.append(evaluation.entropy(weights))
     notes: list[list[str]] = [[] for _ in texts]
     if objects:
@@ -171,8 +172,10 @@ def compare_runs(args: Compare) -> None:
     texts = [captions_of(one, folder, split) for one, folder in zip(runs, args.compare, strict=True)]
     for captions in texts:
         scores, missing = evaluation.score_captions(captions_from_text(captions, references), args.java)
+        words = [caption.split() for caption in captions]
+        scores += evaluation.reading(words, references)
         if objects:
-            scores += evaluation.truth([caption.split() for caption in captions], objects, split.image_ids)[0]
+            scores += evaluation.truth(words, objects, split.image_ids)[0]
         both.append({score.name: score for score in scores})
     print(f"{split.path}, {args.split}: {len(split)} pictures")
     for letter, folder, one in zip("AB", args.compare, runs, strict=True):

@@ -28,13 +28,23 @@ class EncoderConfig:
     """The network that turns a picture into region features [B, L, D]."""
 
     name: str = "vgg19"
-    """`small_cnn`, or any classifier of torchvision (vgg19, resnet101, mobilenet_v2, vit_b_16, ...)."""
+    """`small_cnn`, `recursive_cnn`, `recurrent_cnn`, or any classifier of torchvision (vgg19, resnet101, ...)."""
     weights: str = "none"
     """A torchvision weights name (IMAGENET1K_V1, DEFAULT), the file of a state dict, or none."""
     layer: str = ""
     """Where to cut, as a module's path (resnet101: layer3 for 14x14); empty: the last spatial map."""
     finetune_from: str = ""
     """Train the encoder from this module on (layer3, features.28; all: everything); empty: frozen."""
+    passes: int = 3
+    """N, of recursive_cnn and recurrent_cnn: how often the shared convolution is applied after the first one."""
+
+    def __post_init__(self) -> None:
+        check(self, "encoder", "at least 1", "passes")
+        if self.passes != 3 and self.name not in ("recursive_cnn", "recurrent_cnn"):
+            raise UserError(
+                f"encoder.passes is {self.passes}, but {self.name} has none; add --encoder.name recurrent_cnn or "
+                "recursive_cnn, or leave it at 3"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from caption.cnn import CNNS
 from caption.config import EncoderConfig
 from caption.errors import UserError
 from caption.maps import Cells
@@ -51,15 +52,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.name = config.name
         mean, std = IMAGENET
-        self.pretrained = config.name != "small_cnn"
+        self.pretrained = config.name not in CNNS
         if self.pretrained:
             backbone, (mean, std) = _torchvision_model(config, load_weights)
             self.layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone.eval(), image_size)
             self.backbone = _cut(backbone, config.name, self.layer)
         elif config.weights != "none" or config.layer:
-            raise UserError("encoder small_cnn has no weights or layers to choose; leave both as they are")
+            raise UserError(f"encoder {config.name} has no weights or layers to choose; leave both as they are")
         else:
-            self.layer, self.backbone = "", SmallCNN()
+            self.layer, self.backbone = "", CNNS[config.name](config.passes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.trained = _trained_parameters(self.backbone, config)
@@ -167,37 +168,6 @@ class _Strides:
             hook.remove()
 
 
-class SmallCNN(nn.Module):
-    """Six convolutions for small drawings, stride 8: pixels [B, 3, S, S] -> [B, 128, S/8, S/8].
-
-    A region sees 48 x 48 pixels around it and no more, so that to see an object is to attend near it.
-    Two more input channels hold each pixel's place (CoordConv, Liu et al., 2018), without which an annotation vector
-    could not tell left from right.
-    """
-
-    def __init__(self, width: int = 128) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        widths = (5, 24, 48, 64, 64, width, width)
-        for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2, 1, 2, 1), strict=False):
-            # An even kernel where the stride is 2: with 3 every such layer would shift the map by half a pixel, and
-            # attention would be drawn, and judged, beside the place that a region sees.
-            kernel = 4 if stride == 2 else 3
-            layers += [
-                nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        size = pixels.shape[-1]
-        ramp = torch.linspace(-1, 1, size, device=pixels.device, dtype=pixels.dtype)
-        place = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij"))  # [2, S, S]
-        features: Tensor = self.layers(torch.cat([pixels, place.expand(len(pixels), -1, -1, -1)], 1))
-        return features
-
-
 def read_weights(path: str) -> dict[str, Tensor]:
     """A state dict from a file. Raises UserError when it is none."""
     try:
@@ -229,7 +199,7 @@ def _torchvision_model(config: EncoderConfig, load_weights: bool) -> tuple[nn.Mo
     """The whole classifier with its weights, if asked, and (mean, std) of the pixels it was trained on."""
     models = torchvision.models.list_models(module=torchvision.models)
     if config.name not in models:
-        raise UserError(f"unknown encoder {config.name!r}; known: small_cnn, {', '.join(models)}")
+        raise UserError(f"unknown encoder {config.name!r}; known: {', '.join([*CNNS, *models])}")
     entry = None
     from_file = Path(config.weights).is_file()
     if load_weights and config.weights != "none" and not from_file:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from caption.metrics.grounding import Objects
 from caption.metrics.java import java_scores
 from caption.metrics.official import Captions, official
+from caption.metrics.reading import reading_scores, spells
 from caption.metrics.score import Difference, Score, quotient
 from caption.metrics.truth import judge, read_scene, truth_scores
 from caption.search import Hypothesis
+from caption.vocabulary import tokenise
 
 Range = tuple[float, float]
 
@@ -52,6 +54,13 @@ def truth(
             apart = truth_scores(verdicts, [each == wanted for each in unseen])
             scores += [score._replace(name=score.name + suffix) for score in apart]
     return scores, [v.notes + ["unseen combination"] * new for v, new in zip(verdicts, unseen, strict=True)]
+
+
+def reading(words: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[Score]:
+    """Captions that are strings, a word a character (`preprocess strings`, or a set of one's own), held against the
+    string that is in the picture. Nothing for others."""
+    strings = [[tokenise(text) for text in texts] for texts in references]
+    return reading_scores(words, [texts[0] for texts in strings]) if spells(strings) else []
 
 
 class Block(NamedTuple):

@@ -36,6 +36,25 @@ PRESETS: dict[str, tuple[str, Config]] = {
             search=SearchConfig(beam_size=3),
         ),
     ),
+    "strings-soft": (
+        "Strings to read, a recurrent CNN from scratch, soft attention: 15 minutes on one core, 94.4 % read exactly.",
+        Config(
+            data=tyro.MISSING,
+            output=tyro.MISSING,
+            encoder=EncoderConfig(name="recurrent_cnn", finetune_from="all"),
+            decoder=DecoderConfig(embedding=32, hidden=128, attention=64, state_dropout=0.5, dropout=0.1),
+            training=TrainingConfig(
+                epochs=6,
+                batch_size=16,
+                learning_rate=2e-3,
+                encoder_learning_rate=2e-3,
+                warmup_steps=300,
+                doubly_stochastic=0.0,  # most of a picture is ground
+                precision="fp32",
+            ),
+            search=SearchConfig(beam_size=1, max_length=8),
+        ),
+    ),
     "flickr8k-soft": (
         "Flickr8k, frozen MobileNetV2, soft attention: 44 minutes on two cores with bfloat16, BLEU-4 20.2 on dev.",
         Config(
@@ -126,6 +145,13 @@ _hard("flickr8k", "Flickr8k, frozen MobileNetV2, hard attention after six epochs
 _hard("flickr30k", "Flickr30k, the paper's VGG-19 (14x14x512, frozen), hard attention; for a GPU, not yet run.", 20)
 _hard("coco", "COCO, ResNet-101 at 14x14x1024, hard attention from epoch 11 on; for a GPU, not yet run.", 20)
 _hard("shapes", "Coloured shapes, the retina of RAM, by its centre for four epochs (docs/attention.md).", 8, "retina")
+
+
+_soft = PRESETS["strings-soft"][1]
+PRESETS["strings-recursive"] = (
+    "Strings to read, a recursive CNN, which does not add its input again; not yet run (docs/strings.md).",
+    dataclasses.replace(_soft, encoder=dataclasses.replace(_soft.encoder, name="recursive_cnn")),
+)
 
 
 def _variant(name: str, description: str, **decoder: Any) -> None:

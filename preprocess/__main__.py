@@ -1,4 +1,4 @@
-"""`python -m preprocess {shapes, flickr8k, flickr30k, karpathy, coco, folder, merge, info, verify}`."""
+"""`python -m preprocess {shapes, strings, flickr8k, flickr30k, karpathy, coco, folder, merge, info, verify}`."""
 
 from typing import Annotated
 
@@ -13,10 +13,12 @@ from preprocess.info import Info
 from preprocess.karpathy import Karpathy
 from preprocess.merge import Merge
 from preprocess.shapes import Shapes
+from preprocess.strings import Strings
 from preprocess.verify import Verify
 
 COMMANDS = (
     Annotated[Shapes, tyro.conf.subcommand("shapes")]
+    | Annotated[Strings, tyro.conf.subcommand("strings")]
     | Annotated[Flickr8k, tyro.conf.subcommand("flickr8k")]
     | Annotated[Flickr30k, tyro.conf.subcommand("flickr30k")]
     | Annotated[Karpathy, tyro.conf.subcommand("karpathy")]

@@ -5,24 +5,18 @@ one shape, so that a noun names one object. Some pairs of shape and colour are n
 pictures holds one and is marked `unseen` in the instance file.
 """
 
-import json
 import math
 import random
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from caption.config import ImageConfig
-from caption.errors import UserError
 from caption.progress import Bar
-from preprocess.listing import Example, Listing
-from preprocess.options import Output, check_output
-from preprocess.writer import write
+from preprocess.drawn import Drawn, file_name, image_id, split_and_number, write_drawn
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 COLOURS = {
@@ -68,69 +62,22 @@ class Thing(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes(Output):
+class Shapes(Drawn):
     """A synthetic set of coloured shapes, with the mask of every object in OUTPUT's name + _instances.json."""
 
-    count: tuple[int, int, int] = (4000, 500, 500)
-    """Pictures to train, validate and test."""
-    size: int = 64
-    """Side of a picture, in pixels."""
-    seed: int = 1
-    save_images: str = ""
-    """Also write the test pictures as PNG files into this folder."""
-    min_count: int = 1
-
     def run(self) -> None:
-        check_output(self)
-        if self.size < 32 or min(self.count) < 0:
-            raise UserError(f"--size is {self.size} and --count {self.count}, but must be at least 32 and 0")
-        scenes = [
-            (split, number, *make_scene(self.seed, split, number))
-            for split, count in zip(("train", "val", "test"), self.count, strict=True)
-            for number in range(count)
-        ]
+        self.check()
+        scenes = [(split, number, *make_scene(self.seed, split, number)) for split, number in self.numbers()]
         instances = instance_file([(s, n, t, u) for s, n, t, u, _ in scenes], self.size, self.seed)
-        path = Path(self.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        masks = path.with_name(path.stem + "_instances.json")
-        if masks.exists() and not self.overwrite:
-            raise UserError(f"{masks}: is there already; give --overwrite to replace it, or another --output")
-        listing = Listing()
-        for split, number, _, _, captions in scenes:
-            name = file_name(split, number)
-            listing.add(Example(split, image_id(split, number), name, name, captions))
-        draw = partial(draw_named, seed=self.seed, size=self.size)
-        part = masks.with_name(masks.name + ".part")
-        try:
-            part.write_text(json.dumps(instances), encoding="utf-8")
-            write(listing, draw, self, ImageConfig(self.size, "squash"), {"reader": "shapes", "seed": self.seed})
-            part.replace(masks)
-        finally:
-            part.unlink(missing_ok=True)
-        print(f"wrote {masks}")
-        if self.save_images:
-            target = Path(self.save_images)
-            target.mkdir(parents=True, exist_ok=True)
-            for number in range(self.count[2]):
-                name = file_name("test", number)
-                draw(name).save(target / name)
-            print(f"wrote {self.count[2]} test pictures into {target}")
-
-
-def image_id(split: str, number: int) -> int:
-    """Ids are the same whatever the counts: a million numbers for each split."""
-    return ("train", "val", "test").index(split) * 1_000_000 + number
-
-
-def file_name(split: str, number: int) -> str:
-    return f"shapes_{split}_{number:06d}.png"
+        captioned = ((split, number, captions) for split, number, _, _, captions in scenes)
+        write_drawn(self, "shapes", captioned, partial(draw_named, seed=self.seed, size=self.size), instances)
 
 
 def draw_named(name: str, seed: int, size: int) -> Image.Image:
     """The picture of that file name."""
-    split, number = name.removesuffix(".png").split("_")[1:]
-    things, _, _ = make_scene(seed, split, int(number))
-    return draw_scene(things, size, scene_seed(seed, split, int(number)))
+    split, number = split_and_number(name)
+    things, _, _ = make_scene(seed, split, number)
+    return draw_scene(things, size, scene_seed(seed, split, number))
 
 
 def scene_seed(seed: int, split: str, number: int) -> str:
@@ -268,7 +215,7 @@ def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int, s
         images.append(
             {
                 "id": identity,
-                "file_name": file_name(split, number),
+                "file_name": file_name("shapes", split, number),
                 "width": size,
                 "height": size,
                 "split": split,

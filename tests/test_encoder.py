@@ -26,6 +26,8 @@ def pictures(count: int, size: int) -> torch.Tensor:
     ("name", "layer", "size", "grid", "width"),
     [
         ("small_cnn", "", 64, 8, 128),
+        ("recursive_cnn", "", 64, 8, 130),
+        ("recurrent_cnn", "", 64, 8, 130),
         ("mobilenet_v2", "", 224, 7, 1280),
         ("mobilenet_v2", "features.13", 224, 14, 96),
         ("vgg19", "", 224, 14, 512),
@@ -124,7 +126,10 @@ def test_local_weights_are_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (EncoderConfig(name="resnet1"), "unknown encoder 'resnet1'; known: small_cnn, alexnet"),
+        (
+            EncoderConfig(name="resnet1"),
+            "unknown encoder .resnet1.; known: small_cnn, recursive_cnn, recurrent_cnn",
+        ),
         (EncoderConfig(name="resnet18", weights="IMAGENET"), "neither a file nor weights of resnet18.*IMAGENET1K_V1"),
         (EncoderConfig(name="resnet18", layer="layer9"), "layer 'layer9' is no module of resnet18.*layer4"),
         (EncoderConfig(name="resnet18", finetune_from="layer9"), "'layer9' names no weights of resnet18"),

@@ -12,12 +12,13 @@ LEAVES = ("errors", "fields", "whole", "maps", "images", "vocabulary", "progress
 # Each layer may import the ones before it; scores, which know of no model, and figures only the leaves and each other.
 METRICS = (
     "metrics.ptb", "metrics.score", "metrics.ngrams", "metrics.bleu", "metrics.rouge", "metrics.cider",
-    "metrics.official", "metrics.reward", "metrics.java",
-    "metrics.diversity", "metrics.truth", "metrics.nouns", "metrics.grounding",
+    "metrics.official", "metrics.reward", "metrics.java", "metrics.diversity", "metrics.truth", "metrics.reading",
+    "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
     *LEAVES, *METRICS, "visualise", "config", "command", "attention.base", "attention.scores", "attention.windows",
-    "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention", "encoder", "decoder",
+    "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention", "cnn", "encoder",
+    "decoder",
     "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical", "vectors",
     "engine", "presets", "runlog", "evaluation", "page", "report",
 )  # fmt: skip

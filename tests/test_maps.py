@@ -72,6 +72,8 @@ def test_attention_on_the_middle() -> None:
     ("name", "size"),
     [
         ("small_cnn", 64),
+        ("recursive_cnn", 64),
+        ("recurrent_cnn", 64),
         ("mobilenet_v2", 224),
         ("resnet18", 224),
         ("vgg11", 224),
