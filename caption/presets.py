@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             encoder=EncoderConfig(name="recurrent_cnn", finetune_from="all"),
             decoder=DecoderConfig(embedding=32, hidden=128, attention=64, state_dropout=0.5, dropout=0.1),
             training=TrainingConfig(
-                epochs=6,
+                epochs=5,
                 batch_size=16,
                 learning_rate=2e-3,
                 encoder_learning_rate=2e-3,

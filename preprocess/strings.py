@@ -51,7 +51,7 @@ class Strings(Drawn):
     """A synthetic set of short strings to read; where the characters of val and test stand is told in OUTPUT's name +
     _instances.json."""
 
-    count: tuple[int, int, int] = (20000, 1000, 1000)
+    count: tuple[int, int, int] = (40000, 1000, 1000)
     """Pictures to train, validate and test."""
 
     def run(self) -> None:
