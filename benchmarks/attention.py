@@ -9,7 +9,6 @@ their range.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import statistics
@@ -26,10 +25,11 @@ import torch
 from caption import data, datafile, engine
 from caption.captioner import Captioner
 from caption.presets import PRESETS
+from caption.selfcritical import Critic
 
 VARIANTS = (
     "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
-    "draw", "retina",
+    "draw", "retina", "self-critical",
 )  # fmt: skip
 RESULTS = Path(__file__).with_name("attention.jsonl")
 KEPT = ("BLEU-4", "truthful", "pointing", "attention correctness", "attention entropy")
@@ -100,7 +100,7 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     split = data.CaptionData(source, "train")
-    steps = {name: make_step(PRESETS[f"shapes-{name}"][1], source, device) for name in {"soft", *variants}}
+    steps = {name: make_step(PRESETS[f"shapes-{name}"][1], split, device) for name in {"soft", *variants}}
     times: dict[str, list[float]] = {name: [] for name in steps}
     rows, batches = data.training_batches(split, "images", 8, 1)
     loader = data.make_loader(rows, batches)
@@ -114,16 +114,19 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     return {name: soft / statistics.median(times[name]) for name in steps}
 
 
-def make_step(config: Any, source: str, device: torch.device) -> Callable[[data.Batch], None]:
-    """One step of training in the preset's last epoch, in which hard attention draws."""
+def make_step(config: Any, split: data.CaptionData, device: torch.device) -> Callable[[data.Batch], None]:
+    """One step of training in the preset's last epoch, in which locations or captions are drawn, if they ever are."""
+    source = split.path
     image, vocabulary = datafile.read_image_config(source), datafile.read_vocabulary(source)
     captioner = Captioner(image, config.encoder, config.decoder, vocabulary)
     optimizer = engine.make_optimizer(captioner, config.training)
-    training = dataclasses.replace(config.training, epochs=1)
     progress = engine.Progress(epoch=config.training.epochs)
+    critical = config.training.self_critical
+    critic = Critic(critical, split, config.search.max_length) if critical.first_epoch else None
 
     def step(batch: data.Batch) -> None:
-        engine.train_epoch(captioner, [batch], optimizer, training, progress, 10**6, device)  # type: ignore[arg-type]
+        loader: Any = [batch]
+        engine.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, device, critic=critic)
 
     return step
 

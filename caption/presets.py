@@ -11,6 +11,7 @@ from caption.config import (
     EncoderConfig,
     ReinforceConfig,
     SearchConfig,
+    SelfCriticalConfig,
     TrainingConfig,
     TransformerConfig,
 )
@@ -151,6 +152,18 @@ _soft = PRESETS["strings-soft"][1]
 PRESETS["strings-recursive"] = (
     "Strings to read, a recursive CNN, which does not add its input again; not yet run (docs/strings.md).",
     dataclasses.replace(_soft, encoder=dataclasses.replace(_soft.encoder, name="recursive_cnn")),
+)
+
+
+_soft = PRESETS["shapes-soft"][1]
+PRESETS["shapes-self-critical"] = (
+    "Coloured shapes, soft attention, the last two of eight epochs self-critical (docs/attention.md).",
+    dataclasses.replace(
+        _soft,
+        training=dataclasses.replace(
+            _soft.training, epochs=8, self_critical=SelfCriticalConfig(first_epoch=7, learning_rate=2e-4)
+        ),
+    ),
 )
 
 
