@@ -168,8 +168,8 @@ def caption_one(captioner: Captioner, path: Path, config: SearchConfig, given: l
         config = dataclasses.replace(config, attend="expectation")
     memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:
-        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend)
-    return search(captioner.decoder, memory, config)[0]
+        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
+    return search(captioner.decoder, memory, config, heads=True)[0]
 
 
 def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:

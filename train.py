@@ -93,12 +93,16 @@ def main(arguments: list[str]) -> None:
     log = runlog.Run(folder, progress.epoch)
     batches.start(1)
     steps = training.epochs * len(batches)
+    # The first epoch of what training ends with: patience is not for what comes before.
+    begun = training.reinforce.first_epoch if captioner.decoder.stochastic else training.self_critical.first_epoch
     while progress.epoch <= training.epochs:
-        waited = progress.epoch - 1 - progress.best_epoch
-        if training.patience and waited >= training.patience:
-            print(f"no better score for {waited} epochs: stopped")
-            break
         epoch = progress.epoch
+        if epoch == training.self_critical.first_epoch and not progress.batch:
+            progress.reductions = 0
+        since = max(progress.best_epoch, begun - 1 if epoch >= begun else 0)
+        if training.patience and epoch >= begun and epoch - 1 - since >= training.patience:
+            print(f"no better score for {epoch - 1 - since} epochs: stopped")
+            break
         if captioner.decoder.stochastic and epoch == training.reinforce.first_epoch:
             progress.best_score = -1.0  # what soft epochs scored is not hard attention's best
         critical = critic is not None and epoch >= training.self_critical.first_epoch
@@ -145,7 +149,7 @@ def main(arguments: list[str]) -> None:
         if better:
             progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch
             checkpoint.save(folder / "best.pt", {**captioner.content(), "epoch": epoch, "scores": scores})
-        elif (epoch - progress.best_epoch) % training.plateau_epochs == 0:
+        elif (epoch - since) % training.plateau_epochs == 0:
             progress.reductions += 1
         progress = progress.next_epoch()
         save(every=1)

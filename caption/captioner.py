@@ -111,6 +111,7 @@ class Captioner(nn.Module):
         those drawn before: one pass more, and the same for every decoder.
         """
         decoded = self.decoder(memory, captions, lengths, weigh=False)
+        torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
         words = torch.multinomial(at_least_single(decoded.logits).softmax(-1), 1).squeeze(1)  # [N]
         replaced = (torch.rand(words.shape, device=words.device) < share) & (words >= len(SPECIALS))
         read = captions.flatten().index_copy(0, decoded.positions, torch.where(replaced, words, decoded.targets))

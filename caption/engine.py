@@ -82,12 +82,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate."""
-    groups = [
-        {"params": list(captioner.decoder.parameters()), "peak": config.learning_rate},
-        {"params": captioner.encoder.trained, "peak": config.encoder_learning_rate},
-    ]
-    groups = [{**group, "lr": group["peak"]} for group in groups if group["params"]]
+    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate; and that of
+    self-critical training."""
+    critical = config.self_critical.learning_rate
+    decoder = {"params": list(captioner.decoder.parameters()), "peak": config.learning_rate, "critical_peak": critical}
+    encoder = {"params": captioner.encoder.trained, "peak": config.encoder_learning_rate}
+    groups = [{**group, "lr": group["peak"]} for group in (decoder, encoder) if group["params"]]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups)
     return torch.optim.Adam(groups, fused=True)
@@ -116,22 +116,22 @@ def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, de
 
 
 def rate_factor(config: TrainingConfig, step: int, steps: int, reductions: int) -> float:
-    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule; anew, and lower, when
-    self-critical training begins."""
-    peak, first, last, warmup = 1.0, 0, steps, config.warmup_steps
+    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule; without warm-up, anew
+    when self-critical training begins."""
+    first, last, warmup = 0, steps, config.warmup_steps
     if critical := config.self_critical.first_epoch:
-        switch = steps * min(critical - 1, config.epochs) // config.epochs
+        switch = steps * (critical - 1) // config.epochs
         if step < switch:
             last = switch
         else:
-            peak, first, warmup = config.self_critical.learning_rate / config.learning_rate, switch, 0
+            first, warmup = switch, 0
     if step < warmup:
         return (step + 1) / warmup
     if config.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * (step - first - warmup) / max(1, last - first - warmup)))
+        return 0.5 * (1 + math.cos(math.pi * (step - first - warmup) / max(1, last - first - warmup)))
     if config.schedule == "inverse_sqrt":
-        return peak * math.sqrt(config.warmup_steps / (step - first + config.warmup_steps - warmup + 1))
-    return peak * 0.5**reductions if config.schedule == "plateau" else peak
+        return math.sqrt(config.warmup_steps / (step - first + config.warmup_steps - warmup + 1))
+    return 0.5**reductions if config.schedule == "plateau" else 1.0
 
 
 def train_epoch(
@@ -154,13 +154,15 @@ def train_epoch(
     """
     captioner.train()
     sums, hard = progress.sums, config.reinforce
-    own = config.scheduled_sampling * (progress.epoch - 1) / max(1, config.epochs - 1)
+    soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
+    own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
     bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
     for batch in bar:
         progress.waiting += time.perf_counter() - last
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate_factor(config, progress.step, steps, progress.reductions)
+            peak = group.get("critical_peak", group["peak"]) if critic else group["peak"]
+            group["lr"] = peak * rate_factor(config, progress.step, steps, progress.reductions)
         if critic:
             with autocast(device, config.precision):
                 decoded, gain, reward = critic(captioner, batch, batch.images.to(device, non_blocking=True))

@@ -36,31 +36,35 @@ class Hypothesis(NamedTuple):
 
 
 @torch.inference_mode()
-def search(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
-    """For each image its captions, the best first: `beam_size` of them, or fewer where no more are possible."""
+def search(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
+    """For each image its captions, the best first: `beam_size` of them, or fewer where no more are possible.
+
+    With `heads`, hypotheses keep the weights of every head, if there are several: many times the memory.
+    """
     memory = _attend(memory, config)
     if config.method == "sample":
-        return sample(decoder, memory, config)
-    return greedy(decoder, memory, config) if config.beam_size == 1 else beam(decoder, memory, config)
+        return sample(decoder, memory, config, heads)
+    one = config.beam_size == 1
+    return greedy(decoder, memory, config, heads) if one else beam(decoder, memory, config, heads)
 
 
-def greedy(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+def greedy(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
     """The most probable word at every step."""
-    return _roll_out(decoder, memory, 1, config, lambda log_probabilities: log_probabilities.argmax(-1))
+    return _roll_out(decoder, memory, 1, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
 
 
-def sample(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+def sample(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
     """`beam_size` independent draws an image at `temperature`; the log-probability told is that at temperature 1."""
 
     def draw(log_probabilities: Tensor) -> Tensor:
         chances = (log_probabilities / config.temperature).softmax(-1)
         return torch.multinomial(chances.flatten(0, 1), 1).view(chances.shape[:2])
 
-    return _roll_out(decoder, memory, config.beam_size, config, draw)
+    return _roll_out(decoder, memory, config.beam_size, config, heads, draw)
 
 
 @torch.inference_mode()
-def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend) -> list[Hypothesis]:
+def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend, heads: bool = False) -> list[Hypothesis]:
     """A given caption, without <end>, as every image's hypothesis: how probable it is, where the model looks at it."""
     config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, attend=attend)
     steps = iter([*words, END])
@@ -68,7 +72,7 @@ def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend) -
     def given(log_probabilities: Tensor) -> Tensor:
         return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
 
-    return [hypotheses[0] for hypotheses in _roll_out(decoder, _attend(memory, config), 1, config, given)]
+    return [hypotheses[0] for hypotheses in _roll_out(decoder, _attend(memory, config), 1, config, heads, given)]
 
 
 def _attend(memory: Memory, config: SearchConfig) -> Memory:
@@ -80,7 +84,7 @@ def _attend(memory: Memory, config: SearchConfig) -> Memory:
 
 
 def _roll_out(
-    decoder: Stepper, memory: Memory, rows: int, config: SearchConfig, choose: Callable[[Tensor], Tensor]
+    decoder: Stepper, memory: Memory, rows: int, config: SearchConfig, heads: bool, choose: Callable[[Tensor], Tensor]
 ) -> list[list[Hypothesis]]:
     """Independent rows, one chosen word after the other: log-probabilities [B, Q, V] -> words [B, Q]."""
     images, device = len(memory.values), memory.values.device
@@ -97,14 +101,14 @@ def _roll_out(
         gained = allowed.gather(-1, words.unsqueeze(-1)).squeeze(-1)
         totals = totals + gained.masked_fill(finished, 0)
         history = torch.cat([history, words.unsqueeze(-1)], -1)
-        looks.append(_look(attended))
+        looks.append(_look(attended, heads))
         finished = finished | (words == END)
         if _all(finished, t):
             break
     return _collect(history, totals, torch.stack(looks, 2), memory.values.shape[-2], config)
 
 
-def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
     """Beam search; finished and unfinished hypotheses compete in one pool, and all that are left are ranked."""
     images, beams, device = len(memory.values), config.beam_size, memory.values.device
     state = decoder.start(memory, beams)
@@ -130,7 +134,7 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig) -> list[list[Hy
         state, lengths = state.select(parent), lengths.gather(1, parent)
         history = torch.cat([_rows(history, parent), words.unsqueeze(-1)], -1)
         finished = finished.gather(1, parent) | (words == END)
-        looks.append(_look(attended))
+        looks.append(_look(attended, heads))
         parents.append(parent)
         if _all(finished | totals.isinf(), t):
             break
@@ -142,14 +146,14 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-def _look(attended: Attended) -> Tensor:
+def _look(attended: Attended, heads: bool) -> Tensor:
     """Where each row looked at one step: the location chosen (-1 if none), beta (-1 if the decoder has none), the
-    weights and those of every head, if there are several [B, K, 2 + (1 + M) L]."""
+    weights and, if asked for, those of every head [B, K, 2 + L] or [B, K, 2 + (1 + M) L]."""
     none = torch.full_like(attended.weights[..., 0], -1)
     location = none if attended.draw is None else attended.draw.location.to(none.dtype)
     gate = none if attended.gate is None else attended.gate.to(none.dtype)
-    heads = [] if attended.heads is None else [attended.heads.flatten(2)]
-    return torch.cat([location.unsqueeze(-1), gate.unsqueeze(-1), attended.weights, *heads], -1)
+    each = [attended.heads.flatten(2)] if heads and attended.heads is not None else []
+    return torch.cat([location.unsqueeze(-1), gate.unsqueeze(-1), attended.weights, *each], -1)
 
 
 def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
@@ -211,7 +215,7 @@ def _collect(
             locations = look[:, 0].int().tolist() if look[0, 0] >= 0 else None
             gates = look[:, 1].tolist() if look[0, 1] >= 0 else None
             weights = look[:, 2 : 2 + regions].clone()  # not the whole block
-            heads = look[:, 2 + regions :].reshape(steps, -1, regions) if look.shape[1] > 2 + regions else None
+            heads = look[:, 2 + regions :].reshape(steps, -1, regions).clone() if look.shape[1] > 2 + regions else None
             hypothesis = Hypothesis(words, total, finished, weights, locations, gates, heads)
             hypotheses.append((total / steps**config.length_penalty, hypothesis))
         hypotheses.sort(key=lambda pair: -pair[0])

@@ -16,7 +16,9 @@ from caption.data import Batch, CaptionData, pad_captions
 from caption.decoder import Decoded
 from caption.metrics.reward import Reward
 from caption.search import Hypothesis, search
-from caption.vocabulary import END
+from caption.vocabulary import END, PAD, START, UNKNOWN
+
+OTHER = -1  # a word, but none of the vocabulary
 
 
 class Critic:
@@ -25,8 +27,13 @@ class Critic:
     def __init__(self, config: SelfCriticalConfig, data: CaptionData, max_length: int) -> None:
         """Rewards against the captions of `data`; draws have `max_length` words at most."""
         self.config = config
-        self.reward = Reward([[[*c.tolist(), END] for c in data.captions(i)] for i in range(len(data))], config.reward)
-        # The draws are the model's own distribution: nothing is forbidden that it could write.
+        # What a reference has in place of words that the model does not know, no draw can equal.
+        references = [
+            [[OTHER if word == UNKNOWN else word for word in [*one.tolist(), END]] for one in data.captions(index)]
+            for index in range(len(data))
+        ]
+        self.reward = Reward(references, config.reward)
+        # Draws are from the model's own distribution: all is allowed but padding and start, as in what is read again.
         self.draw = SearchConfig(config.samples, max_length, 0, suppress_unknown=False, method="sample")
         self.greedy = SearchConfig(1, max_length, 0, suppress_unknown=False)
 
@@ -46,16 +53,20 @@ class Critic:
         else:
             count = rewards.shape[1]
             earned = rewards - (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+        torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
         captions, lengths = pad_captions(drawn)
         decoded: Decoded = captioner.decoder(memory, captions.to(images.device), lengths, weigh=False)
+        never = torch.tensor([PAD, START], device=images.device)
+        decoded = decoded._replace(logits=decoded.logits.index_fill(-1, never, -torch.inf))
         captioner.decoder.train()
         return decoded, earned.flatten().repeat_interleave(lengths.flatten()).to(images.device), rewards.mean().item()
 
     def score(self, indices: Sequence[int], captions: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """Rewards [B][K] of captions of the images of these numbers."""
-        return [[self.reward(i, words) for words in several] for i, several in zip(indices, captions, strict=True)]
+        return [self.reward(index, several) for index, several in zip(indices, captions, strict=True)]
 
 
 def _words(found: list[list[Hypothesis]]) -> list[list[list[int]]]:
-    """The captions [B][K], each with <end>, if it came to it."""
-    return [[[*one.words, *([END] if one.finished else [])] for one in several] for several in found]
+    """The captions [B][K], each with <end>, if it came to it; an image's longest first, so that steps shrink early."""
+    ended = [[[*one.words, *([END] if one.finished else [])] for one in several] for several in found]
+    return [sorted(several, key=len, reverse=True) for several in ended]

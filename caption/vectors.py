@@ -13,10 +13,10 @@ from caption.vocabulary import SPECIALS, Vocabulary
 def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
     """Put the file's vectors into rows of embedding [V, E]; words that it lacks keep theirs. Returns the coverage.
 
-    All vectors are scaled to the standard deviation that the embedding had, which its model was made for. Raises
+    All vectors are scaled to the root mean square that the embedding had, which its model was made for. Raises
     UserError for a file that is no such text, or whose vectors are not E wide.
     """
-    width, deviation = embedding.shape[1], embedding[len(SPECIALS) :].std()
+    width, size = embedding.shape[1], embedding[len(SPECIALS) :].square().mean().sqrt()
     found: dict[int, Tensor] = {}
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
@@ -39,7 +39,7 @@ def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
     if not found:
         raise UserError(f"{path}: has no vector for any of the {total} words; is it of another language or format?")
     rows = torch.stack(list(found.values()))
-    embedding[list(found)] = (rows * (deviation / rows.std())).to(embedding)
+    embedding[list(found)] = (rows * (size / rows.square().mean().sqrt())).to(embedding)
     missing = [word for word in vocabulary.words[len(SPECIALS) :] if vocabulary.numbers[word] not in found]
     told = f"; without: {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else ""
     return f"{path}: vectors for {len(found)} of {total} words ({len(found) / total:.1%}){told}"

@@ -65,6 +65,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "current draw": {"query": "current", "selection": "draw"},
     "current retina": {"query": "current", "selection": "retina"},
     "current tied": {"query": "current", "tie": True},
+    "current multi-head": {"query": "current", "score": "multi_head", "heads": 4},
     "multi-head": {"score": "multi_head", "heads": 4},
     "multi-head tied": {"score": "multi_head", "heads": 4, "tie": True},
     "transformer": {"kind": "transformer", "heads": 2},
@@ -81,7 +82,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def make_kind(name: str, seed: int = 0) -> Any:
     """A small random decoder of a kind, over 2 x 3 regions [B, 6, D], in double precision, evaluation mode."""
     torch.manual_seed(seed)
-    config = DecoderConfig(embedding=8, hidden=8, attention=8, **KINDS[name])
+    config = DecoderConfig(embedding=8, hidden=8 if name == "current tied" else 12, attention=16, **KINDS[name])
     return far_from_uniform(build_decoder(config, D, (2, 3), V))
 
 

@@ -136,14 +136,15 @@ def test_searches(kind: str) -> None:
     memory = decoder.prepare(regions())
     config = SearchConfig(beam_size=1, max_length=7)
     for one, other in zip(beam(decoder, memory, config), greedy(decoder, memory, config), strict=True):
-        assert one[0].words == other[0].words
+        assert one[0].words == other[0].words and one[0].heads is None
         torch.testing.assert_close(one[0].weights, other[0].weights)
-    for b, found in enumerate(search(decoder, memory, SearchConfig(beam_size=3, max_length=5, min_length=2))):
+    config = SearchConfig(beam_size=3, max_length=5, min_length=2)
+    for b, found in enumerate(search(decoder, memory, config, heads=True)):
         assert len(found) == 3
         for hypothesis in found:
             if not hypothesis.finished:
                 continue
-            again = follow(decoder, memory, hypothesis.words, "expectation")[b]
+            again = follow(decoder, memory, hypothesis.words, "expectation", heads=True)[b]
             assert again.log_probability == pytest.approx(hypothesis.log_probability, rel=1e-4)
             torch.testing.assert_close(again.weights, hypothesis.weights)
             assert (again.heads is None) == (decoder.__class__ is not TransformerDecoder and "multi" not in kind)
@@ -159,7 +160,7 @@ def test_a_captioner_is_saved_and_loaded(kind: str) -> None:
     made = Captioner(
         ImageConfig(32, "squash"),
         EncoderConfig(name="small_cnn", finetune_from="all"),
-        DecoderConfig(embedding=8, hidden=8, attention=8, **KINDS[kind]),
+        DecoderConfig(embedding=8, hidden=8, attention=16, **KINDS[kind]),
         Vocabulary([*SPECIALS, "a", "b"]),
     ).eval()
     again = Captioner.from_content(made.content(), "memory").eval()
@@ -193,7 +194,7 @@ def test_luong_by_its_equations() -> None:
     decoder = make_kind("current")
     assert isinstance(decoder, LuongDecoder)
     memory = decoder.prepare(regions(1))
-    cell = nn.LSTMCell(16, 8).double()
+    cell = nn.LSTMCell(8 + 12, 12).double()
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([decoder.word_to_gates.weight, decoder.attentional_to_gates.weight], 1))
         cell.weight_hh.copy_(decoder.hidden_to_gates.weight)
@@ -204,7 +205,7 @@ def test_luong_by_its_equations() -> None:
             i, f, o, g = weight.clone().chunk(4)
             weight.copy_(torch.cat([i, f, g, o]))
     state = decoder.start(memory, 1)
-    h, c, fed = state.hidden[0], state.cell[0], torch.zeros(1, 8).double()
+    h, c, fed = state.hidden[0], state.cell[0], torch.zeros(1, 12).double()
     for word in (START, 4, 7):
         logits, state, attended = decoder.step(torch.tensor([[word]]), state, memory)
         h, c = cell(torch.cat([decoder.embedding.weight[word].unsqueeze(0), fed], 1), (h, c))
@@ -334,7 +335,7 @@ def test_a_cache_is_reordered_with_its_rows() -> None:
         for q in range(3):
             assert torch.equal(picked.keys[b, q], state.keys[b, rows[b, q]])
             assert torch.equal(picked.values[b, q], state.values[b, rows[b, q]])
-    assert state.keys.shape == (3, 2, 3, 2, 3, 4)
+    assert state.keys.shape == (3, 2, 3, 2, 3, 8)
 
 
 # Mistakes.

@@ -16,11 +16,10 @@ METRICS = (
     "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
-    *LEAVES, *METRICS, "visualise", "config", "command", "attention.base", "attention.scores", "attention.windows",
-    "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention", "cnn", "encoder",
-    "decoder",
-    "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical", "vectors",
-    "engine", "presets", "runlog", "evaluation", "page", "report",
+    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.scores",
+    "attention.windows", "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention",
+    "cnn", "encoder", "decoder", "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data",
+    "selfcritical", "vectors", "engine", "presets", "runlog", "evaluation", "page", "report",
 )  # fmt: skip
 
 

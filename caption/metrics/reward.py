@@ -23,71 +23,71 @@ def _grams(caption: Sequence[int]) -> list[Counter[Gram]]:
 
 
 class Reward:
-    """How good a caption is, from 0: CIDEr-D, 10 at most, or BLEU-4, 1 at most.
-
-    What an image's references give is found at the first question for it and kept.
-    """
+    """How good captions are, each from 0: CIDEr-D, 10 at most, or BLEU-4, 1 at most."""
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]], kind: Kind) -> None:
         """`references` of every image, as word numbers; <end> counts as a word, or captions would not learn to end."""
-        self.references, self.kind = references, kind
-        self.score = self._cider_d if kind == "cider_d" else self._bleu_4
+        self.references = references
+        self.score = self._cider_d if kind == "cider_d" else _bleu_4
         self.images = math.log(max(1, len(references)))
         self.frequency: Counter[Gram] = Counter()  # of images in whose references an n-gram stands
         if kind == "cider_d":
             for several in references:
                 self.frequency.update({gram for one in several for grams in _grams(one) for gram in grams})
-        self._known: dict[int, list[dict[Gram, list[tuple[int, float]]]]] = {}
-        self._norms: dict[int, list[list[float]]] = {}
 
-    def __call__(self, image: int, caption: Sequence[int]) -> float:
-        """Of a caption, word numbers, for an image, by its number in `references`; 0 without references."""
-        return self.score(image, _grams(caption), len(caption)) if self.references[image] else 0.0
+    def __call__(self, image: int, captions: Sequence[Sequence[int]]) -> list[float]:
+        """Of captions, word numbers, for an image, by its number in `references`; 0 without references."""
+        references = self.references[image]
+        return self.score(references, captions) if references else [0.0] * len(captions)
 
     def _weighted(self, grams: Counter[Gram]) -> Iterator[tuple[Gram, float]]:
         """tf-idf of every n-gram."""
         for gram, times in grams.items():
             yield gram, times * (self.images - math.log(max(1, self.frequency[gram])))
 
-    def _prepare(self, image: int) -> None:
-        """For n = 1 to 4: which references an n-gram stands in, with its weight there; and their vectors' lengths."""
+    def _cider_d(self, references: Sequence[Sequence[int]], captions: Sequence[Sequence[int]]) -> list[float]:
+        # For n = 1 to 4: the references that an n-gram stands in, with its weight there; and their vectors' lengths.
         known: list[dict[Gram, list[tuple[int, float]]]] = [defaultdict(list) for _ in range(4)]
-        norms = [[0.0] * len(self.references[image]) for _ in range(4)]
-        for number, reference in enumerate(self.references[image]):
+        norms = [[0.0] * len(references) for _ in range(4)]
+        for number, reference in enumerate(references):
             for n, grams in enumerate(_grams(reference)):
                 for gram, weight in self._weighted(grams):
                     known[n][gram].append((number, weight))
                     norms[n][number] += weight**2
-        self._known[image] = [dict(each) for each in known]
-        self._norms[image] = [[math.sqrt(each) for each in several] for several in norms]
+        scores = []
+        for caption in captions:
+            penalty = [math.exp(-((len(caption) - len(one)) ** 2) / (2 * SIGMA**2)) for one in references]
+            total = 0.0
+            for n, grams in enumerate(_grams(caption)):
+                weights = dict(self._weighted(grams))
+                norm = sum(weight**2 for weight in weights.values())
+                similar = [0.0] * len(references)
+                for gram, weight in weights.items():
+                    for number, other in known[n].get(gram, ()):
+                        similar[number] += min(weight, other) * other
+                for product, other, damp in zip(similar, norms[n], penalty, strict=True):
+                    if product:
+                        total += damp * product / math.sqrt(norm * other)
+            scores.append(10 / 4 * total / len(references))
+        return scores
 
-    def _cider_d(self, image: int, caption: list[Counter[Gram]], length: int) -> float:
-        if image not in self._known:
-            self._prepare(image)
-        references = self.references[image]
-        penalty = [math.exp(-((length - len(one)) ** 2) / (2 * SIGMA**2)) for one in references]
-        total = 0.0
-        for grams, known, norms in zip(caption, self._known[image], self._norms[image], strict=True):
-            weights = dict(self._weighted(grams))
-            norm = math.sqrt(sum(weight**2 for weight in weights.values()))
-            similar = [0.0] * len(references)
-            for gram, weight in weights.items():
-                for number, other in known.get(gram, ()):
-                    similar[number] += min(weight, other) * other
-            for product, other, damp in zip(similar, norms, penalty, strict=True):
-                if product:
-                    total += damp * product / (norm * other)
-        return 10 / 4 * total / len(references)
 
-    def _bleu_4(self, image: int, caption: list[Counter[Gram]], length: int) -> float:
-        references = self.references[image]
-        several = [_grams(one) for one in references]
-        logs = 0.0
-        for n, grams in enumerate(caption):
-            found = sum(min(times, max(one[n][gram] for one in several)) for gram, times in grams.items())
+def _bleu_4(references: Sequence[Sequence[int]], captions: Sequence[Sequence[int]]) -> list[float]:
+    most: dict[Gram, int] = {}  # how often an n-gram stands in the reference that has it most often
+    for reference in references:
+        for grams in _grams(reference):
+            for gram, times in grams.items():
+                most[gram] = max(times, most.get(gram, 0))
+    scores = []
+    for caption in captions:
+        length, logs = len(caption), 0.0
+        for n, grams in enumerate(_grams(caption)):
+            found = sum(min(times, most.get(gram, 0)) for gram, times in grams.items())
             smooth = n > 0
             if not found + smooth:
-                return 0.0
+                logs = -math.inf
+                break
             logs += math.log((found + smooth) / (max(0, length - n) + smooth))
         closest = min((abs(len(one) - length), len(one)) for one in references)[1]
-        return math.exp(logs / 4 + min(0.0, 1 - closest / length))
+        scores.append(math.exp(logs / 4 + min(0.0, 1 - closest / max(1, length))))
+    return scores
