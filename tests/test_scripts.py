@@ -263,11 +263,11 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
     torch.save({"x": 1}, tmp_path / "x.pt")
     start = ["--data", data, "--output", out]
     cases = [
-        (train, ["shape-soft", *start], "unknown preset 'shape-soft'; known: shapes-soft, flickr8k"),
+        (train, ["shape-soft", *start], "unknown preset 'shape-soft'; known: shapes-soft, strings-soft"),
         (train, ["shapes-soft", *start, "--decoder.hiden", "3"], "--decoder.hiden.*--decoder.hidden"),
         (train, ["shapes-soft", *start, "--decoder.hidden", "x"], "--decoder.hidden.*'x'"),
         (train, ["shapes-soft", "--output", out], "Missing.*--data"),
-        (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn"),
+        (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn, recursive_cnn"),
         (train, ["shapes-soft", *start, "--decoder.hidden", "0"], "decoder.hidden is 0, but must be positive"),
         (train, ["shapes-soft", *start, "--device", "abacus"], "device 'abacus'"),
         (train, ["shapes-soft", *start, "--decoder.window-radius", "3"], "window is global; add --decoder.window"),
