@@ -38,7 +38,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "strings-soft": (
-        "Strings to read, a recurrent CNN from scratch, soft attention: 15 minutes on one core, 94.4 % read exactly.",
+        "Strings to read, a recurrent CNN from scratch, soft attention: 35 minutes on one core, 97.5 % read exactly.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
@@ -68,7 +68,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "flickr8k-multi-head": (
-        "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products.",
+        "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products; not yet run.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
@@ -79,7 +79,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "flickr8k-transformer": (
-        "Flickr8k, frozen MobileNetV2, a Transformer of three layers.",
+        "Flickr8k, frozen MobileNetV2, a Transformer of three layers: BLEU-4 18.2 on dev in its eighth epoch.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
