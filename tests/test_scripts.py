@@ -267,7 +267,7 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (train, ["shapes-soft", *start, "--decoder.hiden", "3"], "--decoder.hiden.*--decoder.hidden"),
         (train, ["shapes-soft", *start, "--decoder.hidden", "x"], "--decoder.hidden.*'x'"),
         (train, ["shapes-soft", "--output", out], "Missing.*--data"),
-        (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn, recursive_cnn"),
+        (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn"),
         (train, ["shapes-soft", *start, "--decoder.hidden", "0"], "decoder.hidden is 0, but must be positive"),
         (train, ["shapes-soft", *start, "--device", "abacus"], "device 'abacus'"),
         (train, ["shapes-soft", *start, "--decoder.window-radius", "3"], "window is global; add --decoder.window"),
