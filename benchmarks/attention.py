@@ -135,8 +135,9 @@ def cell(values: list[float]) -> str:
     """Mean and range; a dash where nothing was measured."""
     if not values:
         return "–"
-    mean = f"{statistics.mean(values):.{2 if max(values) < 5 else 1}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.4g}-{max(values):.4g})"
+    digits = 2 if max(values) < 5 else 1
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}-{high})"
 
 
 if __name__ == "__main__":

@@ -337,8 +337,8 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     torch.manual_seed(0)
     engine._decode(captioner, batch, config, torch.device("cpu"), draw=True)
     engine._decode(captioner, batch, config, torch.device("cpu"), draw=False)
-    (_, rows, lengths, drawn, weigh), without = asked
-    assert weigh and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    (_, rows, lengths, drawn, weigh, own), without = asked
+    assert weigh and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):
         assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
         assert torch.equal(drawn[:, draw::3], drawn[:, ::3])
