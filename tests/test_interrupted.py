@@ -119,7 +119,7 @@ def test_killed_at_random_moments(
     Verify(str(killed)).run()
 
 
-@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+@pytest.mark.parametrize("store", ["pixels", pytest.param("jpeg", marks=pytest.mark.slow)])
 def test_killed_while_the_captions_are_written(source: Path, tmp_path: Path, store: str) -> None:
     """A kill before each thing that HDF5 is asked to make, and before and after the renaming."""
     whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
