@@ -87,9 +87,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
 
-    critic = (
-        Critic(training.self_critical, train, config.search.max_length) if training.self_critical.first_epoch else None
-    )
+    critic: Critic | None = None
     log = runlog.Run(folder, progress.epoch)
     batches.start(1)
     steps = training.epochs * len(batches)
@@ -105,7 +103,9 @@ def main(arguments: list[str]) -> None:
             break
         if captioner.decoder.stochastic and epoch == training.reinforce.first_epoch:
             progress.best_score = -1.0  # what soft epochs scored is not hard attention's best
-        critical = critic is not None and epoch >= training.self_critical.first_epoch
+        critical = 0 < training.self_critical.first_epoch <= epoch
+        if critical and critic is None:  # it counts the n-grams of all references
+            critic = Critic(training.self_critical, train, config.search.max_length)
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         batches.start(epoch, skip=progress.batch)
         trained = engine.train_epoch(
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> None:
             steps,
             device,
             lambda: save(training.checkpoint_steps),
-            critic if critical else None,
+            critic,
         )
         save(every=1)  # whatever happens in validation
         validated = engine.validate(captioner, val_loader, training, device)

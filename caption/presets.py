@@ -67,17 +67,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
             search=SearchConfig(beam_size=3),
         ),
     ),
-    "flickr8k-multi-head": (
-        "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products; not yet run.",
-        Config(
-            data=tyro.MISSING,
-            output=tyro.MISSING,
-            encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
-            decoder=DecoderConfig(score="multi_head"),
-            training=TrainingConfig(epochs=12, batch_size=16, doubly_stochastic=0.1, label_smoothing=0.1),
-            search=SearchConfig(beam_size=3),
-        ),
-    ),
     "flickr8k-transformer": (
         "Flickr8k, frozen MobileNetV2, a Transformer of three layers: BLEU-4 18.2 on dev in its eighth epoch.",
         Config(
@@ -167,30 +156,48 @@ PRESETS["shapes-self-critical"] = (
 )
 
 
-def _variant(name: str, description: str, **decoder: Any) -> None:
-    """shapes-soft with another attention, and nothing else changed."""
-    soft = PRESETS["shapes-soft"][1]
-    PRESETS[f"shapes-{name}"] = (
-        f"Coloured shapes, {description} (docs/attention.md).",
+def _variant(name: str, description: str, of: str = "shapes", **decoder: Any) -> None:
+    """A soft preset with another decoder, and nothing else changed."""
+    soft = PRESETS[f"{of}-soft"][1]
+    PRESETS[f"{of}-{name}"] = (
+        description,
         dataclasses.replace(soft, decoder=dataclasses.replace(soft.decoder, **decoder)),
     )
 
 
-_variant("dot", "the dot score: a region is as wide as the LSTM's state", score="dot")
-_variant("general", "the general (bilinear) score", score="general")
-_variant("scaled-dot", "the scaled dot score", score="scaled_dot")
-_variant("current", "attention by the current state, after the recurrence (Luong et al.)", query="current")
-_variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
-_variant("local-m", "a window that moves on by a region at every word", window="local_m")
-_variant("local-p", "a window whose place is predicted", window="local_p")
-_variant("draw", "the Gaussian grid of DRAW's reading", selection="draw")
+_variant(
+    "dot", "Coloured shapes, the dot score: a region is as wide as the LSTM's state (docs/attention.md).", score="dot"
+)
+_variant("general", "Coloured shapes, the general (bilinear) score (docs/attention.md).", score="general")
+_variant("scaled-dot", "Coloured shapes, the scaled dot score (docs/attention.md).", score="scaled_dot")
+_variant(
+    "current",
+    "Coloured shapes, attention by the current state, after the recurrence (Luong et al.) (docs/attention.md).",
+    query="current",
+)
+_variant(
+    "multi-head", "Coloured shapes, four heads of scaled dot products (docs/attention.md).", score="multi_head", heads=4
+)
+_variant(
+    "local-m",
+    "Coloured shapes, a window that moves on by a region at every word (docs/attention.md).",
+    window="local_m",
+)
+_variant("local-p", "Coloured shapes, a window whose place is predicted (docs/attention.md).", window="local_p")
+_variant("draw", "Coloured shapes, the Gaussian grid of DRAW's reading (docs/attention.md).", selection="draw")
 _variant(
     "transformer",
-    "a Transformer of two layers instead of the LSTM",
+    "Coloured shapes, a Transformer of two layers instead of the LSTM (docs/attention.md).",
     kind="transformer",
     hidden=256,
     attention=128,
     heads=4,
     state_dropout=0.1,
     transformer=TransformerConfig(layers=2),
+)
+_variant(
+    "multi-head",
+    "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products; not yet run.",
+    of="flickr8k",
+    score="multi_head",
 )

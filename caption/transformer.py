@@ -80,11 +80,7 @@ class TransformerDecoder(nn.Module):
         self.embedding.weight.data[PAD] = 0
         if config.tie:
             self.output.weight = self.embedding.weight
-        places = torch.stack([torch.arange(grid[0]).repeat_interleave(grid[1]), torch.arange(grid[1]).repeat(grid[0])])
-        halves = (
-            sinusoids(places, width // 2).transpose(0, 1).flatten(1)
-        )  # [L, E], a half for the row, one for the column
-        self.register_buffer("places", halves if form.grid_positions else None, persistent=False)
+        self.register_buffer("places", grid_sinusoids(grid, width) if form.grid_positions else None, persistent=False)
 
     def _layers(self) -> list[Layer]:
         return cast(list[Layer], list(self.layers))
@@ -179,3 +175,9 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     rates = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
     angles = positions.unsqueeze(-1) * rates
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def grid_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
+    """Of each region [L, width], row by row: a half for its row, a half for its column."""
+    rows, columns = (sinusoids(torch.arange(count), width // 2) for count in grid)
+    return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], -1)

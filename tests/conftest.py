@@ -2,19 +2,23 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 import torch
+from torch import Tensor
 
 from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory, SoftAttention
 from caption.captioner import Captioner
 from caption.captioner import make_decoder as build_decoder
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig, TransformerConfig
+from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
 from caption.datafile import read_vocabulary
 from caption.decoder import Decoder
+from caption.search import Hypothesis, search
+from caption.vocabulary import SPECIALS, Vocabulary
 from preprocess.__main__ import main as preprocess
 
 V, D, L = 11, 6, 5
@@ -89,6 +93,37 @@ def make_kind(name: str, seed: int = 0) -> Any:
 def make_memory(decoder: Decoder, images: int = 3, seed: int = 1) -> Memory:
     torch.manual_seed(seed)
     return decoder.attention.prepare(torch.randn(images, L, D, dtype=torch.double))
+
+
+def check_gradients(decoder: Any, loss: Callable[[], Tensor], count: int, rel: float) -> None:
+    """The loss's gradient, in so many places of every weight, against central differences."""
+    loss().backward()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in decoder.named_parameters():
+        values, slope = parameter.data.view(-1), parameter.grad.view(-1)
+        for i in torch.randint(len(values), (count,), generator=generator).tolist():
+            if name == "embedding.weight" and i < parameter.shape[1]:
+                continue  # padding's own row has no gradient by design
+            kept, numbers = values[i].item(), []
+            for step in (1e-6, -1e-6):
+                values[i] = kept + step
+                numbers.append(loss().item())
+            values[i] = kept
+            assert slope[i].item() == pytest.approx((numbers[0] - numbers[1]) / 2e-6, abs=1e-7, rel=rel), name
+
+
+def saved_and_loaded(decoder: DecoderConfig) -> tuple[Captioner, list[list[Hypothesis]]]:
+    """A random captioner with such a decoder, made again from its content; both must write the same captions of the
+    same pictures, which are given, too."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig(name="small_cnn", finetune_from="all")
+    made = Captioner(ImageConfig(32, "squash"), encoder, decoder, Vocabulary([*SPECIALS, "a", "b"])).eval()
+    again = Captioner.from_content(made.content(), "memory").eval()
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    config = SearchConfig(beam_size=2, max_length=4)
+    a, b = (search(model.decoder, model.remember(pictures), config) for model in (made, again))
+    assert [[h.words for h in found] for found in a] == [[h.words for h in found] for found in b]
+    return again, a
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import D, L, V, make_decoder, make_memory
+from conftest import D, L, V, check_gradients, make_decoder, make_memory
 
 from caption import losses
 from caption.attention import AdditiveScore, Memory, SoftAttention
@@ -102,19 +102,7 @@ def test_gradients_numerically(decoder: Decoder) -> None:
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
         return losses.total(losses.terms(decoded, config), config)
 
-    loss().backward()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in decoder.named_parameters():
-        values, slope = parameter.data.view(-1), parameter.grad.view(-1)
-        for i in torch.randint(len(values), (4,), generator=generator).tolist():
-            if name == "embedding.weight" and i < parameter.shape[1]:
-                continue  # padding's own row has no gradient by design
-            kept, numbers = values[i].item(), []
-            for step in (1e-6, -1e-6):
-                values[i] = kept + step
-                numbers.append(loss().item())
-            values[i] = kept
-            assert slope[i].item() == pytest.approx((numbers[0] - numbers[1]) / 2e-6, abs=1e-7, rel=1e-5), name
+    check_gradients(decoder, loss, count=4, rel=1e-5)
 
 
 def test_gradient_reaches_the_regions(decoder: Decoder) -> None:

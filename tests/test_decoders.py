@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import KINDS, D, V, far_from_uniform, make_kind
+from conftest import KINDS, D, V, check_gradients, far_from_uniform, make_kind, saved_and_loaded
 from torch import Tensor, nn
 
 from caption import losses
@@ -92,19 +92,7 @@ def test_gradients_numerically(kind: str) -> None:
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
         return losses.total(losses.terms(decoder(decoder.prepare(given), CAPTIONS, LENGTHS), config), config)
 
-    loss().backward()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in decoder.named_parameters():
-        values, slope = parameter.data.view(-1), parameter.grad.view(-1)
-        for i in torch.randint(len(values), (3,), generator=generator).tolist():
-            if name == "embedding.weight" and i < parameter.shape[1]:
-                continue  # padding's own row has no gradient by design
-            kept, numbers = values[i].item(), []
-            for change in (1e-6, -1e-6):
-                values[i] = kept + change
-                numbers.append(loss().item())
-            values[i] = kept
-            assert slope[i].item() == pytest.approx((numbers[0] - numbers[1]) / 2e-6, abs=1e-7, rel=1e-4), name
+    check_gradients(decoder, loss, count=3, rel=1e-4)
 
 
 @every_kind
@@ -156,18 +144,7 @@ def test_searches(kind: str) -> None:
 
 @every_kind
 def test_a_captioner_is_saved_and_loaded(kind: str) -> None:
-    torch.manual_seed(0)
-    made = Captioner(
-        ImageConfig(32, "squash"),
-        EncoderConfig(name="small_cnn", finetune_from="all"),
-        DecoderConfig(embedding=8, hidden=8, attention=16, **KINDS[kind]),
-        Vocabulary([*SPECIALS, "a", "b"]),
-    ).eval()
-    again = Captioner.from_content(made.content(), "memory").eval()
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    config = SearchConfig(beam_size=2, max_length=4)
-    a, b = (search(model.decoder, model.remember(pictures), config) for model in (made, again))
-    assert [[h.words for h in found] for found in a] == [[h.words for h in found] for found in b]
+    again, _ = saved_and_loaded(DecoderConfig(embedding=8, hidden=8, attention=16, **KINDS[kind]))
     tied = KINDS[kind].get("tie", False)
     assert (again.decoder.output.weight is again.decoder.embedding.weight) == tied
 
