@@ -57,7 +57,9 @@ def check_features(path: str | Path, encoder: Encoder) -> None:
     theirs, ours = manifest["encoder"], encoder.identity()
     if theirs != ours:
         different = [
-            f"{name} {theirs[name]} (the model's: {ours[name]})" for name in ours if theirs[name] != ours[name]
+            f"{name} {theirs.get(name, 'as usual')} (the model's: {ours.get(name, 'as usual')})"
+            for name in dict.fromkeys([*ours, *theirs])
+            if theirs.get(name) != ours.get(name)
         ]
         raise UserError(
             f"{path}: its features are not of the model's encoder: {', '.join(different)}; make the file again "

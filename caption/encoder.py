@@ -18,6 +18,7 @@ from caption.cnn import CNNS
 from caption.config import EncoderConfig
 from caption.errors import UserError
 from caption.maps import Cells
+from caption.padding import SameConv2d, pad_as_tensorflow
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation of R, G, B in [0, 1]
 
@@ -50,15 +51,19 @@ class Encoder(nn.Module):
         Raises UserError for an unknown name or layer, and for weights that cannot be had or do not fit.
         """
         super().__init__()
-        self.name = config.name
+        self.name, self.padding = config.name, config.padding
         mean, std = IMAGENET
         self.pretrained = config.name not in CNNS
         if self.pretrained:
             backbone, (mean, std) = _torchvision_model(config, load_weights)
             self.layer = config.layer or CUTS.get(config.name) or _last_spatial_map(backbone.eval(), image_size)
             self.backbone = _cut(backbone, config.name, self.layer)
-        elif config.weights != "none" or config.layer:
-            raise UserError(f"encoder {config.name} has no weights or layers to choose; leave both as they are")
+            if config.padding == "tensorflow" and not pad_as_tensorflow(self.backbone):
+                raise UserError(f"encoder.padding is tensorflow, but {config.name} pads nothing it would change")
+        elif config.weights != "none" or config.layer or config.padding != "torchvision":
+            raise UserError(
+                f"encoder {config.name} has no weights, layers or padding to choose; leave them as they are"
+            )
         else:
             self.layer, self.backbone = "", CNNS[config.name](config.passes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
@@ -102,6 +107,7 @@ class Encoder(nn.Module):
             "grid": list(self.grid),
             "width": self.width,
             "digest": digest.hexdigest()[:16],
+            **({"padding": self.padding} if self.padding != "torchvision" else {}),
         }
 
     def fine_tune(self, on: bool) -> None:
@@ -149,6 +155,8 @@ class _Strides:
         if after < before:
             settings: list[Any] = [module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1)]
             kernel, stride, padding, dilation = (n if isinstance(n, int) else n[-1] for n in settings)
+            if isinstance(module, SameConv2d):
+                padding = module.around(tuple(inputs[0].shape[2:]))[1][0]
             # Parallel branches (a block and its shortcut) begin with one side and agree in their middles.
             self.found.setdefault(before, (stride, dilation * (kernel - 1) / 2 - padding, after))
 

@@ -32,6 +32,8 @@ class EncoderConfig:
     """Where to cut, as a module's path (resnet101: layer3 for 14x14); empty: the last spatial map."""
     finetune_from: str = ""
     """Train the encoder from this module on (layer3, features.28; all: everything); empty: frozen."""
+    padding: Literal["torchvision", "tensorflow"] = "torchvision"
+    """Of strided convolutions: as torchvision's network has it; or behind alone, for weights from TensorFlow."""
     passes: int = 3
     """N, of recursive_cnn and recurrent_cnn: how often the shared convolution is applied after the first one."""
 

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from caption import encoder as module
 from caption.config import EncoderConfig
 from caption.encoder import Encoder, download
 from caption.errors import UserError
+from caption.padding import SameConv2d
 
 
 def pictures(count: int, size: int) -> torch.Tensor:
@@ -136,12 +138,50 @@ def test_local_weights_are_used(tmp_path: Path) -> None:
         (EncoderConfig(name="vit_b_16"), "cannot make regions of pictures of 64 pixels.*vit_b_16 needs 224"),
         (EncoderConfig(name="resnet18", layer="fc"), "cannot make regions.*not a map"),
         (EncoderConfig(name="small_cnn", weights="IMAGENET1K_V1"), "small_cnn has no weights"),
+        (EncoderConfig(name="small_cnn", padding="tensorflow"), "small_cnn has no weights, layers or padding"),
+        (EncoderConfig(name="vgg11", padding="tensorflow"), "vgg11 pads nothing it would change"),
     ],
 )
 def test_mistakes_are_told(config: EncoderConfig, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Encoder(config, 64)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [6, 7, 12, 13])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (7, 2), (1, 2), (3, 3), (5, 3), (4, 4)])
+def test_padding_of_tensorflow(kernel: int, stride: int, side: int) -> None:
+    """The rule as its documentation gives it: ceil(n / s) outputs; what they lack is zeros, the odd one behind.
+    Window by window, against the sum over what of it lies on the picture."""
+    convolution = torch.nn.Conv2d(2, 3, kernel, stride, padding=kernel // 2 + 1, bias=False).double()
+    pixels = torch.randn(1, 2, side, side, dtype=torch.double)
+    count = math.ceil(side / stride)
+    lack = max(kernel - stride if side % stride == 0 else kernel - side % stride, 0)
+    found = SameConv2d(convolution)(pixels)
+    assert found.shape == (1, 3, count, count)
+    for row in range(count):
+        for column in range(count):
+            expected = torch.zeros(3, dtype=torch.double)
+            for i in range(kernel):
+                for j in range(kernel):
+                    y, x = row * stride - lack // 2 + i, column * stride - lack // 2 + j
+                    if 0 <= y < side and 0 <= x < side:
+                        expected += convolution.weight[:, :, i, j] @ pixels[0, :, y, x]
+            torch.testing.assert_close(found[0, :, row, column], expected)
+
+
+def test_padding_changes_borders_and_no_weights() -> None:
+    """mobilenet_v2 has five strided convolutions; their weights go by the same names, and can be fine-tuned."""
+    torch.manual_seed(0)
+    usual = Encoder(EncoderConfig(name="mobilenet_v2", finetune_from="features.17"), 64).eval()
+    padded = Encoder(EncoderConfig(name="mobilenet_v2", finetune_from="features.17", padding="tensorflow"), 64).eval()
+    assert sum(isinstance(module, SameConv2d) for module in padded.modules()) == 5
+    padded.load_state_dict(usual.state_dict())
+    assert [p.shape for p in padded.trained] == [p.shape for p in usual.trained]
+    assert usual.cells.first == 0 and padded.cells.first == 31 and usual.cells.step == padded.cells.step == 32
+    assert usual.identity().items() < padded.identity().items()
+    with torch.inference_mode():
+        assert not torch.equal(usual(pictures(1, 64)), padded(pictures(1, 64)))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

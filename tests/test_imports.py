@@ -18,8 +18,8 @@ METRICS = (
 ORDER = (
     *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.scores",
     "attention.windows", "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention",
-    "cnn", "encoder", "decoder", "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data",
-    "selfcritical", "vectors", "engine", "presets", "runlog", "evaluation", "page", "report",
+    "cnn", "padding", "encoder", "decoder", "transformer", "losses", "search", "checkpoint", "captioner", "datafile",
+    "data", "selfcritical", "vectors", "engine", "presets", "runlog", "evaluation", "page", "report",
 )  # fmt: skip
 
 

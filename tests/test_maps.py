@@ -1,6 +1,7 @@
 """Maps lie exactly where the model looked."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,22 +70,24 @@ def test_attention_on_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "size", "padding"),
     [
-        ("small_cnn", 64),
-        ("recursive_cnn", 64),
-        ("recurrent_cnn", 64),
-        ("mobilenet_v2", 224),
-        ("resnet18", 224),
-        ("vgg11", 224),
-        ("densenet121", 224),
-        ("swin_t", 224),
+        ("small_cnn", 64, "torchvision"),
+        ("recursive_cnn", 64, "torchvision"),
+        ("recurrent_cnn", 64, "torchvision"),
+        ("mobilenet_v2", 224, "torchvision"),
+        ("mobilenet_v2", 224, "tensorflow"),
+        ("mobilenet_v2", 200, "tensorflow"),  # of sides 200, 100, 50, 25 and 13, two are odd
+        ("resnet18", 224, "torchvision"),
+        ("vgg11", 224, "torchvision"),
+        ("densenet121", 224, "torchvision"),
+        ("swin_t", 224, "torchvision"),
     ],
 )
-def test_cells_are_where_encoders_look(name: str, size: int) -> None:
+def test_cells_are_where_encoders_look(name: str, size: int, padding: Any) -> None:
     """The pixels whose change a region feels most lie around the middle told: the centre of the squared gradient."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(name=name, finetune_from="all"), size).eval()
+    encoder = Encoder(EncoderConfig(name=name, finetune_from="all", padding=padding), size).eval()
     cells = encoder.cells
     place = cells.rows // 2
     pixels = torch.randn(1, 3, size, size, requires_grad=True)

@@ -125,6 +125,8 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
         train.main([*given, "--encoder.name", "squeezenet1_1", "--encoder.weights", str(tmp_path / "squeeze.pth")])
     with pytest.raises(UserError, match=r"layer features .the model's: features\.13"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
+    with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
+        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
 
