@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         data.check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = engine.make_optimizer(captioner, training)
         progress = engine.restore_training(state, optimizer, device)
-    data.check_features(config.data, captioner.encoder)
+    data.check_features(config.data, captioner.encoder, training.mirror)
     print(describe(config, captioner, len(train), len(val)))
 
     # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.

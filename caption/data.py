@@ -44,11 +44,13 @@ def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> 
         )
 
 
-def check_features(path: str | Path, encoder: Encoder) -> None:
-    """Raises UserError when the file holds features that are not this encoder's."""
+def check_features(path: str | Path, encoder: Encoder, mirror: bool = False) -> None:
+    """Raises UserError when the file holds features that are not this encoder's, or pictures are to be mirrored."""
     manifest = read_manifest(path)
     if manifest["store"] != "features":
         return
+    if mirror:
+        raise UserError(f"{path}: holds features, but training.mirror needs pictures: make it with --store pixels")
     if encoder.trained:
         raise UserError(
             f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "

@@ -160,6 +160,8 @@ def train_epoch(
     last = time.perf_counter()
     for batch in bar:
         progress.waiting += time.perf_counter() - last
+        if config.mirror:
+            batch = batch._replace(images=mirror(batch.images.to(device, non_blocking=True)))
         for group in optimizer.param_groups:
             peak = group.get("critical_peak", group["peak"]) if critic else group["peak"]
             group["lr"] = peak * rate_factor(config, progress.step, steps, progress.reductions)
@@ -198,6 +200,12 @@ def train_epoch(
         "captions_per_second": progress.captions / progress.seconds,
         "data_share": progress.waiting / progress.seconds,
     }
+
+
+def mirror(images: Tensor) -> Tensor:
+    """Pictures [B, 3, S, S], every other one with left and right exchanged, at random."""
+    coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(coins, images.flip(-1), images)
 
 
 def _decode(

@@ -127,6 +127,8 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
     with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
+    with pytest.raises(UserError, match="holds features, but training.mirror needs pictures"):
+        train.main([*given, *encoder(folder, "weights.pth"), "--training.mirror"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
 

@@ -73,7 +73,7 @@ def equal(a, b) -> bool:
         ),
         (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
         (12, False, ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"]),  # and words
-        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3"]),
+        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.mirror"]),
         (7, False, ["--decoder.selection", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )
@@ -107,6 +107,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert log(tmp_path / "parts") == log(tmp_path / "whole") and len(log(tmp_path / "whole")) == 3
     best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("parts", "whole")]
     assert equal(*best)
+
+
+def test_every_other_picture_is_mirrored(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training alone, at random; each is whole: itself, or itself from right to left."""
+    torch.manual_seed(0)
+    pictures = torch.randint(0, 256, (400, 3, 2, 4), dtype=torch.uint8)
+    found = engine.mirror(pictures)
+    same = (found == pictures).flatten(1).all(1)
+    turned = (found == pictures.flip(-1)).flatten(1).all(1)
+    assert (same ^ turned).all() and 160 < turned.sum() < 240
+    seen = []
+    monkeypatch.setattr(engine, "mirror", lambda images: seen.append(len(images)) or images)
+    run(shapes, tmp_path / "run", "--training.mirror", "--training.epochs", "2")
+    assert sum(seen) == 2 * 40
 
 
 def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -> None:
