@@ -63,13 +63,16 @@ class SelfCriticalConfig:
     """A draw must be better than the greedy caption (paper), or than the mean of the image's other draws."""
     samples: int = 5
     """Captions drawn of each image."""
+    temperature: float = 1.0
+    """Of the distribution that captions are drawn from and that is trained. Below 1 sharper: what was trained with
+    label smoothing, or on few pictures, else draws wrong words in most captions, and unlearns much besides them."""
     learning_rate: float = 5e-5
     """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. The encoder keeps
     its own; label smoothing and the doubly stochastic penalty are cross-entropy's."""
 
     def __post_init__(self) -> None:
         check(self, "training.self_critical", "0 or more", "first_epoch")
-        check(self, "training.self_critical", "positive", "learning_rate")
+        check(self, "training.self_critical", "positive", "learning_rate", "temperature")
         check(self, "training.self_critical", "at least 1", "samples")
         if self.baseline == "leave_one_out":
             require(self.samples > 1, "training.self_critical.samples", self.samples, "at least 2 for leave_one_out")

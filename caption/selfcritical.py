@@ -34,7 +34,9 @@ class Critic:
         ]
         self.reward = Reward(references, config.reward)
         # Draws are from the model's own distribution: all is allowed but padding and start, as in what is read again.
-        self.draw = SearchConfig(config.samples, max_length, 0, suppress_unknown=False, method="sample")
+        self.draw = SearchConfig(
+            config.samples, max_length, 0, suppress_unknown=False, method="sample", temperature=config.temperature
+        )
         self.greedy = SearchConfig(1, max_length, 0, suppress_unknown=False)
 
     def __call__(self, captioner: Captioner, batch: Batch, images: Tensor) -> tuple[Decoded, Tensor, float]:
@@ -57,7 +59,8 @@ class Critic:
         captions, lengths = pad_captions(drawn)
         decoded: Decoded = captioner.decoder(memory, captions.to(images.device), lengths, weigh=False)
         never = torch.tensor([PAD, START], device=images.device)
-        decoded = decoded._replace(logits=decoded.logits.index_fill(-1, never, -torch.inf))
+        logits = decoded.logits / self.config.temperature
+        decoded = decoded._replace(logits=logits.index_fill(-1, never, -torch.inf))
         captioner.decoder.train()
         return decoded, earned.flatten().repeat_interleave(lengths.flatten()).to(images.device), rewards.mean().item()
 

@@ -86,8 +86,8 @@ class Fixed:
         return self.decoder.prepare(regions)
 
 
-@pytest.mark.parametrize("kind", ["soft", "transformer"])
-def test_its_gradient_is_that_of_the_expected_reward(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "temperature"), [("soft", 1.0), ("soft", 0.4), ("transformer", 1.0)])
+def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: float) -> None:
     """Of all captions of at most two words, each with its probability: the mean of many draws approaches it."""
     decoder = make_kind(kind)
     with torch.no_grad():
@@ -107,14 +107,15 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str) -> None:
             return [(3.0 if 5 in caption else 0.0) + (1.0 if caption[-1] == END else 0.0) for caption in captions]
 
     critic = Critic.__new__(Critic)
-    critic.config = SelfCriticalConfig(first_epoch=1, samples=1500, baseline="leave_one_out")
+    critic.config = SelfCriticalConfig(1, samples=1500, baseline="leave_one_out", temperature=temperature)
     critic.reward = Given()
-    critic.draw = SearchConfig(1500, 2, 0, suppress_unknown=False, method="sample")
+    critic.draw = SearchConfig(1500, 2, 0, suppress_unknown=False, method="sample", temperature=temperature)
     critic.greedy = SearchConfig(1, 2, 0, suppress_unknown=False)
 
     padded, lengths = pad_captions([captions])
     decoded = decoder(decoder.prepare(regions), padded, lengths)
-    allowed = decoded.logits.index_fill(1, torch.tensor([PAD, START]), -torch.inf)  # these two are never drawn
+    never = torch.tensor([PAD, START])
+    allowed = (decoded.logits / temperature).index_fill(1, never, -torch.inf)
     each = allowed.log_softmax(-1).gather(1, decoded.targets.unsqueeze(1)).squeeze(1)  # [N]
     chances = torch.stack([part.sum() for part in each.split(lengths[0].tolist())]).exp()
     assert chances.sum().item() == pytest.approx(1, abs=1e-5)
@@ -133,14 +134,17 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str) -> None:
         assert mean == pytest.approx(expected.item(), rel=0.2)
 
 
-def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, shapes: Path) -> None:
-    """And draws that are all alike earn nothing against each other."""
+@pytest.mark.parametrize("sure", [1e3, 1.0])
+def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, shapes: Path, sure: float) -> None:
+    """And draws that are all alike earn nothing against each other: those of a model so sure of every word that they
+    are greedy's, and those at a temperature of nearly zero."""
     data = CaptionData(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
-    captioner.decoder.output.weight.data *= 1e3  # so sure of every word that draws are greedy's
-    captioner.decoder.output.bias.data = torch.randn(len(captioner.vocabulary)) * 1e3
+    captioner.decoder.output.weight.data *= sure
+    captioner.decoder.output.bias.data = torch.randn(len(captioner.vocabulary)) * sure
     for baseline in ("greedy", "leave_one_out"):
-        critic = Critic(SelfCriticalConfig(1, baseline=baseline, samples=3), data, 6)
+        config = SelfCriticalConfig(1, baseline=baseline, samples=3, temperature=sure / 1e3)
+        critic = Critic(config, data, 6)
         captioner.train()
         decoded, earned, _ = critic(captioner, batch, batch.images)
         assert earned.shape == decoded.targets.shape and earned.abs().max() < 1e-6
