@@ -66,6 +66,9 @@ class SelfCriticalConfig:
     temperature: float = 1.0
     """Of the distribution that captions are drawn from and that is trained. Below 1 sharper: what was trained with
     label smoothing, or on few pictures, else draws wrong words in most captions, and unlearns much besides them."""
+    dropout: bool = False
+    """Dropout works while the draws are read again, though not while they are drawn: no longer quite the gradient of
+    the expected reward, but few pictures are less soon known by heart."""
     learning_rate: float = 5e-5
     """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. The encoder keeps
     its own; label smoothing and the doubly stochastic penalty are cross-entropy's."""

@@ -43,7 +43,8 @@ class Critic:
         """The N words of the draws, read again with gradient; what each word's caption earned beyond its baseline [N];
         the mean reward of a draw.
 
-        Dropout rests in both, so that what is trained is what was drawn from.
+        Dropout rests while they are drawn, and, unless the configuration wants it, while they are read, so that what is
+        trained is what was drawn from.
         """
         captioner.decoder.eval()
         memory = captioner.remember(images)
@@ -57,6 +58,7 @@ class Critic:
             earned = rewards - (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
         torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
         captions, lengths = pad_captions(drawn)
+        captioner.decoder.train(self.config.dropout)
         decoded: Decoded = captioner.decoder(memory, captions.to(images.device), lengths, weigh=False)
         never = torch.tensor([PAD, START], device=images.device)
         logits = decoded.logits / self.config.temperature

@@ -170,6 +170,22 @@ def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: P
     assert len(decoded.targets) == words
 
 
+def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) -> None:
+    """On the same draws, which earn the same: only how they are read differs."""
+    data = CaptionData(shapes, "train")
+    batch = data.__getitems__([0, 1, 2])
+    captioner.train()
+    captioner.decoder.dropout.p = captioner.decoder.state_dropout.p = 0.5
+    found = []
+    for dropout in (False, False, True):
+        torch.manual_seed(1)
+        found.append(Critic(SelfCriticalConfig(1, samples=4, dropout=dropout), data, 5)(captioner, batch, batch.images))
+        assert captioner.decoder.training
+    (one, earned, _), (again, _, _), (other, earned_too, _) = found
+    assert torch.equal(one.logits, again.logits) and torch.equal(one.targets, other.targets)
+    assert torch.equal(earned, earned_too) and not torch.allclose(one.logits, other.logits)
+
+
 def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: Path) -> None:
     """Whatever the order of the batch; with <end>, and with words that no draw can equal where one is unknown."""
     data = CaptionData(shapes, "train")
