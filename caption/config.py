@@ -109,7 +109,7 @@ class TrainingConfig:
     doubly_stochastic: float = 1.0
     """lambda of eq. 14: the penalty sums over locations, against the sum of log-probabilities over words."""
     mirror: bool = False
-    """Mirror every other picture, at random; captions that tell left from right are then false."""
+    """Mirror each picture with a chance of one half; captions that tell left from right are then false."""
     scheduled_sampling: float = 0.0
     """Share of words read that the model wrote itself, in the last epoch of cross-entropy; rises evenly from 0 (Bengio
     et al., 2015)."""

@@ -203,7 +203,7 @@ def train_epoch(
 
 
 def mirror(images: Tensor) -> Tensor:
-    """Pictures [B, 3, S, S], every other one with left and right exchanged, at random."""
+    """Pictures [B, 3, S, S], each with left and right exchanged with a chance of one half."""
     coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(coins, images.flip(-1), images)
 

@@ -41,7 +41,8 @@ class SameConv2d(nn.Conv2d):
 
 
 def pad_as_tensorflow(network: nn.Module) -> int:
-    """Replace a network's strided convolutions that pad; how many there were. Others are the same in both."""
+    """Replace a network's strided convolutions that pad; how many there were. Those of stride 1 and an odd kernel are
+    the same in both; poolings are left as they are."""
     strided = [
         (name, module)
         for name, module in network.named_modules()

@@ -115,6 +115,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
 }
 
 
+def _with_decoder(config: Config, **changes: Any) -> Config:
+    """The same experiment, the decoder changed in these fields."""
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
+
+
 def _hard(name: str, description: str, epochs: int, selection: Literal["hard", "retina"] = "hard") -> None:
     """Next to a soft preset, the same with hard attention, or with another that draws.
 
@@ -123,12 +128,12 @@ def _hard(name: str, description: str, epochs: int, selection: Literal["hard", "
     look everywhere. docs/results.md has what else was tried.
     """
     soft = PRESETS[f"{name}-soft"][1]
-    decoder = dataclasses.replace(soft.decoder, selection=selection)
     reinforce = ReinforceConfig(
         expectation=0.0, first_epoch=epochs // 2 + 1, draws=2, reward="to_go", baseline="leave_one_out"
     )
     training = dataclasses.replace(soft.training, epochs=epochs, doubly_stochastic=0.0, reinforce=reinforce)
-    PRESETS[f"{name}-{selection}"] = (description, dataclasses.replace(soft, decoder=decoder, training=training))
+    config = dataclasses.replace(_with_decoder(soft, selection=selection), training=training)
+    PRESETS[f"{name}-{selection}"] = (description, config)
 
 
 _hard("shapes", "Coloured shapes, hard attention after four epochs of soft: BLEU-4 87.5, the mean of three seeds.", 8)
@@ -151,44 +156,31 @@ PRESETS["shapes-self-critical"] = (
     dataclasses.replace(
         _soft,
         training=dataclasses.replace(
-            _soft.training, epochs=8, self_critical=SelfCriticalConfig(first_epoch=7, learning_rate=2e-4)
+            _soft.training, epochs=8, self_critical=SelfCriticalConfig(first_epoch=7, temperature=0.5)
         ),
     ),
 )
 
 
-def _variant(name: str, description: str, of: str = "shapes", **decoder: Any) -> None:
-    """A soft preset with another decoder, and nothing else changed."""
-    soft = PRESETS[f"{of}-soft"][1]
-    PRESETS[f"{of}-{name}"] = (
-        description,
-        dataclasses.replace(soft, decoder=dataclasses.replace(soft.decoder, **decoder)),
+def _variant(name: str, description: str, **decoder: Any) -> None:
+    """shapes-soft with another decoder, and nothing else changed."""
+    PRESETS[f"shapes-{name}"] = (
+        f"Coloured shapes, {description} (docs/attention.md).",
+        _with_decoder(PRESETS["shapes-soft"][1], **decoder),
     )
 
 
-_variant(
-    "dot", "Coloured shapes, the dot score: a region is as wide as the LSTM's state (docs/attention.md).", score="dot"
-)
-_variant("general", "Coloured shapes, the general (bilinear) score (docs/attention.md).", score="general")
-_variant("scaled-dot", "Coloured shapes, the scaled dot score (docs/attention.md).", score="scaled_dot")
-_variant(
-    "current",
-    "Coloured shapes, attention by the current state, after the recurrence (Luong et al.) (docs/attention.md).",
-    query="current",
-)
-_variant(
-    "multi-head", "Coloured shapes, four heads of scaled dot products (docs/attention.md).", score="multi_head", heads=4
-)
-_variant(
-    "local-m",
-    "Coloured shapes, a window that moves on by a region at every word (docs/attention.md).",
-    window="local_m",
-)
-_variant("local-p", "Coloured shapes, a window whose place is predicted (docs/attention.md).", window="local_p")
-_variant("draw", "Coloured shapes, the Gaussian grid of DRAW's reading (docs/attention.md).", selection="draw")
+_variant("dot", "the dot score: a region is as wide as the LSTM's state", score="dot")
+_variant("general", "the general (bilinear) score", score="general")
+_variant("scaled-dot", "the scaled dot score", score="scaled_dot")
+_variant("current", "attention by the current state, after the recurrence (Luong et al.)", query="current")
+_variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
+_variant("local-m", "a window that moves on by a region at every word", window="local_m")
+_variant("local-p", "a window whose place is predicted", window="local_p")
+_variant("draw", "the Gaussian grid of DRAW's reading", selection="draw")
 _variant(
     "transformer",
-    "Coloured shapes, a Transformer of two layers instead of the LSTM (docs/attention.md).",
+    "a Transformer of two layers instead of the LSTM",
     kind="transformer",
     hidden=256,
     attention=128,
@@ -196,9 +188,7 @@ _variant(
     state_dropout=0.1,
     transformer=TransformerConfig(layers=2),
 )
-_variant(
-    "multi-head",
+PRESETS["flickr8k-multi-head"] = (
     "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products; not yet run.",
-    of="flickr8k",
-    score="multi_head",
+    _with_decoder(PRESETS["flickr8k-soft"][1], score="multi_head"),
 )
