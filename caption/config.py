@@ -70,8 +70,8 @@ class SelfCriticalConfig:
     """Dropout works while the draws are read again, though not while they are drawn: no longer quite the gradient of
     the expected reward, but few pictures are less soon known by heart."""
     learning_rate: float = 5e-5
-    """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. The encoder keeps
-    its own; label smoothing and the doubly stochastic penalty are cross-entropy's."""
+    """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. That of the encoder
+    falls in proportion; label smoothing and the doubly stochastic penalty are cross-entropy's."""
 
     def __post_init__(self) -> None:
         check(self, "training.self_critical", "0 or more", "first_epoch")

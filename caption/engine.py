@@ -82,12 +82,18 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate; and that of
-    self-critical training."""
-    critical = config.self_critical.learning_rate
-    decoder = {"params": list(captioner.decoder.parameters()), "peak": config.learning_rate, "critical_peak": critical}
-    encoder = {"params": captioner.encoder.trained, "peak": config.encoder_learning_rate}
-    groups = [{**group, "lr": group["peak"]} for group in (decoder, encoder) if group["params"]]
+    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate, and that of
+    self-critical training, to which both fall in the same proportion."""
+    fall = config.self_critical.learning_rate / config.learning_rate
+    rates = (
+        (list(captioner.decoder.parameters()), config.learning_rate),
+        (captioner.encoder.trained, config.encoder_learning_rate),
+    )
+    groups = [
+        {"params": weights, "lr": peak, "peak": peak, "critical_peak": fall * peak}
+        for weights, peak in rates
+        if weights
+    ]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups)
     return torch.optim.Adam(groups, fused=True)
@@ -163,8 +169,9 @@ def train_epoch(
         if config.mirror:
             batch = batch._replace(images=mirror(batch.images.to(device, non_blocking=True)))
         for group in optimizer.param_groups:
-            peak = group.get("critical_peak", group["peak"]) if critic else group["peak"]
-            group["lr"] = peak * rate_factor(config, progress.step, steps, progress.reductions)
+            group["lr"] = group["critical_peak" if critic else "peak"] * rate_factor(
+                config, progress.step, steps, progress.reductions
+            )
         if critic:
             with autocast(device, config.precision):
                 decoded, gain, reward = critic(captioner, batch, batch.images.to(device, non_blocking=True))
