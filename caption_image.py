@@ -5,22 +5,16 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 from PIL import Image
 
-from caption import engine
-from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import SearchConfig
 from caption.errors import UserError
-from caption.images import BadImage, open_image, read_square, window
-from caption.page import entry, write_page
-from caption.search import Hypothesis, follow, search
-from caption.visualise import KINDS, Look, draw_attention
+from caption.images import BadImage, open_image, window
 from caption.vocabulary import tokenise
 
 SHOWN = 448  # longer side of a picture in figures and pages, in pixels
@@ -56,6 +50,14 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     args = parse(Arguments, arguments, "caption_image.py")
     paths = find_pictures(args.image)
+    import torch  # takes seconds, for which --help, and a slip of the pen, need not wait
+
+    from caption import engine
+    from caption.captioner import Captioner
+    from caption.described import as_json, describe, look, looks_of_heads
+    from caption.page import entry, write_page
+    from caption.visualise import draw_attention
+
     page = args.output.lower().endswith(".html")
     figures = figure_paths(args, paths) if args.output and not page else {}
     if args.against and not figures:
@@ -77,7 +79,7 @@ def main(arguments: list[str]) -> None:
     entries, bad = [], []
     for path in paths:
         try:
-            hypotheses = caption_one(captioner, path, args.search, given)
+            hypotheses = describe(captioner, path, args.search, given)
         except BadImage as error:  # the others are captioned all the same
             bad.append(error)
             continue
@@ -99,7 +101,7 @@ def main(arguments: list[str]) -> None:
             continue
         looks = [look(captioner, best, words, Path(args.checkpoint).parent.name if args.against else "")]
         if args.against:
-            same = caption_one(models[1], path, args.search, words)[0]
+            same = describe(models[1], path, args.search, words)[0]
             looks.append(look(models[1], same, words, Path(args.against).parent.name))
         if args.heads:
             looks = [looks[0]._replace(name="all heads"), *looks_of_heads(captioner, best, words)]
@@ -133,6 +135,8 @@ def find_pictures(given: tuple[str, ...]) -> list[Path]:
 
 def figure_paths(args: Arguments, paths: list[Path]) -> dict[Path, Path]:
     """Where each picture's figure goes; its folder is made. Raises UserError rather than write over a picture."""
+    from caption.visualise import KINDS
+
     output = Path(args.output)
     if output.suffix.lower() in KINDS and not output.is_dir():
         if len(paths) > 1:
@@ -157,53 +161,6 @@ def figure_paths(args: Arguments, paths: list[Path]) -> dict[Path, Path]:
     for figure in figures.values():
         figure.parent.mkdir(parents=True, exist_ok=True)
     return figures
-
-
-@torch.inference_mode()
-def caption_one(captioner: Captioner, path: Path, config: SearchConfig, given: list[str]) -> list[Hypothesis]:
-    """The model's captions of a picture, the best first; or the given words, if any, as it sees them."""
-    image = read_square(path, captioner.image.size, captioner.image.fit)
-    device = next(captioner.parameters()).device
-    if not captioner.decoder.stochastic:
-        config = dataclasses.replace(config, attend="expectation")
-    memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
-    if given:
-        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
-    return search(captioner.decoder, memory, config, heads=True)[0]
-
-
-def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
-    """Where the model looked at these words."""
-    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
-
-
-def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
-    """The same for each head alone."""
-    assert hypothesis.heads is not None
-    weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
-    cells = captioner.encoder.cells
-    return [Look(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)]
-
-
-def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
-    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose, `heads`
-    the weights of each head by its name."""
-    grid = captioner.encoder.grid
-    weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
-    steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
-    for step, gate in zip(steps, hypothesis.gates or [], strict=False):
-        step["gate"] = gate
-    for step, location in zip(steps, hypothesis.locations or [], strict=False):
-        step["location"] = divmod(location, grid[1])
-    if hypothesis.heads is not None:
-        for step, heads in zip(steps, hypothesis.heads, strict=False):
-            step["heads"] = dict(zip(captioner.head_names, heads.view(-1, *grid).tolist(), strict=True))
-    return {
-        "log_probability": hypothesis.log_probability,
-        "finished": hypothesis.finished,
-        "grid": grid,
-        "words": steps,
-    }
 
 
 if __name__ == "__main__":
