@@ -16,10 +16,12 @@ METRICS = (
     "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
-    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.scores",
+    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.additive",
+    "attention.scores",
     "attention.windows", "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention",
     "cnn", "padding", "encoder", "decoder", "transformer", "losses", "search", "checkpoint", "captioner", "datafile",
     "data", "selfcritical", "vectors", "engine", "presets", "runlog", "evaluation", "page", "report",
+    "described",
 )  # fmt: skip
 
 
@@ -60,6 +62,17 @@ def test_preprocessing_does_without_pytorch() -> None:
     """Its import takes seconds, and more memory than all the rest."""
     code = "import sys, preprocess.__main__; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    """A caption's command line is read before PyTorch and matplotlib are."""
+    code = (
+        "import sys, contextlib, caption_image\n"
+        "with contextlib.suppress(SystemExit): caption_image.main(['--help'])\n"
+        "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "--checkpoint" in done.stdout
 
 
 def test_no_long_files_and_no_utils() -> None:

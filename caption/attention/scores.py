@@ -12,10 +12,10 @@
 import math
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caption.attention.additive import exponentials, tanh_scores
 from caption.errors import UserError
 
 
@@ -39,15 +39,12 @@ class AdditiveScore(nn.Module):
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys [B, L, A]."""
-        keys: Tensor = self.key(regions)
-        return keys
+        """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]; why: additive.py."""
+        return exponentials(self.key(regions))
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        joined = torch.tanh(keys.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, L, A]
-        scores: Tensor = self.vector(joined).squeeze(-1)  # [B, Q, L]
-        return scores
+        return tanh_scores(exponentials(self.query(query)), keys, self.vector.weight[0])
 
 
 class ConcatScore(nn.Module):
@@ -64,14 +61,13 @@ class ConcatScore(nn.Module):
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys [B, L, A]."""
-        return F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias)
+        """regions [B, L, D] -> keys, as the additive score's [B, L, A]."""
+        return exponentials(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias))
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
         asked = F.linear(query, self.joint.weight[:, : self.query_width])
-        scores: Tensor = self.vector(torch.tanh(keys.unsqueeze(1) + asked.unsqueeze(2))).squeeze(-1)
-        return scores
+        return tanh_scores(exponentials(asked), keys, self.vector.weight[0])
 
 
 class DotScore(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory, at_least_single
+from caption.attention.base import Attended, Memory, at_least_single, in_working_precision
 from caption.attention.scores import Score
 
 
@@ -24,9 +24,8 @@ class SoftAttention(nn.Module):
 
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
-        keys = self.score.keys(regions)
-        values = regions.to(keys.dtype)
-        return Memory(keys, values, values.mean(1))
+        values = in_working_precision(regions)
+        return Memory(self.score.keys(regions), values, values.mean(1))
 
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside

@@ -1,0 +1,71 @@
+"""sum_a v_a tanh(k_a + q_a) for every region and row (eq. 4), without a tanh for each and without keeping them.
+
+With K = e^(2k) once an image and U = e^(2q) once a row,
+
+    tanh(k + q) = 1 - 2 r,    r = 1 / (1 + K U),
+
+so that what is done Q L A times a step is a product, a sum and a reciprocal. The gradient needs r alone,
+d tanh(x) / dx = 4 r (1 - r), and computes it again: [B, Q, L, A] is never held for more than a few images, where plain
+automatic differentiation holds it for every step.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from caption.attention.base import at_least_single
+
+LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
+CACHED = 2**19  # numbers that a processor keeps at hand while it works on them, two megabytes
+
+
+def exponentials(values: Tensor) -> Tensor:
+    """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
+    return torch.exp(2 * at_least_single(values).clamp(-LIMIT, LIMIT))
+
+
+def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], both of `exponentials`, and v [A] -> scores e_t [B, Q, L]."""
+    scores: Tensor = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _TanhScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+        ctx.save_for_backward(asked, keys, vector)
+        scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
+        with torch.autocast(asked.device.type, enabled=False):
+            for images, shares in _shares(asked, keys):
+                torch.matmul(shares, vector, out=scores[images])
+            return vector.sum() - 2 * scores
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        asked, keys, vector = ctx.saved_tensors
+        of_asked, of_keys, seen = torch.empty_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
+        with torch.autocast(asked.device.type, enabled=False):
+            for images, shares in _shares(asked, keys):
+                weights = gradient[images]  # [b, Q, L]
+                seen += weights.flatten() @ shares.flatten(0, 2)
+                slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, L, A]
+                torch.matmul(weights.unsqueeze(2), slopes, out=of_asked[images].unsqueeze(2))
+                torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images])
+            # d e / dU = v 4 r (1 - r) dq / dU, and dq / dU = 1 / (2 U); likewise K
+            return of_asked.mul_(2 * vector).div_(asked), of_keys.mul_(2 * vector).div_(keys), gradient.sum() - 2 * seen
+
+
+def _shares(asked: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some images, and their r [b, Q, L, A], in memory that the next use again: on a CPU as much as its cache holds."""
+    images, rows, width = asked.shape
+    each = rows * keys.shape[1] * width
+    count = max(1, CACHED // each) if asked.device.type == "cpu" else images
+    one, buffer = asked.new_ones(()), asked.new_empty(min(count, images), rows, keys.shape[1], width)
+    for first in range(0, images, count):
+        some = slice(first, min(first + count, images))
+        shares = buffer[: some.stop - first]
+        yield some, torch.addcmul(one, keys[some].unsqueeze(1), asked[some].unsqueeze(2), out=shares).reciprocal_()
