@@ -70,7 +70,7 @@ class SelfCriticalConfig:
     """Dropout works while the draws are read again, though not while they are drawn: no longer quite the gradient of
     the expected reward, but few pictures are less soon known by heart."""
     learning_rate: float = 5e-5
-    """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. That of the encoder
+    """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. The encoder's
     falls in proportion; label smoothing and the doubly stochastic penalty are cross-entropy's."""
 
     def __post_init__(self) -> None:
