@@ -5,7 +5,7 @@ from caption.attention.base import Attended, Attention, Draw, Memory, at_least_s
 from caption.attention.glimpses import GLIMPSES, GaussianGrid, Retina
 from caption.attention.hard import HardAttention
 from caption.attention.multihead import MultiHeadAttention
-from caption.attention.scores import SCORES, AdditiveScore
+from caption.attention.scores import SCORES, AdditiveScore, ConcatScore
 from caption.attention.soft import SoftAttention
 from caption.attention.windows import WINDOWS
 
@@ -19,6 +19,7 @@ __all__ = [
     "AdditiveScore",
     "Attended",
     "Attention",
+    "ConcatScore",
     "Draw",
     "GaussianGrid",
     "HardAttention",

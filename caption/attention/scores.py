@@ -42,9 +42,13 @@ class AdditiveScore(nn.Module):
         """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]; why: additive.py."""
         return exponentials(self.key(regions))
 
+    def ask(self, query: Tensor) -> Tensor:
+        """query [B, Q, H] -> e^(2 W_h h) [B, Q, A]."""
+        return exponentials(self.query(query))
+
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        return tanh_scores(exponentials(self.query(query)), keys, self.vector.weight[0])
+        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
 
 
 class ConcatScore(nn.Module):
@@ -64,10 +68,13 @@ class ConcatScore(nn.Module):
         """regions [B, L, D] -> keys, as the additive score's [B, L, A]."""
         return exponentials(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias))
 
+    def ask(self, query: Tensor) -> Tensor:
+        """query [B, Q, H] -> as the additive score's [B, Q, A]."""
+        return exponentials(F.linear(query, self.joint.weight[:, : self.query_width]))
+
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        asked = F.linear(query, self.joint.weight[:, : self.query_width])
-        return tanh_scores(exponentials(asked), keys, self.vector.weight[0])
+        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
 
 
 class DotScore(nn.Module):

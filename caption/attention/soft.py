@@ -1,10 +1,13 @@
 """Deterministic soft attention, section 4.2."""
 
+import functools
+import importlib.util
+
 import torch
 from torch import Tensor, nn
 
 from caption.attention.base import Attended, Memory, at_least_single, in_working_precision
-from caption.attention.scores import Score
+from caption.attention.scores import AdditiveScore, ConcatScore, Score
 
 
 class SoftAttention(nn.Module):
@@ -24,7 +27,7 @@ class SoftAttention(nn.Module):
 
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
-        values = in_working_precision(regions)
+        values = in_working_precision(regions).contiguous()
         return Memory(self.score.keys(regions), values, values.mean(1))
 
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
@@ -43,6 +46,18 @@ class SoftAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
         """query [B, Q, H] at step t, from 0 -> context [B, Q, D] and weights [B, Q, L]."""
+        score = self.score
+        if isinstance(score, AdditiveScore | ConcatScore) and self.window is None and fuses(query.device.type):
+            from caption.attention.fused import attend
+
+            vector = score.vector.weight[0]
+            return Attended(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
         weights = self.weigh(*self.logits(query, memory, step))  # [B, Q, L]
         context = weights.to(memory.values.dtype) @ memory.values  # [B, Q, D], nothing repeated along Q
         return Attended(context, weights)
+
+
+@functools.cache
+def fuses(device: str) -> bool:
+    """Whether a kind of device runs the kernels of fused.py."""
+    return device == "cuda" and importlib.util.find_spec("triton") is not None
