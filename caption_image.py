@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     paths = find_pictures(args.image)
     import torch  # takes seconds, for which --help, and a slip of the pen, need not wait
 
-    from caption import engine
+    from caption import machine
     from caption.captioner import Captioner
     from caption.described import as_json, describe, look, looks_of_heads
     from caption.page import entry, write_page
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
     figures = figure_paths(args, paths) if args.output and not page else {}
     if args.against and not figures:
         raise UserError("--against draws figures, so it needs --output with a figure's name or a folder")
-    device = engine.choose_device(args.device)
+    device = machine.choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)

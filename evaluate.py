@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from caption import data, datafile, engine, evaluation, runlog
+from caption import data, datafile, engine, evaluation, machine, parallel, runlog
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import SearchConfig
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
         compare_runs(parse(Compare, arguments, "evaluate.py"))
         return
     args = parse(Arguments, arguments, "evaluate.py", __doc__)
-    device = engine.choose_device(args.device)
+    device = parallel.begin(machine.choose_device(args.device))
     captioner = Captioner.load(args.checkpoint).to(device)
     data.check_fits(args.data, captioner.vocabulary, captioner.image)
     data.check_features(args.data, captioner.encoder)
@@ -98,11 +98,13 @@ def main(arguments: list[str]) -> None:
         )
 
     # The captions, and where the model looked, in the file's order.
-    loader = data.make_loader(split, data.in_order(len(split), args.batch_size), args.workers, device.type == "cuda")
-    precision = engine.choose_precision(args.precision, device)
+    batches = parallel.mine(data.in_order(len(split), args.batch_size))
+    loader = data.make_loader(split, batches, args.workers, device.type == "cuda")
+    precision = parallel.from_first(machine.choose_precision(args.precision, device))
     torch.manual_seed(args.seed)
+    parallel.part_ways(args.seed, 0)
     best: dict[int, Hypothesis] = {}
-    read = [Found()] * len(split)  # of references
+    read: dict[int, Found] = {}  # of references
     for index, hypotheses, read_captions in engine.generate(
         captioner, loader, args.search, device, precision, references=objects is not None
     ):
@@ -110,7 +112,12 @@ def main(arguments: list[str]) -> None:
         if objects:
             for reference, weight in read_captions:
                 one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.cells)
-                read[index] = read[index].plus(one)
+                read[index] = read.get(index, Found()).plus(one)
+    best, read = parallel.gather(best), parallel.gather(read)
+    first = parallel.number() == 0
+    parallel.end()
+    if not first:
+        return
     chosen = [best[index] for index in range(len(split))]
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in chosen]
     weights = [h.weights[: len(caption)].numpy() for h, caption in zip(chosen, words, strict=True)]
@@ -125,7 +132,7 @@ def main(arguments: list[str]) -> None:
     if objects:
         looks = zip(words, weights, split.image_ids, strict=True)
         scores += grounding_scores([objects.look(*look, captioner.encoder.cells) for look in looks])
-        scores += grounding_scores(read, ", references")
+        scores += grounding_scores([read.get(index, Found()) for index in range(len(split))], ", references")
         truths, notes = evaluation.truth(words, objects, split.image_ids)
         scores += truths
     values = {score.name: score.value for score in scores}

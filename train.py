@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, data, datafile, engine, runlog, vectors
+from caption import checkpoint, data, datafile, engine, machine, parallel, runlog, vectors
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
@@ -37,17 +37,24 @@ class Resume:
 
 def main(arguments: list[str]) -> None:
     config, state = read_arguments(arguments)
+    device = parallel.begin(machine.choose_device(config.device))
+    config = parallel.from_first(config)  # another machine might have chosen another precision
     folder, training = Path(config.output), config.training
-    device = engine.choose_device(config.device)
+    if training.batch_size < parallel.count() * training.accumulate:
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, but {parallel.count()} processes share a batch, each in "
+            f"{training.accumulate} parts; give at least {parallel.count() * training.accumulate}"
+        )
     torch.manual_seed(training.seed)
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
-    references = val.references()
     rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
     pin = device.type == "cuda"
-    train_loader = data.make_loader(rows, batches, training.workers, pin)
-    val_loader = data.make_loader(val, data.in_order(len(val), 2 * training.batch_size), training.workers, pin)
+    shares = parallel.Shares(batches, training.accumulate)
+    train_loader = data.make_loader(parallel.StandIns(rows), shares, training.workers, pin)
+    val_batches = parallel.mine(data.in_order(len(val), 2 * training.batch_size))
+    val_loader = data.make_loader(val, val_batches, training.workers, pin)
 
     # The model, new or as it was saved.
     if state is None:
@@ -58,13 +65,15 @@ def main(arguments: list[str]) -> None:
         elif config.decoder.vectors:
             print(vectors.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
         optimizer, progress = engine.make_optimizer(captioner, training), engine.Progress()
-        runlog.create_folder(config)
+        if parallel.number() == 0:
+            runlog.create_folder(config)
     else:
         captioner = Captioner.from_content(state, folder / "last.pt").to(device)
         data.check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = engine.make_optimizer(captioner, training)
         progress = engine.restore_training(state, optimizer, device)
     data.check_features(config.data, captioner.encoder, training.mirror)
+    parallel.part_ways(training.seed, progress.step)
     print(describe(config, captioner, len(train), len(val)))
 
     # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.
@@ -76,19 +85,22 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     def save(every: int) -> None:
-        if stop_asked or (every and progress.step % every == 0):
+        stop = stop_asked if parallel.count() == 1 else parallel.total_of(stop_asked)[0] > 0  # all at the same step
+        if stop or (every and progress.step % every == 0):
             engine.check_finite(progress)
             more = engine.training_state(optimizer, progress, device)
-            checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
-        if stop_asked:
-            print(f"\nstopped and saved; go on with: python train.py --resume {folder}", file=sys.stderr)
+            if parallel.number() == 0:
+                checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
+        if stop:
+            if parallel.number() == 0:
+                print(f"\nstopped and saved; go on with: python train.py --resume {folder}", file=sys.stderr)
             sys.exit(130)
 
     signal.signal(signal.SIGINT, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
 
     critic: Critic | None = None
-    log = runlog.Run(folder, progress.epoch)
+    log = runlog.Run(folder, progress.epoch) if parallel.number() == 0 else None
     batches.start(1)
     steps = training.epochs * len(batches)
     # The first epoch of what training ends with: patience is not for what comes before.
@@ -115,30 +127,15 @@ def main(arguments: list[str]) -> None:
             training,
             progress,
             steps,
-            device,
             lambda: save(training.checkpoint_steps),
             critic,
         )
         save(every=1)  # whatever happens in validation
         validated = engine.validate(captioner, val_loader, training, device)
         found = engine.generate(captioner, val_loader, config.search, device, training.precision)
-        numbers = {one.image: one.hypotheses[0].words for one in found}
-        captions = [captioner.vocabulary.decode(numbers[index]) for index in range(len(val))]
-        texts = [" ".join(words) for words in captions]
-        scored = official(captions_from_text(texts, references))
-        scores = {score.name: score.value for score in scored}
-        runlog.write_text(folder / "captions_val.json", runlog.coco_results(val.image_ids, texts))
-        shown, each = val.file_names[:EXAMPLES], {score.name: score.each for score in scored}
-        log.record(
-            {
-                "epoch": epoch,
-                "train": trained,
-                "val": validated,
-                "scores": scores,
-                "examples": dict(zip(shown, texts, strict=False)),
-                "CIDEr-D of examples": dict(zip(shown, each["CIDEr-D"].tolist(), strict=False)),
-            }
-        )
+        numbers = parallel.gather({one.image: one.hypotheses[0].words for one in found})
+        texts = [" ".join(captioner.vocabulary.decode(numbers[index])) for index in range(len(val))]
+        scores = parallel.from_first(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
         better = scores["BLEU-4"] > progress.best_score
         told = f"reward {trained['reward']:.3f}" if critical else f"loss {trained['cross_entropy']:.3f}"
         print(
@@ -148,12 +145,40 @@ def main(arguments: list[str]) -> None:
         )
         if better:
             progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch
+        if better and log:
             checkpoint.save(folder / "best.pt", {**captioner.content(), "epoch": epoch, "scores": scores})
-        elif (epoch - since) % training.plateau_epochs == 0:
+        if not better and (epoch - since) % training.plateau_epochs == 0:
             progress.reductions += 1
         progress = progress.next_epoch()
         save(every=1)
+    parallel.end()
     print(f"best: epoch {progress.best_epoch}, BLEU-4 {progress.best_score:.2f} on val; {folder / 'best.pt'}")
+
+
+def write_epoch(
+    log: runlog.Run,
+    epoch: int,
+    trained: dict[str, float],
+    validated: dict[str, float],
+    val: data.CaptionData,
+    texts: list[str],
+) -> dict[str, float]:
+    """Score the captions of the validation split, write all of an epoch down, and return the scores."""
+    scored = official(captions_from_text(texts, val.references()))
+    scores = {score.name: score.value for score in scored}
+    runlog.write_text(log.folder / "captions_val.json", runlog.coco_results(val.image_ids, texts))
+    shown, each = val.file_names[:EXAMPLES], {score.name: score.each for score in scored}
+    log.record(
+        {
+            "epoch": epoch,
+            "train": trained,
+            "val": validated,
+            "scores": scores,
+            "examples": dict(zip(shown, texts, strict=False)),
+            "CIDEr-D of examples": dict(zip(shown, each["CIDEr-D"].tolist(), strict=False)),
+        }
+    )
+    return scores
 
 
 def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]:
@@ -182,7 +207,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    precision = engine.choose_precision(config.training.precision, engine.choose_device(config.device))
+    precision = machine.choose_precision(config.training.precision, machine.choose_device(config.device))
     return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
 
 

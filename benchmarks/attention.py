@@ -126,7 +126,7 @@ def make_step(config: Any, split: data.CaptionData, device: torch.device) -> Cal
 
     def step(batch: data.Batch) -> None:
         loader: Any = [batch]
-        engine.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, device, critic=critic)
+        engine.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, critic=critic)
 
     return step
 

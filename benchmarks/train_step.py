@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from caption import engine, losses
+from caption import losses, machine
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data import GroupedBatches, collate
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    device = engine.choose_device(args.device)
+    device = machine.choose_device(args.device)
     torch.manual_seed(0)
     print(
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; D {args.width}, L {L}, V {V}, "
@@ -106,10 +106,12 @@ def main() -> None:
         def step() -> None:
             nonlocal moving
             for captions, lengths in batches:
-                with engine.autocast(device, precision):
+                with machine.autocast(device, precision):
                     memory = decoder.attention.prepare(features)._replace(drawn=drawn)
                     decoded = decoder(memory, captions.to(device), lengths)
-                earned, moving = losses.earnings(decoded, training.reinforce, moving)
+                earned, drawn_rewards = losses.earnings(decoded, training.reinforce, moving)
+                if drawn_rewards is not None:
+                    moving = losses.next_baseline(moving, drawn_rewards)
                 loss = losses.total(losses.terms(decoded, training, earned), training)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -89,7 +89,9 @@ class TrainingConfig:
     batching: Literal["images", "lengths"] = "images"
     """images: an image once an epoch with all its captions; lengths: captions of one length (paper, section 4.3)."""
     batch_size: int = 16
-    """Images a batch; with `--training.batching lengths`, captions a batch."""
+    """Images a batch, of all processes together; with `--training.batching lengths`, captions a batch."""
+    accumulate: int = 1
+    """Parts of a batch that are taken one after the other: the same gradient with less memory."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     learning_rate: float = 4e-4
     """Of the decoder."""
@@ -126,7 +128,10 @@ class TrainingConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        check(self, "training", "at least 1", "epochs", "batch_size", "finetune_epoch", "plateau_epochs")
+        check(self, "training", "at least 1", "epochs", "batch_size", "accumulate", "finetune_epoch", "plateau_epochs")
+        require(
+            self.accumulate <= self.batch_size, "training.accumulate", self.accumulate, "at most training.batch_size"
+        )
         check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
         check(self, "training", "0 or more", "warmup_steps", "clip_norm", "doubly_stochastic", "patience")
         check(self, "training", "0 or more", "checkpoint_steps", "workers")

@@ -3,23 +3,27 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from caption import losses
+from caption import losses, parallel
 from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data import Batch
-from caption.decoder import Decoded
 from caption.errors import UserError
-from caption.progress import Bar
+from caption.machine import autocast
+from caption.objective import Lost, Objective, decode
+from caption.progress import Bar, Counted
 from caption.search import Hypothesis, search
 from caption.selfcritical import Critic
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -44,41 +48,6 @@ class Progress:
         """The same at the beginning of the next epoch."""
         kept = (self.step, self.best_score, self.best_epoch, self.reductions, self.baseline)
         return Progress(self.epoch + 1, 0, *kept)
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} is not to be had here ({reason}); use auto or cpu") from None
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """auto: bf16 where a product of matrices takes less time in it, fp32 elsewhere."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(768, 768, dtype=dtype, device=device)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            (matrix @ matrix).sum().item()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return "bf16" if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -147,54 +116,48 @@ def train_epoch(
     config: TrainingConfig,
     progress: Progress,
     steps: int,
-    device: torch.device,
     after_step: Callable[[], None] = lambda: None,
     critic: Critic | None = None,
 ) -> dict[str, float]:
     """The rest of the epoch under way; means over its words of every loss term, captions a second, and the share of
     the time that was spent waiting for data.
 
-    With a `critic`, it is trained on captions that the model draws. `progress` is kept up to date, `after_step` is
-    called after every step. Raises UserError when the loss is no longer finite; a GPU is asked only now and then,
-    because asking waits for it.
+    With a `critic`, it is trained on captions that the model draws. The loader gives `config.accumulate` parts of each
+    batch. `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no
+    longer finite; a GPU is asked only now and then, because asking waits for it.
     """
     captioner.train()
-    sums, hard = progress.sums, config.reinforce
+    objective = Objective(captioner, config, critic)
+    model = DistributedDataParallel(objective) if parallel.count() > 1 else objective
+    on_cpu = next(captioner.parameters()).device.type == "cpu"
+    sums, draw = progress.sums, progress.epoch >= config.reinforce.first_epoch
     soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
     own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
-    bar = Bar(loader, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
+    left = Counted(batched(loader, config.accumulate), len(loader) // config.accumulate)
+    bar = Bar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
-    for batch in bar:
+    for parts in bar:
         progress.waiting += time.perf_counter() - last
-        if config.mirror:
-            batch = batch._replace(images=mirror(batch.images.to(device, non_blocking=True)))
         for group in optimizer.param_groups:
             group["lr"] = group["critical_peak" if critic else "peak"] * rate_factor(
                 config, progress.step, steps, progress.reductions
             )
-        if critic:
-            with autocast(device, config.precision):
-                decoded, gain, reward = critic(captioner, batch, batch.images.to(device, non_blocking=True))
-            terms = {"self_critical": losses.self_critical(decoded, gain), "reward": gain.new_tensor(reward)}
-            captions = len(batch.indices) * config.self_critical.samples
-        else:
-            decoded = _decode(captioner, batch, config, device, progress.epoch >= hard.first_epoch, own)
-            earned, progress.baseline = losses.earnings(decoded, hard, progress.baseline)
-            terms, captions = losses.terms(decoded, config, earned), int((batch.lengths > 0).sum())
-        words = len(decoded.targets)
         optimizer.zero_grad(set_to_none=True)
-        losses.total(terms, config).backward()  # type: ignore[no-untyped-call]
-        if config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(captioner.parameters(), config.clip_norm)
+        losts = [take_part(model, part, part is parts[-1], draw, own, progress.baseline) for part in parts]
+        words, captions = parallel.total_of(sum(one.words for one in losts), sum(one.captions for one in losts))
+        scale_gradients(captioner, parallel.count() / words, config.clip_norm)
         optimizer.step()
-        for name, value in terms.items():
-            sums[name] = value.detach() * words + sums.get(name, 0)
+        terms = parallel.total(torch.stack([torch.stack([*one.terms.values()]) * one.words for one in losts]).sum(0))
+        for name, value in zip(losts[0].terms, terms, strict=True):
+            sums[name] = value + sums.get(name, 0)
+        if drawn := [one.drawn for one in losts if one.drawn is not None]:
+            progress.baseline = losses.next_baseline(progress.baseline, parallel.total(torch.stack(drawn).sum(0)))
         progress.words += words
         progress.captions += captions
         progress.batch += 1
         progress.step += 1
-        if device.type == "cpu" or progress.batch % 50 == 0:
-            check_finite(progress, terms)
+        if on_cpu or progress.batch % 50 == 0:
+            check_finite(progress, losts[0].terms)
             told = "reward" if critic else "cross_entropy"
             bar.tell(f"{told.replace('cross_entropy', 'loss')} {float(sums[told]) / progress.words:.3f}")
         progress.seconds += time.perf_counter() - last
@@ -209,27 +172,34 @@ def train_epoch(
     }
 
 
-def mirror(images: Tensor) -> Tensor:
-    """Pictures [B, 3, S, S], each with left and right exchanged with a chance of one half."""
-    coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(coins, images.flip(-1), images)
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many at a time."""
+    several: list[T] = []
+    for item in items:
+        several.append(item)
+        if len(several) == size:
+            yield several
+            several = []
 
 
-def _decode(
-    captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool, own: float = 0.0
-) -> Decoded:
-    """Teacher forcing; a share `own` of the words read is the model's. With `draw`, hard attention draws locations:
-    `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
-    captions, lengths, drawn = batch.captions.to(device, non_blocking=True), batch.lengths, None
-    if draw and captioner.decoder.stochastic:
-        drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
-        captions, lengths, drawn = (
-            each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
-        )
-    weigh = config.doubly_stochastic > 0 or drawn is not None
-    with autocast(device, config.precision):
-        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn, weigh, own)
-    return decoded
+def take_part(model: nn.Module, part: Batch, last: bool, draw: bool, own: float, baseline: Tensor | None) -> Lost:
+    """Forward and backward of a part of a batch: the gradient of its words' sum is added to what is there. Processes
+    exchange gradients with the last."""
+    alone = contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+    with alone:
+        lost: Lost = model(part, draw, own, baseline)
+        (lost.total * lost.words).backward()  # type: ignore[no-untyped-call]
+    return lost._replace(total=lost.total.detach(), terms={name: term.detach() for name, term in lost.terms.items()})
+
+
+def scale_gradients(captioner: Captioner, factor: float, clip_norm: float) -> None:
+    """Times the factor, then down to the norm `clip_norm`, if it is not 0; one pass for both."""
+    gradients = [weights.grad for weights in captioner.parameters() if weights.grad is not None]
+    scale: Tensor | float = factor
+    if clip_norm:
+        norm = torch.nn.utils.get_total_norm(gradients) * factor
+        scale = factor * (clip_norm / (norm + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(gradients, scale)
 
 
 def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:
@@ -245,15 +215,15 @@ def validate(
 ) -> dict[str, float]:
     """Mean loss terms over the words of a split, by teacher forcing; attention, soft or hard, by its expectation."""
     captioner.eval()
-    sums: dict[str, float] = {}
-    words = 0
+    sums: dict[str, float] = {"words": 0}
     for batch in Bar(loader, "validate", "batches"):
-        decoded = _decode(captioner, batch, config, device, draw=False)
-        count = len(decoded.targets)
-        words += count
+        decoded = decode(captioner, batch, config, device, draw=False)
+        sums["words"] += len(decoded.targets)
         for name, value in losses.terms(decoded, config).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * count
-    return {name: value / words for name, value in sums.items()}
+            sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
+    parts = parallel.gather({parallel.number(): sums}).values()
+    whole = {name: sum(part.get(name, 0.0) for part in parts) for part in parts for name in part}
+    return {name: value / whole["words"] for name, value in whole.items() if name != "words"}
 
 
 class Generated(NamedTuple):

@@ -2,16 +2,22 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed
+from torch import Tensor
 
+from caption import parallel
 from caption.attention import at_least_single
 from caption.config import ReinforceConfig, TrainingConfig
 from caption.decoder import Decoded
 
 
+def word_count(decoded: Decoded) -> int:
+    """N, but not 0: what stands in for nothing has a loss of zero, not none."""
+    return max(1, len(decoded.targets))
+
+
 def cross_entropy(decoded: Decoded) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
-    return F.cross_entropy(at_least_single(decoded.logits), decoded.targets)
+    return F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="sum") / word_count(decoded)
 
 
 def uniform(decoded: Decoded) -> Tensor:
@@ -19,7 +25,7 @@ def uniform(decoded: Decoded) -> Tensor:
 
     Label smoothing by epsilon (Szegedy et al., 2016) is (1 - epsilon) cross_entropy + epsilon uniform.
     """
-    return -at_least_single(decoded.logits).log_softmax(-1).mean()
+    return -at_least_single(decoded.logits).log_softmax(-1).sum() / (word_count(decoded) * decoded.logits.shape[-1])
 
 
 def doubly_stochastic(decoded: Decoded) -> Tensor:
@@ -32,7 +38,7 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
     assert decoded.weights is not None
     looked = decoded.weights.sum(2)  # [B, Q, L]
     there = looked.detach().sum(-1, keepdim=True) > 0
-    return ((1 - looked).square() * there).sum() / len(decoded.targets)
+    return ((1 - looked).square() * there).sum() / word_count(decoded)
 
 
 @torch.no_grad()
@@ -54,22 +60,27 @@ def _to_go(values: Tensor) -> Tensor:
     return values.sum(-1, keepdim=True) - values.cumsum(-1) + values
 
 
-def next_baseline(moving: Tensor | None, rewards: Tensor, decoded: Decoded) -> Tensor:
-    """b_k = 0.9 b_(k-1) + 0.1 log p(y | s_k, a), the mean over the captions that drew, of all processes [].
+def draws_rewards(rewards: Tensor, decoded: Decoded) -> Tensor:
+    """The sum of log p(y | s, a) over the captions that drew, and how many did [2].
 
-    `rewards` [B, Q, T] are those of `word_rewards`. The first b is that mean itself: from zero, b would be of no use
-    for twenty steps. It is not a number as long as no caption drew.
+    `rewards` [B, Q, T] are those of `word_rewards`.
     """
     assert decoded.draw is not None and decoded.weights is not None
     drew = (decoded.draw.location[..., 0] >= 0) & (decoded.weights[:, :, 0].sum(-1) > 0)  # [B, Q]
-    sums = torch.stack([(rewards.sum(-1) * drew).sum(), drew.sum()])
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(sums)
-    mean = sums[0] / sums[1]
+    return torch.stack([(rewards.sum(-1) * drew).sum(), drew.sum()])
+
+
+def next_baseline(moving: Tensor | None, drawn: Tensor) -> Tensor:
+    """b_k = 0.9 b_(k-1) + 0.1 log p(y | s_k, a), the mean over the captions that drew [].
+
+    `drawn` [2] is what `draws_rewards` gives of the whole batch. The first b is that mean itself: from zero, b would be
+    of no use for twenty steps. It is not a number as long as no caption drew.
+    """
+    mean = drawn[0] / drawn[1]
     if moving is None:
         return mean
     following = torch.where(moving.isnan(), mean, 0.9 * moving + 0.1 * mean)
-    return torch.where(sums[1] > 0, following, moving)
+    return torch.where(drawn[1] > 0, following, moving)
 
 
 def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, moving: Tensor) -> Tensor:
@@ -97,12 +108,15 @@ def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, movin
 
 
 def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The advantages of a batch [B, Q, T], and the baseline b after it; without draws, none, and b as it was."""
+    """The advantages [B, Q, T], and what `draws_rewards` gives [2]; without draws, neither. Where there is no baseline
+    yet, it is held against the mean of these draws, of all processes."""
     if decoded.draw is None:
-        return None, moving
+        return None, None
     rewards = word_rewards(decoded)
-    following = next_baseline(moving, rewards, decoded)
-    return advantages(rewards, decoded, config, following if moving is None else moving), following
+    drawn = draws_rewards(rewards, decoded)
+    if moving is None:
+        moving = next_baseline(None, parallel.total(drawn))
+    return advantages(rewards, decoded, config, moving), drawn
 
 
 def reinforce(decoded: Decoded, earned: Tensor) -> Tensor:
@@ -112,13 +126,13 @@ def reinforce(decoded: Decoded, earned: Tensor) -> Tensor:
     log p(s) = 0 and take no part.
     """
     assert decoded.draw is not None
-    return -(earned * decoded.draw.log_probability).sum() / len(decoded.targets)
+    return -(earned * decoded.draw.log_probability).sum() / word_count(decoded)
 
 
 def entropy(decoded: Decoded) -> Tensor:
     """Mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats; eq. 11 asks for more of it."""
     assert decoded.draw is not None
-    return decoded.draw.entropy.sum() / len(decoded.targets)
+    return decoded.draw.entropy.sum() / word_count(decoded)
 
 
 def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
@@ -127,7 +141,7 @@ def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
     `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
     """
     log_probability = -F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="none")  # [N]
-    return -(earned * log_probability).mean()
+    return -(earned * log_probability).sum() / word_count(decoded)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line a minute in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -40,8 +41,9 @@ class Bar(Generic[T]):
         self.work, self.what, self.unit = work, what, unit
         self.done, self.total = done, done + len(work)
         self.note = ""
+        self.silent = int(os.environ.get("RANK", 0)) > 0  # of the processes that torchrun starts, the first tells
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.silent:
             self.bar = tqdm(desc=what, total=self.total, initial=done, unit=unit, leave=keep)
 
     def __iter__(self) -> Iterator[T]:
@@ -52,7 +54,7 @@ class Bar(Generic[T]):
             self.done += 1
             if self.bar is not None:
                 self.bar.update()
-            elif time.monotonic() - told >= SECONDS:
+            elif not self.silent and time.monotonic() - told >= SECONDS:
                 rate = (self.done - before) / (time.monotonic() - told)
                 told, before = time.monotonic(), self.done
                 line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f} a second{self.note}"

@@ -10,7 +10,7 @@ import torch
 from conftest import D, make_decoder
 from torch import Tensor
 
-from caption import engine, losses
+from caption import losses, objective
 from caption.attention import AdditiveScore, HardAttention, Memory
 from caption.attention import hard as hard_module
 from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
@@ -192,13 +192,14 @@ def test_baseline_is_the_moving_average(decoder) -> None:
     minus_two = torch.tensor(-2.0)
 
     def following(moving: Tensor | None, decoded: Decoded) -> Tensor:
-        return losses.next_baseline(moving, losses.word_rewards(decoded), decoded)
+        return losses.next_baseline(moving, losses.draws_rewards(losses.word_rewards(decoded), decoded))
 
     assert following(None, decoded).item() == pytest.approx(drew)
     assert following(minus_two, decoded).item() == pytest.approx(0.9 * -2.0 + 0.1 * drew)
     nobody = decoder(memory._replace(drawn=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]]))
     assert following(minus_two, nobody).item() == -2.0
-    earned, first = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
+    earned, none = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
+    first = losses.next_baseline(None, none)
     assert first.isnan() and losses.reinforce(nobody, earned).item() == 0
     assert following(first, decoded).item() == pytest.approx(drew)
 
@@ -335,8 +336,8 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
     config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(expectation=0.2, draws=3))
     torch.manual_seed(0)
-    engine._decode(captioner, batch, config, torch.device("cpu"), draw=True)
-    engine._decode(captioner, batch, config, torch.device("cpu"), draw=False)
+    objective.decode(captioner, batch, config, torch.device("cpu"), draw=True)
+    objective.decode(captioner, batch, config, torch.device("cpu"), draw=False)
     (_, rows, lengths, drawn, weigh, own), without = asked
     assert weigh and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):

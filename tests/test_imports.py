@@ -19,8 +19,9 @@ ORDER = (
     *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.additive",
     "attention.scores", "attention.windows", "attention.fused", "attention.soft", "attention.hard",
     "attention.multihead", "attention.glimpses", "attention", "cnn", "padding", "encoder", "decoder",
-    "transformer", "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical", "vectors",
-    "engine", "presets", "runlog", "evaluation", "page", "report", "described",
+    "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile", "data",
+    "selfcritical", "vectors", "machine", "objective", "engine", "presets", "runlog", "evaluation", "page",
+    "report", "described",
 )  # fmt: skip
 
 

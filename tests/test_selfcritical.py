@@ -343,7 +343,7 @@ def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> Non
     loader = [data.__getitems__([0, 1])]
     for critic, rate in ((None, 1e-3), (Critic(critical, data, 4), 1e-4)):
         progress = engine.Progress(epoch=2 if critic else 1)
-        engine.train_epoch(captioner, loader, optimizer, config, progress, 2, torch.device("cpu"), critic=critic)
+        engine.train_epoch(captioner, loader, optimizer, config, progress, 2, critic=critic)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 100])
 
 
@@ -358,9 +358,7 @@ def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes:
         config = TrainingConfig(epochs=epochs, scheduled_sampling=0.6, self_critical=critical)
         optimizer = engine.make_optimizer(captioner, config)
         for epoch in range(1, count + 1):
-            engine.train_epoch(
-                captioner, loader, optimizer, config, engine.Progress(epoch=epoch), 9, torch.device("cpu")
-            )
+            engine.train_epoch(captioner, loader, optimizer, config, engine.Progress(epoch=epoch), 9)
         return shares
 
     assert train_epochs(3, 3, SelfCriticalConfig()) == pytest.approx([0, 0.3, 0.6])

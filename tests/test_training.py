@@ -13,7 +13,7 @@ from conftest import copy_file
 from torch import distributed
 
 import train
-from caption import checkpoint, data, engine, losses
+from caption import checkpoint, data, engine, losses, machine, objective, parallel
 from caption.attention import Draw
 from caption.captioner import Captioner
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
@@ -113,12 +113,12 @@ def test_every_other_picture_is_mirrored(shapes: Path, tmp_path: Path, monkeypat
     """In training alone, at random; each is whole: itself, or itself from right to left."""
     torch.manual_seed(0)
     pictures = torch.randint(0, 256, (400, 3, 2, 4), dtype=torch.uint8)
-    found = engine.mirror(pictures)
+    found = objective.mirror(pictures)
     same = (found == pictures).flatten(1).all(1)
     turned = (found == pictures.flip(-1)).flatten(1).all(1)
     assert (same ^ turned).all() and 160 < turned.sum() < 240
     seen = []
-    monkeypatch.setattr(engine, "mirror", lambda images: seen.append(len(images)) or images)
+    monkeypatch.setattr(objective, "mirror", lambda images: seen.append(len(images)) or images)
     run(shapes, tmp_path / "run", "--training.mirror", "--training.epochs", "2")
     assert sum(seen) == 2 * 40
 
@@ -156,7 +156,8 @@ def average_of_two(rank: int, folder: str) -> None:
 
 
 def baseline_after(decoded: Decoded) -> torch.Tensor:
-    return losses.next_baseline(torch.tensor(-3.0), losses.word_rewards(decoded), decoded)
+    drawn = parallel.total(losses.draws_rewards(losses.word_rewards(decoded), decoded))
+    return losses.next_baseline(torch.tensor(-3.0), drawn)
 
 
 def uneven(rank: int | None) -> Decoded:
@@ -266,9 +267,7 @@ def test_not_finite_stops_with_the_terms(shapes: Path, captioner: Captioner) -> 
     config = TrainingConfig(precision="fp32")
     optimizer = engine.make_optimizer(captioner, config)
     with pytest.raises(UserError, match=r"no longer finite \(cross_entropy nan, doubly_stochastic .*lower"):
-        engine.train_epoch(
-            captioner, data.make_loader(rows, batches), optimizer, config, engine.Progress(), 5, torch.device("cpu")
-        )
+        engine.train_epoch(captioner, data.make_loader(rows, batches), optimizer, config, engine.Progress(), 5)
 
 
 class Code:
@@ -306,7 +305,7 @@ def test_another_vocabulary_is_refused(shapes: Path, tmp_path: Path, captioner: 
 
 
 def test_auto_precision_is_one_of_the_two() -> None:
-    assert engine.choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
-    assert engine.choose_precision("bf16", torch.device("cpu")) == "bf16"
+    assert machine.choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert machine.choose_precision("bf16", torch.device("cpu")) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not to be had here"):
-        engine.choose_device("abacus")
+        machine.choose_device("abacus")
