@@ -1,22 +1,24 @@
 """Captions per second of the decoder's training step, beside the arithmetic bound of the same machine.
 
-    python -m benchmarks.train_step [--width 2048] [--device cpu]
+    python -m benchmarks.train_step [--width 2048 512] [--device cpu] [--keep]
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
-words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. The bound is
-the least number of floating-point operations that the equations need, over the rate of matrix products measured in the
-same run, in fp32. Modes and bound are measured in turn, so that a machine that slows down slows them all.
+words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. `plain` is
+the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass. The bound is the least
+number of floating-point operations that the equations need, over the rate of matrix products measured in the same run,
+in fp32. Modes and bound are measured in turn. Memory is the most that a step holds beyond weights and optimizer.
 """
 
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks import measure
 from caption import losses, machine
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
@@ -24,6 +26,21 @@ from caption.data import GroupedBatches, collate
 from caption.decoder import Decoder
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
+MODES = ("fp32 plain", "fp32", "fp32 hard", "bf16 plain", "bf16", "bf16 hard")
+PAIRS = (("fp32 plain", "fp32"), ("bf16 plain", "bf16"), ("fp32", "bf16"), ("fp32 hard", "fp32"), ("bf16 hard", "bf16"))
+
+
+class PlainScore(AdditiveScore):
+    """Eq. 4 as it stands."""
+
+    def keys(self, regions: Tensor) -> Tensor:
+        keys: Tensor = self.key(regions)
+        return keys
+
+    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
+        joined = torch.tanh(keys.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, L, A]
+        scores: Tensor = self.vector(joined).squeeze(-1)
+        return scores
 
 
 def coco_lengths(images: int, seed: int) -> np.ndarray:
@@ -31,7 +48,7 @@ def coco_lengths(images: int, seed: int) -> np.ndarray:
     return 7 + np.random.default_rng(seed).negative_binomial(5.2, 0.6, (images, CAPTIONS))
 
 
-def make_batches(count: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(count: int, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
     """Captions and lengths of batches as the loader groups them."""
     words = coco_lengths(2600, seed)
     grouped = GroupedBatches(-np.sort(-(words + 1), 1), IMAGES, seed)
@@ -44,7 +61,7 @@ def make_batches(count: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.Te
     return batches
 
 
-def least_operations(lengths: torch.Tensor, width: int) -> float:
+def least_operations(lengths: Tensor, width: int) -> float:
     """FLOP of one step (2 a multiply-add): keys once an image, everything else once a word, forward and backward.
 
     No gradient flows into the features: products with them count twice (result, weight gradient), others three times.
@@ -58,93 +75,93 @@ def least_operations(lengths: torch.Tensor, width: int) -> float:
     return keys + start + words * (attention + gates + readout)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of four shapes of matrix products."""
-    best = 0.0
-    for m, n, k in ((2048, 2048, 2048), (4096, 4096, 4096), (6272, 512, 2048), (12544, 512, 2048)):
-        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
-        product = functools.partial(torch.matmul, a, b)
-        times = [seconds(product, device) for _ in range(5)]
-        best = max(best, 2 * m * n * k / statistics.median(times))
-    return best
+def make_decoder(width: int, device: torch.device, selection: str = "soft", plain: bool = False) -> Decoder:
+    """At the sizes measured."""
+    score = (PlainScore if plain else AdditiveScore)(WIDTH, width, WIDTH)
+    config = DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH)
+    return Decoder(config, SELECTIONS[selection](score, width), width, V).to(device)
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """A step of training by features [B, L, D], captions [B, Q, T] and their lengths [B, Q]."""
+    precision, _, kind = mode.partition(" ")
+    decoder = make_decoder(width, device, "hard" if kind == "hard" else "soft", kind == "plain")
+    training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
+    optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
+    drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
+    moving: Tensor | None = None
+
+    def step(features: Tensor, captions: Tensor, lengths: Tensor) -> None:
+        nonlocal moving
+        with machine.autocast(device, precision):
+            decoded = decoder(decoder.prepare(features)._replace(drawn=drawn), captions.to(device), lengths)
+        earned, rewards = losses.earnings(decoded, training.reinforce, moving)
+        if rewards is not None:
+            moving = losses.next_baseline(moving, rewards)
+        loss = losses.total(losses.terms(decoded, training, earned), training)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
+        optimizer.step()
+
+    return step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=2048, help="D, width of the features")
+    parser.add_argument("--width", type=int, nargs="+", default=[2048, 512], help="D, width of the features")
+    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
     args = parser.parse_args()
     device = machine.choose_device(args.device)
     torch.manual_seed(0)
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; D {args.width}, L {L}, V {V}, "
-        f"widths {WIDTH}, {IMAGES} images x {CAPTIONS} captions"
-    )
+    print(measure.machine(device))
+    for width in args.width:
+        figures = measure_width(width, args.modes, device, args.rounds)
+        if args.keep:
+            measure.keep("train_step", device, figures)
+
+
+def measure_width(width: int, modes: list[str], device: torch.device, rounds: int) -> dict[str, object]:
+    """All modes with features of one width; prints the table, and gives its figures."""
     batches = make_batches(4)
-    features = torch.randn(IMAGES, L, args.width, device=device)
-    operations = statistics.mean(least_operations(lengths, args.width) for _, lengths in batches)
+    features = torch.randn(IMAGES, L, width, device=device)
+    operations = statistics.mean(least_operations(lengths, width) for _, lengths in batches)
     words = statistics.mean(int(lengths.sum()) for _, lengths in batches) / (IMAGES * CAPTIONS)
+    steps = {mode: make_step(mode, width, device) for mode in modes}
 
-    def make_step(precision: str, selection: str) -> Callable[[], None]:
-        attention = SELECTIONS[selection](AdditiveScore(WIDTH, args.width, WIDTH), args.width)
-        decoder = Decoder(DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH), attention, args.width, V).to(
-            device
-        )
-        drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if attention.stochastic else None
-        moving: torch.Tensor | None = None
-        optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
+    def through(mode: str) -> None:
+        for captions, lengths in batches:
+            steps[mode](features, captions, lengths)
 
-        def step() -> None:
-            nonlocal moving
-            for captions, lengths in batches:
-                with machine.autocast(device, precision):
-                    memory = decoder.attention.prepare(features)._replace(drawn=drawn)
-                    decoded = decoder(memory, captions.to(device), lengths)
-                earned, drawn_rewards = losses.earnings(decoded, training.reinforce, moving)
-                if drawn_rewards is not None:
-                    moving = losses.next_baseline(moving, drawn_rewards)
-                loss = losses.total(losses.terms(decoded, training, earned), training)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
-                optimizer.step()
-
-        return step
-
-    training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
-    steps = {f"{p}{h}": make_step(p, h.strip() or "soft") for p in ("fp32", "bf16") for h in ("", " hard")}
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    works: dict[str, Callable[[], object]] = {mode: functools.partial(through, mode) for mode in modes}
     rates: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for round_ in range(args.rounds + 1):
-        for name, step in steps.items():
-            taken = seconds(step, device) / len(batches)
-            if round_:  # the first is a warm-up
-                times[name].append(taken)
-        rates["fp32"].append(matrix_rate(device, torch.float32))
-        rates["bf16"].append(matrix_rate(device, torch.bfloat16))
+    works["fp32 rate"] = lambda: rates["fp32"].append(measure.matrix_rate(device, torch.float32))
+    works["bf16 rate"] = lambda: rates["bf16"].append(measure.matrix_rate(device, torch.bfloat16))
+    times = measure.in_turn(works, device, rounds)
     rate = {name: statistics.median(values) for name, values in rates.items()}
-    bound = operations / rate["fp32"]
-    captions = IMAGES * CAPTIONS
+    bound, count = operations / rate["fp32"], IMAGES * CAPTIONS
+    print(f"\nD {width}, L {L}, V {V}, widths {WIDTH}, {IMAGES} images x {CAPTIONS} captions")
     print(f"matrix products: fp32 {rate['fp32'] / 1e9:.0f}, bf16 {rate['bf16'] / 1e9:.0f} GFLOP/s")
-    print(f"least work: {operations / captions / 1e9:.2f} GFLOP a caption of {words:.1f} steps")
-    print(f"{'':12}{'ms a step (min-max)':>26}{'captions/s':>12}{'x fp32 bound':>14}")
-    print(f"{'fp32 bound':12}{1e3 * bound:26.0f}{captions / bound:12.1f}{1:14.2f}")
-    for name, values in times.items():
-        median = statistics.median(values)
-        spread = f"{1e3 * median:.0f} ({1e3 * min(values):.0f}-{1e3 * max(values):.0f})"
-        print(f"{name:12}{spread:>26}{captions / median:12.1f}{median / bound:14.2f}")
-    for slow, fast in (("fp32", "bf16"), ("fp32 hard", "fp32"), ("bf16 hard", "bf16")):
-        pairs = sorted(a / b for a, b in zip(times[slow], times[fast], strict=True))
-        print(f"{slow} takes {statistics.median(pairs):.2f} times ({pairs[0]:.2f}-{pairs[-1]:.2f}) as long as {fast}")
+    print(f"least work: {operations / count / 1e9:.2f} GFLOP a caption of {words:.1f} steps")
+    print(f"{'':12}{'ms a step (min-max)':>26}{'captions/s':>12}{'x fp32 bound':>14}{'memory, MB':>12}")
+    print(f"{'fp32 bound':12}{1e3 * bound:26.0f}{count / bound:12.1f}{1:14.2f}")
+    figures: dict[str, object] = {"width": width, "bound, ms": round(1e3 * bound, 1)}
+    for mode in modes:
+        each = [taken / len(batches) for taken in times[mode]]
+        memory = measure.peak_memory(functools.partial(steps[mode], features, *batches[0]), device)
+        median = statistics.median(each)
+        print(f"{mode:12}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")
+        figures[mode] = {"ms": round(1e3 * median, 1), "x fp32 bound": round(median / bound, 3), "MB": round(memory)}
+    for slow, fast in PAIRS:
+        if slow in times and fast in times:
+            pairs = sorted(a / b for a, b in zip(times[slow], times[fast], strict=True))
+            print(
+                f"{slow} takes {statistics.median(pairs):.2f} times ({pairs[0]:.2f}-{pairs[-1]:.2f}) as long as {fast}"
+            )
+    return figures
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""What the measurements share: time, memory, the machine's own rate, and a line for history.jsonl."""
+
+import ctypes
+import functools
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HISTORY = Path(__file__).with_name("history.jsonl")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, on a GPU until it is done."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, in so many rounds after one to warm up: a machine that slows down slows them all."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(rounds + 1):
+        for name, work in works.items():
+            taken = seconds(work, device)
+            if round_:
+                times[name].append(taken)
+    return times
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of four shapes of matrix products."""
+    best = 0.0
+    for m, n, k in ((2048, 2048, 2048), (4096, 4096, 4096), (6272, 512, 2048), (12544, 512, 2048)):
+        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
+        product = functools.partial(torch.matmul, a, b)
+        product()
+        best = max(best, 2 * m * n * k / statistics.median(seconds(product, device) for _ in range(5)))
+    return best
+
+
+def peak_memory(work: Callable[[], object], device: torch.device) -> float:
+    """Megabytes that the work holds at most beyond what was held before; on Linux, or a GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what was freed counts as held
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    held = status("VmRSS")
+    work()
+    return status("VmHWM") - held
+
+
+def status(name: str) -> float:
+    """Of this process, in megabytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def spread(values: list[float], scale: float = 1e3) -> str:
+    """Median, least and most; seconds as milliseconds."""
+    return f"{scale * statistics.median(values):.0f} ({scale * min(values):.0f}-{scale * max(values):.0f})"
+
+
+def machine(device: torch.device) -> str:
+    """What it was measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        model = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), model)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"torch {torch.__version__}, {device.type}, {where}; {model}"
+
+
+def keep(script: str, device: torch.device, figures: dict[str, Any]) -> None:
+    """Add a line to history.jsonl: what was measured, of which commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=HISTORY.parent
+    ).stdout.strip()
+    line = {"script": script, "commit": commit, "machine": machine(device), **figures}
+    with HISTORY.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"kept in {HISTORY.name}")
