@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, data, datafile, engine, machine, parallel, runlog, vectors
+from caption import checkpoint, compiled, data, datafile, engine, machine, parallel, runlog, vectors
 from caption.captioner import Captioner
 from caption.command import parse, run
 from caption.config import Config
@@ -46,6 +46,10 @@ def main(arguments: list[str]) -> None:
             f"{training.accumulate} parts; give at least {parallel.count() * training.accumulate}"
         )
     torch.manual_seed(training.seed)
+    if training.compile:
+        compiled.want(device)
+    if device.type == "cpu":
+        machine.keep_freed_memory()
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")

@@ -20,6 +20,7 @@ from benchmarks.train_step import WIDTH, L, V, make_decoder
 from caption import machine
 from caption.config import SearchConfig
 from caption.search import search
+from caption.stepwise import unrolled
 
 IMAGES, WORDS = 32, 12
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
     args = parser.parse_args()
     device = machine.choose_device(args.device)
+    machine.keep_freed_memory()
     torch.manual_seed(0)
     decoder = make_decoder(args.width, device).eval()
     features = torch.randn(IMAGES, L, args.width, device=device)
@@ -54,7 +56,7 @@ def main() -> None:
 
     @torch.inference_mode()
     def decoder_alone(precision: str, beams: int) -> None:
-        with machine.autocast(device, precision):
+        with machine.autocast(device, precision), unrolled(decoder):
             memory = decoder.prepare(features)
             state, words = decoder.start(memory, beams), torch.ones(IMAGES, beams, dtype=torch.long, device=device)
             for _ in range(WORDS):

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure
-from caption import losses, machine
+from caption import compiled, losses, machine
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data import GroupedBatches, collate
 from caption.decoder import Decoder
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
-MODES = ("fp32 plain", "fp32", "fp32 hard", "bf16 plain", "bf16", "bf16 hard")
-PAIRS = (("fp32 plain", "fp32"), ("bf16 plain", "bf16"), ("fp32", "bf16"), ("fp32 hard", "fp32"), ("bf16 hard", "bf16"))
+MODES = tuple(f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" plain", "", " hard", " compiled"))
+PAIRS = [(f"{precision}{a}", f"{precision}{b}") for precision in ("fp32", "bf16")
+         for a, b in ((" plain", ""), (" hard", ""), ("", " compiled"))] + [("fp32", "bf16")]  # fmt: skip
 
 
 class PlainScore(AdditiveScore):
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
     args = parser.parse_args()
     device = machine.choose_device(args.device)
+    machine.keep_freed_memory()
     torch.manual_seed(0)
     print(measure.machine(device))
     for width in args.width:
@@ -133,6 +135,7 @@ def measure_width(width: int, modes: list[str], device: torch.device, rounds: in
     steps = {mode: make_step(mode, width, device) for mode in modes}
 
     def through(mode: str) -> None:
+        compiled._state["wanted"] = mode.endswith("compiled")
         for captions, lengths in batches:
             steps[mode](features, captions, lengths)
 
@@ -146,14 +149,15 @@ def measure_width(width: int, modes: list[str], device: torch.device, rounds: in
     print(f"\nD {width}, L {L}, V {V}, widths {WIDTH}, {IMAGES} images x {CAPTIONS} captions")
     print(f"matrix products: fp32 {rate['fp32'] / 1e9:.0f}, bf16 {rate['bf16'] / 1e9:.0f} GFLOP/s")
     print(f"least work: {operations / count / 1e9:.2f} GFLOP a caption of {words:.1f} steps")
-    print(f"{'':12}{'ms a step (min-max)':>26}{'captions/s':>12}{'x fp32 bound':>14}{'memory, MB':>12}")
-    print(f"{'fp32 bound':12}{1e3 * bound:26.0f}{count / bound:12.1f}{1:14.2f}")
+    print(f"{'':14}{'ms a step (min-max)':>26}{'captions/s':>12}{'x fp32 bound':>14}{'memory, MB':>12}")
+    print(f"{'fp32 bound':14}{1e3 * bound:26.0f}{count / bound:12.1f}{1:14.2f}")
     figures: dict[str, object] = {"width": width, "bound, ms": round(1e3 * bound, 1)}
     for mode in modes:
         each = [taken / len(batches) for taken in times[mode]]
+        compiled._state["wanted"] = mode.endswith("compiled")
         memory = measure.peak_memory(functools.partial(steps[mode], features, *batches[0]), device)
         median = statistics.median(each)
-        print(f"{mode:12}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")
+        print(f"{mode:14}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")
         figures[mode] = {"ms": round(1e3 * median, 1), "x fp32 bound": round(median / bound, 3), "MB": round(memory)}
     for slow, fast in PAIRS:
         if slow in times and fast in times:

@@ -121,6 +121,8 @@ class TrainingConfig:
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 elsewhere."""
+    compile: bool = False
+    """Make one kernel of the additive score, and of the LSTM's gates, by torch.compile: faster after half a minute."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0

@@ -1,15 +1,16 @@
 """LSTM decoders: that of section 3.1.2, and Luong's. Their arithmetic stands once, in `recur` and `readout`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caption.attention import Attended, Attention, Draw, Memory, at_least_single
+from caption.compiled import compilable
 from caption.config import DecoderConfig
 from caption.errors import UserError
+from caption.stepwise import StepLinear, unrolled
 from caption.vocabulary import PAD, START
 
 
@@ -102,32 +103,40 @@ class RecurrentDecoder(nn.Module):
         embedded = self.embedding(shifted(captions) if inputs is None else inputs)  # [B, Q, T, E]
         word_gates = self.word_to_gates(embedded).unbind(2)  # T times [B, Q, 4H], one product for all
         state = self.start(memory, rows)
+        rectangles = live_rectangles(lengths, steps)
         hiddens: list[Tensor] = []
         seens: list[Tensor] = []
         weights: list[Tensor] = []
         draws: list[Draw] = []
-        for t, (live_images, live_rows) in enumerate(live_rectangles(lengths, steps)):
-            memory = memory.first(live_images, live_rows)
-            state, seen, attended = self.recur(
-                word_gates[t][:live_images, :live_rows], state.first(live_images, live_rows), memory
-            )
-            missing = (0, rows - live_rows, 0, images - live_images)
-            for results, result in ((hiddens, state.hidden), (seens, seen), (weights, attended.weights)):
-                results.append(F.pad(result, (0, 0, *missing)))
-            if attended.draw is not None:
-                draws.append(Draw(*(F.pad(part, missing) for part in attended.draw)))
+        with unrolled(self):
+            for gates, (live_images, live_rows) in zip(word_gates, rectangles, strict=True):
+                memory = memory.first(live_images, live_rows)
+                state, seen, attended = self.recur(
+                    gates[:live_images, :live_rows], state.first(live_images, live_rows), memory
+                )
+                hiddens.append(state.hidden)
+                seens.append(seen)
+                weights.append(attended.weights)
+                if attended.draw is not None:
+                    draws.append(attended.draw)
 
-        positions, real = words_of(lengths, steps, captions.device)
-        picked = [
-            x.flatten(0, 2).index_select(0, positions)
-            for x in (embedded, torch.stack(hiddens, 2), torch.stack(seens, 2))
-        ]
+        positions, _ = words_of(lengths, steps, captions.device)
+        places = live_places(lengths, rectangles, captions.device)
+
+        def picked(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [N, ...]
+            return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, places)
+
+        def placed(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [B, Q, T, ...], zero where no word is
+            values = picked(parts)
+            whole = values.new_zeros(images * rows * steps, *values.shape[1:])
+            return whole.index_copy(0, positions, values).view(images, rows, steps, *values.shape[1:])
+
         return Decoded(
-            self.readout(*picked),
+            self.readout(embedded.flatten(0, 2).index_select(0, positions), picked(hiddens), picked(seens)),
             captions.flatten().index_select(0, positions),
             positions,
-            torch.stack(weights, 2) * real.unsqueeze(-1),
-            Draw(*(torch.stack(parts, 2) * real for parts in zip(*draws, strict=True))) if draws else None,
+            placed(weights),
+            Draw(*map(placed, zip(*draws, strict=True))) if draws else None,
         )
 
 
@@ -142,12 +151,12 @@ class Decoder(RecurrentDecoder):
         self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
         self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
         self.gate = nn.Linear(hidden, 1)  # f_beta
-        self.word_to_gates = nn.Linear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
-        self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.context_to_gates = nn.Linear(attention.context_width, 4 * hidden, bias=False)
-        self.hidden_to_output = nn.Linear(hidden, embedding, bias=False)  # L_h
-        self.context_to_output = nn.Linear(attention.context_width, embedding, bias=False)  # L_z
-        self.output = nn.Linear(embedding, vocabulary_size)  # L_o
+        self.word_to_gates = StepLinear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
+        self.hidden_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
+        self.context_to_gates = StepLinear(attention.context_width, 4 * hidden, bias=False)
+        self.hidden_to_output = StepLinear(hidden, embedding, bias=False)  # L_h
+        self.context_to_output = StepLinear(attention.context_width, embedding, bias=False)  # L_z
+        self.output = StepLinear(embedding, vocabulary_size)  # L_o
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.dropout = nn.Dropout(config.dropout)
         begin_embedding(self.embedding)
@@ -183,11 +192,11 @@ class LuongDecoder(RecurrentDecoder):
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
         self.initial_hidden = nn.Linear(region_width, hidden)
         self.initial_cell = nn.Linear(region_width, hidden)
-        self.word_to_gates = nn.Linear(embedding, 4 * hidden)
-        self.hidden_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.attentional_to_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.joint = nn.Linear(attention.context_width + hidden, hidden, bias=False)  # W_c
-        self.output = nn.Linear(hidden, vocabulary_size)  # W_s
+        self.word_to_gates = StepLinear(embedding, 4 * hidden)
+        self.hidden_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
+        self.attentional_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
+        self.joint = StepLinear(attention.context_width + hidden, hidden, bias=False)  # W_c
+        self.output = StepLinear(hidden, vocabulary_size)  # W_s
         self.state_dropout = nn.Dropout(config.state_dropout)
         self.dropout = nn.Dropout(config.dropout)
         begin_embedding(self.embedding)
@@ -224,6 +233,7 @@ def begin_embedding(embedding: nn.Embedding) -> None:
     embedding.weight.data[PAD] = 0
 
 
+@compilable
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Gates [B, Q, 4H] before their nonlinearities, cell [B, Q, H] -> hidden state and cell [B, Q, H]."""
     i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
@@ -242,6 +252,15 @@ def words_of(lengths: Tensor, steps: int, device: torch.device) -> tuple[Tensor,
     real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T]
     positions = real.flatten().nonzero().squeeze(1)
     return positions.to(device, non_blocking=True), real.to(device, non_blocking=True)
+
+
+def live_places(lengths: Tensor, rectangles: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Where the N words are among the live rows of all steps, those of a step after those of the one before."""
+    image, row, step = (torch.arange(len(rectangles)) < lengths.unsqueeze(-1)).nonzero().unbind(1)
+    sizes = torch.tensor(rectangles)  # [T, 2]
+    before = sizes.prod(1).cumsum(0) - sizes.prod(1)
+    places = before[step] + image * sizes[step, 1] + row
+    return places.to(device, non_blocking=True)
 
 
 def live_rectangles(lengths: Tensor, steps: int) -> list[tuple[int, int]]:

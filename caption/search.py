@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caption.attention import Attended, Memory, at_least_single
 from caption.config import Attend, SearchConfig
+from caption.stepwise import unrolled
 from caption.vocabulary import END, PAD, START, UNKNOWN
 
 
@@ -42,10 +43,9 @@ def search(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool =
     With `heads`, hypotheses keep the weights of every head, if there are several: many times the memory.
     """
     memory = _attend(memory, config)
-    if config.method == "sample":
-        return sample(decoder, memory, config, heads)
-    one = config.beam_size == 1
-    return greedy(decoder, memory, config, heads) if one else beam(decoder, memory, config, heads)
+    found = sample if config.method == "sample" else greedy if config.beam_size == 1 else beam
+    with unrolled(decoder):
+        return found(decoder, memory, config, heads)
 
 
 def greedy(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
@@ -123,11 +123,11 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = F
         logits, state, attended = decoder.step(words, state, memory)
         allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)  # [B, K, V]
         vocabulary = allowed.shape[-1]
-        allowed = allowed.masked_fill(finished.unsqueeze(-1), -torch.inf)
+        allowed.masked_fill_(finished.unsqueeze(-1), -torch.inf)
         allowed[..., PAD] = allowed[..., PAD].masked_fill(finished, 0)  # a finished hypothesis stays as it is
         lengths = lengths + ~finished
-        candidates = totals.unsqueeze(-1) + allowed  # [B, K, V]
-        ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1)
+        candidates = allowed.add_(totals.unsqueeze(-1))  # [B, K, V]
+        ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
         best = ranks.flatten(1).topk(beams).indices  # [B, K]
         parent, words = best // vocabulary, best % vocabulary
         totals = candidates.flatten(1).gather(1, best)
@@ -167,8 +167,7 @@ def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
 
 
 def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
-    """Log-probabilities [B, K, V] with minus infinity where a word may not follow history [B, K, t]."""
-    log_probabilities = log_probabilities.clone()
+    """Log-probabilities [B, K, V], changed in place: minus infinity where a word may not follow history [B, K, t]."""
     log_probabilities[..., PAD] = log_probabilities[
         ..., START
     ] = -torch.inf  # one by one: a list would be sent to a GPU

@@ -16,10 +16,10 @@ METRICS = (
     "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
-    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "attention.base", "attention.additive",
-    "attention.scores", "attention.windows", "attention.fused", "attention.soft", "attention.hard",
-    "attention.multihead", "attention.glimpses", "attention", "cnn", "padding", "encoder", "decoder",
-    "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile", "data",
+    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "stepwise", "compiled", "attention.base",
+    "attention.additive", "attention.scores", "attention.windows", "attention.fused", "attention.soft",
+    "attention.hard", "attention.multihead", "attention.glimpses", "attention", "cnn", "padding", "encoder",
+    "decoder", "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile", "data",
     "selfcritical", "vectors", "machine", "objective", "engine", "presets", "runlog", "evaluation", "page",
     "report", "described",
 )  # fmt: skip

@@ -9,6 +9,7 @@ d tanh(x) / dx = 4 r (1 - r), and computes it again: [B, Q, L, A] is never held 
 automatic differentiation holds it for every step.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,21 +17,34 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from caption import compiled
 from caption.attention.base import at_least_single
 
 LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
-CACHED = 2**19  # numbers that a processor keeps at hand while it works on them, two megabytes
+CACHED = 320_000  # numbers that two cores keep at hand while they work on them, 1.3 megabytes
 
 
 def exponentials(values: Tensor) -> Tensor:
     """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
-    return torch.exp(2 * at_least_single(values).clamp(-LIMIT, LIMIT))
+    return at_least_single(values).clamp(-LIMIT, LIMIT).mul_(2).exp_()
 
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], both of `exponentials`, and v [A] -> scores e_t [B, Q, L]."""
-    scores: Tensor = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
+    scores: Tensor
+    if compiled.wanted():
+        with torch.autocast(asked.device.type, enabled=False):
+            scores = one_kernel(asked, keys, vector)
+    else:
+        scores = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
     return scores
+
+
+@compiled.compilable
+def one_kernel(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """The same for a compiler, which sums as it goes and computes r again by itself."""
+    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))  # [B, Q, L, A]
+    return vector.sum() - 2 * (shares * vector).sum(-1)
 
 
 class _TanhScores(torch.autograd.Function):
@@ -39,33 +53,40 @@ class _TanhScores(torch.autograd.Function):
         ctx.save_for_backward(asked, keys, vector)
         scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
         with torch.autocast(asked.device.type, enabled=False):
-            for images, shares in _shares(asked, keys):
-                torch.matmul(shares, vector, out=scores[images])
+            for images, regions, shares in _shares(asked, keys):
+                scores[images, :, regions] = shares @ vector
             return vector.sum() - 2 * scores
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         asked, keys, vector = ctx.saved_tensors
-        of_asked, of_keys, seen = torch.empty_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
+        of_asked, of_keys, seen = torch.zeros_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
         with torch.autocast(asked.device.type, enabled=False):
-            for images, shares in _shares(asked, keys):
-                weights = gradient[images]  # [b, Q, L]
+            for images, regions, shares in _shares(asked, keys):
+                weights = gradient[images, :, regions]  # [b, Q, l]
                 seen += weights.flatten() @ shares.flatten(0, 2)
-                slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, L, A]
-                torch.matmul(weights.unsqueeze(2), slopes, out=of_asked[images].unsqueeze(2))
-                torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images])
+                slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, l, A]
+                of_asked[images] += (weights.unsqueeze(2) @ slopes).squeeze(2)
+                torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images, regions])
             # d e / dU = v 4 r (1 - r) dq / dU, and dq / dU = 1 / (2 U); likewise K
             return of_asked.mul_(2 * vector).div_(asked), of_keys.mul_(2 * vector).div_(keys), gradient.sum() - 2 * seen
 
 
-def _shares(asked: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some images, and their r [b, Q, L, A], in memory that the next use again: on a CPU as much as its cache holds."""
-    images, rows, width = asked.shape
-    each = rows * keys.shape[1] * width
-    count = max(1, CACHED // each) if asked.device.type == "cpu" else images
-    one, buffer = asked.new_ones(()), asked.new_empty(min(count, images), rows, keys.shape[1], width)
-    for first in range(0, images, count):
-        some = slice(first, min(first + count, images))
-        shares = buffer[: some.stop - first]
-        yield some, torch.addcmul(one, keys[some].unsqueeze(1), asked[some].unsqueeze(2), out=shares).reciprocal_()
+def _shares(asked: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Some images, some of their regions, and their r [b, Q, l, A], in memory that the next use again: on a CPU as much
+    as its cache holds."""
+    (images, rows, width), regions = asked.shape, keys.shape[1]
+    b, part = images, regions
+    if asked.device.type == "cpu":
+        b, part = max(1, CACHED // (rows * regions * width)), max(1, CACHED // (rows * width))
+        part = regions if part >= regions else -(-regions // -(-regions // part))  # parts of like size
+    one, buffer = asked.new_ones(()), asked.new_empty(min(b, images) * rows * min(part, regions) * width)
+    for first in range(0, images, b):
+        some = slice(first, min(first + b, images))
+        for begin in range(0, regions, part):
+            there = slice(begin, min(begin + part, regions))
+            shape = (some.stop - first, rows, there.stop - begin, width)
+            shares = buffer[: math.prod(shape)].view(shape)
+            torch.addcmul(one, keys[some, there].unsqueeze(1), asked[some].unsqueeze(2), out=shares)
+            yield some, there, shares.reciprocal_()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from caption.attention.additive import exponentials, tanh_scores
 from caption.errors import UserError
+from caption.stepwise import StepLinear
 
 
 class Score(Protocol):
@@ -35,7 +36,7 @@ class AdditiveScore(nn.Module):
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
         super().__init__()
         self.key = nn.Linear(region_width, width)
-        self.query = nn.Linear(query_width, width, bias=False)
+        self.query = StepLinear(query_width, width, bias=False)
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:

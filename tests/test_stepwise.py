@@ -1,0 +1,107 @@
+"""Layers applied at every step: inside `unrolled` they give what they give outside, forward and backward."""
+
+import pytest
+import torch
+from conftest import D, make_kind
+from torch import Tensor
+
+from caption import stepwise
+from caption.config import SearchConfig
+from caption.search import search
+from caption.stepwise import StepLinear, Steps, Weights, unrolled
+from caption.vocabulary import END
+
+
+def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double) -> tuple[StepLinear, list[Tensor]]:
+    """A layer, and what it reads at three steps, fewer rows at each; the second's rows lie apart in memory."""
+    torch.manual_seed(0)
+    layer = StepLinear(7, 5, bias=bias).to(dtype)
+    whole = torch.randn(4, 3, 7, dtype=dtype)
+    return layer, [each.requires_grad_() for each in (whole.clone(), whole[:3, :2].clone(), whole[0, 0].clone())]
+
+
+def gradients(layer: StepLinear, reads: list[Tensor], inside: bool) -> list[Tensor]:
+    torch.manual_seed(1)
+    if inside:
+        with unrolled(layer):
+            results = [layer(x[:, :1] if x.dim() == 3 else x) for x in reads] + [layer(reads[0])]
+    else:
+        results = [layer(x[:, :1] if x.dim() == 3 else x) for x in reads] + [layer(reads[0])]
+    loss = sum((result * torch.randn_like(result)).sum() for result in results)
+    return [*results, *torch.autograd.grad(loss, [*reads, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.double, 1e-12), (torch.float, 1e-5)])
+def test_equals_linear(bias: bool, dtype: torch.dtype, close: float) -> None:
+    layer, reads = layer_and_steps(bias, dtype)
+    for one, other in zip(gradients(layer, reads, True), gradients(layer, reads, False), strict=True):
+        torch.testing.assert_close(one, other, atol=close, rtol=close)
+
+
+def test_single_precision_is_packed_where_onednn_is() -> None:
+    """Or the tests above, and speed, would say nothing of it."""
+    weight = torch.randn(5, 7)
+    assert (Weights(weight).packed is not None) == torch.backends.mkldnn.is_available()
+    assert Weights(weight.double()).packed is None
+
+
+def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast as nn.Linear under autocast, on processors with and without products in bfloat16."""
+    layer, reads = layer_and_steps(True, torch.float)
+    for supported in (True, False):
+        if not supported:
+            monkeypatch.setattr(stepwise, "packs", lambda weight: False)
+        with torch.autocast("cpu", torch.bfloat16):
+            with unrolled(layer):
+                found = layer(reads[0])
+            wanted = layer(reads[0])
+        assert found.dtype == wanted.dtype == torch.bfloat16
+        torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.01)
+        one, other = (torch.autograd.grad(each.float().square().sum(), layer.weight)[0] for each in (found, wanted))
+        assert one.dtype == torch.float
+        torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
+
+
+def test_nothing_stays_behind() -> None:
+    """After an error, too, and after the backward pass; the weights may change then."""
+    layer, reads = layer_and_steps(False)
+    with pytest.raises(ZeroDivisionError), unrolled(layer):
+        assert isinstance(layer.steps, Steps)
+        layer(reads[0])
+        raise ZeroDivisionError
+    assert layer.steps is None
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert not layer(reads[0]).any()
+    with unrolled(layer):
+        assert not layer(reads[0]).any()
+
+
+def test_without_gradient() -> None:
+    layer, reads = layer_and_steps(True, torch.float)
+    with torch.inference_mode(), unrolled(layer):
+        found = layer(reads[0])
+    torch.testing.assert_close(found, layer(reads[0]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["soft", "current", "multi-head"])
+def test_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and search of whole decoders, in single precision, with and without."""
+    decoder = make_kind(kind).float()
+    regions = torch.randn(3, 6, D)
+    captions = torch.tensor([[[5, 6, 7, END], [5, 6, END, 0]], [[6, END, 0, 0], [7, END, 0, 0]], [[END, 0, 0, 0]] * 2])
+    lengths = torch.tensor([[4, 3], [2, 2], [1, 0]])
+
+    def results() -> list[Tensor]:
+        memory = decoder.prepare(regions)
+        decoded = decoder(memory, captions, lengths)
+        loss = decoded.logits.square().mean() + decoded.weights.square().mean()
+        found = search(decoder, memory, SearchConfig(beam_size=3, max_length=5))
+        told = torch.tensor([each.log_probability for several in found for each in several])
+        return [decoded.logits, decoded.weights, told, *torch.autograd.grad(loss, [*decoder.parameters()])]
+
+    inside = results()
+    monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
+    for one, other in zip(inside, results(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
