@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint benchmark install clean
+.PHONY: demo test test-slow lint benchmark benchmark-gpu install clean
 
 install: .venv/installed
 
@@ -38,6 +38,11 @@ test-slow: install
 
 benchmark: install
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.search
+
+benchmark-gpu: install
+	$(BIN)/python -m benchmarks.train_step --device cuda
+	$(BIN)/python -m benchmarks.search --device cuda
 
 clean:
 	rm -rf .venv

@@ -4,7 +4,8 @@
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
 words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. `plain` is
-the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass. The bound is the least
+the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass; `compiled` is
+`--training.compile`. The bound is the least
 number of floating-point operations that the equations need, over the rate of matrix products measured in the same run,
 in fp32. Modes and bound are measured in turn. Memory is the most that a step holds beyond weights and optimizer.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import measure
 from caption import compiled, losses, machine
@@ -31,8 +32,14 @@ PAIRS = [(f"{precision}{a}", f"{precision}{b}") for precision in ("fp32", "bf16"
          for a, b in ((" plain", ""), (" hard", ""), ("", " compiled"))] + [("fp32", "bf16")]  # fmt: skip
 
 
-class PlainScore(AdditiveScore):
+class PlainScore(nn.Module):
     """Eq. 4 as it stands."""
+
+    def __init__(self, query_width: int, region_width: int, width: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(region_width, width)
+        self.query = nn.Linear(query_width, width, bias=False)
+        self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
         keys: Tensor = self.key(regions)

@@ -122,7 +122,8 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 elsewhere."""
     compile: bool = False
-    """Make one kernel of the additive score, and of the LSTM's gates, by torch.compile: faster after half a minute."""
+    """Make a kernel each of the additive score, the LSTM's gates and the cross-entropy, by torch.compile: faster, after
+    half a minute."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0

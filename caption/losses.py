@@ -6,6 +6,7 @@ from torch import Tensor
 
 from caption import parallel
 from caption.attention import at_least_single
+from caption.compiled import compilable
 from caption.config import ReinforceConfig, TrainingConfig
 from caption.decoder import Decoded
 
@@ -15,9 +16,16 @@ def word_count(decoded: Decoded) -> int:
     return max(1, len(decoded.targets))
 
 
+@compilable
+def surprises(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log p of each word, in nats: logits [N, V], targets [N] -> [N]."""
+    return F.cross_entropy(at_least_single(logits), targets, reduction="none")
+
+
 def cross_entropy(decoded: Decoded) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
-    return F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="sum") / word_count(decoded)
+    surprise: Tensor = surprises(decoded.logits, decoded.targets)
+    return surprise.sum() / word_count(decoded)
 
 
 def uniform(decoded: Decoded) -> Tensor:
@@ -44,7 +52,7 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
 @torch.no_grad()
 def word_rewards(decoded: Decoded) -> Tensor:
     """log p(y_t | y_<t, s_<=t, a) of every word, in nats, without gradient [B, Q, T]; zero where there is no word."""
-    rewards = -F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="none")  # [N]
+    rewards = -surprises(decoded.logits, decoded.targets)  # [N]
     return _place(rewards, decoded)
 
 
@@ -140,8 +148,8 @@ def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
 
     `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
     """
-    log_probability = -F.cross_entropy(at_least_single(decoded.logits), decoded.targets, reduction="none")  # [N]
-    return -(earned * log_probability).sum() / word_count(decoded)
+    loss: Tensor = (earned * surprises(decoded.logits, decoded.targets)).sum() / word_count(decoded)
+    return loss
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:

@@ -189,6 +189,6 @@ _variant(
     transformer=TransformerConfig(layers=2),
 )
 PRESETS["flickr8k-multi-head"] = (
-    "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products; not yet run.",
+    "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products: BLEU-4 18.7 on dev (docs/flickr8k.md).",
     _with_decoder(PRESETS["flickr8k-soft"][1], score="multi_head"),
 )

@@ -14,6 +14,7 @@ from caption.attention import additive
 from caption.attention.additive import exponentials, tanh_scores
 from caption.decoder import lstm
 from caption.errors import UserError
+from caption.losses import surprises
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
@@ -38,7 +39,7 @@ def with_gradients(function, values: list[Tensor]) -> list[Tensor]:
 
 @needs_compiler
 def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The score and the LSTM, at several shapes, with one and with several rows; and not compiled anew for each."""
+    """At several shapes, with one and with several rows; and not compiled anew for each."""
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
@@ -47,13 +48,18 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
         query, keys, vector = torch.randn(images, rows, 32), torch.randn(images, regions, 32), torch.randn(32)
         values = [each.requires_grad_() for each in (query, keys, vector)]
         gates = [torch.randn(images, rows, 4 * 16).requires_grad_(), torch.randn(images, rows, 16).requires_grad_()]
-        for function, given in ((scores, values), (lstm, gates)):
+        logits, targets = torch.randn(images * rows, 40).requires_grad_(), torch.arange(images * rows) % 40
+
+        def words(logits: Tensor, targets: Tensor = targets) -> Tensor:
+            return surprises(logits, targets)
+
+        for function, given in ((scores, values), (lstm, gates), (words, [logits])):
             monkeypatch.setitem(compiled._state, "wanted", False)
             wanted = with_gradients(function, given)
             monkeypatch.setitem(compiled._state, "wanted", True)
             for one, other in zip(with_gradients(function, given), wanted, strict=True):
                 torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
-    assert counters["stats"]["unique_graphs"] <= 2 * 4  # of one image, of one row, of one of both, of several
+    assert counters["stats"]["unique_graphs"] <= 3 * 4  # of one image, of one row, of one of both, of several
 
 
 @needs_compiler
