@@ -26,7 +26,7 @@ def gradients(score: Tensor, values: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 # One region of one image at a time; four and three regions; two, two and one image; all.
-@pytest.mark.parametrize("cached", [1, 3 * 11 * 5, 3 * 7 * 11 * 2, 2**18])
+@pytest.mark.parametrize("cached", [1, 3 * 11 * 5, 3 * 7 * 11 * 2, 2**20])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.double, 1e-12), (torch.float, 3e-6)])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_equals_the_plain_score(

@@ -21,7 +21,9 @@ from caption import compiled
 from caption.attention.base import at_least_single
 
 LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
-CACHED = 320_000  # numbers that two cores keep at hand while they work on them, 1.3 megabytes
+CACHED = (
+    2**20
+)  # numbers that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait
 
 
 def exponentials(values: Tensor) -> Tensor:
