@@ -123,7 +123,7 @@ class TrainingConfig:
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 elsewhere."""
     compile: bool = False
     """Make a kernel each of the additive score, the LSTM's gates and the cross-entropy, by torch.compile: faster, after
-    half a minute."""
+    half a minute, for wide models."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0

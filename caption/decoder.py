@@ -233,9 +233,15 @@ def begin_embedding(embedding: nn.Embedding) -> None:
     embedding.weight.data[PAD] = 0
 
 
-@compilable
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Gates [B, Q, 4H] before their nonlinearities, cell [B, Q, H] -> hidden state and cell [B, Q, H]."""
+    hidden, following = lstm_rows(gates.flatten(0, 1), cell.flatten(0, 1))
+    return hidden.view(cell.shape), following.view(cell.shape)
+
+
+@compilable
+def lstm_rows(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of N rows: [N, 4H], [N, H] -> [N, H] each; one shape less for a compiler to tell apart."""
     i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
     return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3

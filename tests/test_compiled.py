@@ -1,5 +1,6 @@
 """Compiled functions give what the plain ones give, forward and backward, whatever the shapes."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +86,18 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_p
 def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(additive, "one_kernel", None)  # would fail
     tanh_scores(torch.ones(1, 1, 2), torch.ones(1, 3, 2), torch.ones(2))
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_training(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path) -> None:
+    """Two epochs with and without: the same losses, but for rounding."""
+    losses = []
+    for name, more in (("plain", []), ("compiled", ["--training.compile"])):
+        monkeypatch.setitem(compiled._state, "wanted", False)
+        given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / name), "--device", "cpu"]
+        train.main([*given, "--training.epochs", "2", "--training.precision", "fp32", *more])
+        assert compiled.wanted() == bool(more)
+        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train"]["cross_entropy"] for line in log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and len(losses[0]) == 2
