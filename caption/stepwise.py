@@ -3,7 +3,7 @@
 Inside `unrolled`, a `StepLinear` does for all steps together what need not be done at each: on a CPU its weights are
 brought into the order in which oneDNN multiplies (PyTorch would do so at every step, which for few rows takes longer
 than the product itself), and its weights' gradient is one product over all steps, not one a step and their sum. Outside
-it is `nn.Linear`.
+it is `nn.Linear`, and a small layer is always.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+LARGE = 2**17  # weights of a layer from which on this pays
 
 
 class StepLinear(nn.Linear):
@@ -31,7 +33,9 @@ class StepLinear(nn.Linear):
 def unrolled(module: Any) -> Iterator[None]:
     """Many steps of a decoder are to follow, by the weights that it has now."""
     layers = (
-        [layer for layer in module.modules() if isinstance(layer, StepLinear)] if isinstance(module, nn.Module) else []
+        [layer for layer in module.modules() if isinstance(layer, StepLinear) and layer.weight.numel() >= LARGE]
+        if isinstance(module, nn.Module)
+        else []
     )
     for layer in layers:
         layer.steps = Steps(layer)

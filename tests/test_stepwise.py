@@ -12,6 +12,11 @@ from caption.stepwise import StepLinear, Steps, Weights, unrolled
 from caption.vocabulary import END
 
 
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepwise, "LARGE", 0)
+
+
 def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double) -> tuple[StepLinear, list[Tensor]]:
     """A layer, and what it reads at three steps, fewer rows at each; the second's rows lie apart in memory."""
     torch.manual_seed(0)
@@ -105,3 +110,10 @@ def test_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
     for one, other in zip(inside, results(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepwise, "LARGE", 36)
+    small, large = StepLinear(7, 5), StepLinear(6, 6)
+    with unrolled(torch.nn.Sequential(small, large)):
+        assert small.steps is None and large.steps is not None
