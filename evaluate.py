@@ -86,8 +86,7 @@ def main(arguments: list[str]) -> None:
         return
     args = parse(Arguments, arguments, "evaluate.py", __doc__)
     device = parallel.begin(machine.choose_device(args.device))
-    if device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(device)
     captioner = Captioner.load(args.checkpoint).to(device)
     data.check_fits(args.data, captioner.vocabulary, captioner.image)
     data.check_features(args.data, captioner.encoder)

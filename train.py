@@ -48,8 +48,7 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(training.seed)
     if training.compile:
         compiled.want(device)
-    if device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(device)
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
@@ -89,7 +88,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     def save(every: int) -> None:
-        stop = stop_asked if parallel.count() == 1 else parallel.total_of(stop_asked)[0] > 0  # all at the same step
+        stop = parallel.total_of(stop_asked)[0] > 0  # all at the same step
         if stop or (every and progress.step % every == 0):
             engine.check_finite(progress)
             more = engine.training_state(optimizer, progress, device)

@@ -1,5 +1,6 @@
 """What the measurements share: time, memory, the machine's own rate, and a line for history.jsonl."""
 
+import argparse
 import ctypes
 import functools
 import json
@@ -13,7 +14,27 @@ from typing import Any
 
 import torch
 
+from caption.machine import choose_device, keep_freed_memory
+
 HISTORY = Path(__file__).with_name("history.jsonl")
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """With the options that the scripts share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.device]:
+    """Read the command line, and make everything ready to measure."""
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    keep_freed_memory(device)
+    torch.manual_seed(0)
+    return args, device
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

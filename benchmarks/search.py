@@ -8,7 +8,6 @@ floating-point operations (keys once an image, everything else once a row and st
 measured in the same run, in fp32. A share of the time is told apart: what the decoder does not take.
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable
@@ -35,16 +34,10 @@ def least_operations(width: int, beams: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--width", type=int, default=2048, help="D, width of the features")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
-    args = parser.parse_args()
-    device = machine.choose_device(args.device)
-    machine.keep_freed_memory()
-    torch.manual_seed(0)
+    args, device = measure.begin(parser)
     decoder = make_decoder(args.width, device).eval()
     features = torch.randn(IMAGES, L, args.width, device=device)
 

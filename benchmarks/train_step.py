@@ -10,7 +10,6 @@ number of floating-point operations that the equations need, over the rate of ma
 in fp32. Modes and bound are measured in turn. Memory is the most that a step holds beyond weights and optimizer.
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable
@@ -116,16 +115,10 @@ def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--width", type=int, nargs="+", default=[2048, 512], help="D, width of the features")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help="add a line to history.jsonl")
-    args = parser.parse_args()
-    device = machine.choose_device(args.device)
-    machine.keep_freed_memory()
-    torch.manual_seed(0)
+    args, device = measure.begin(parser)
     print(measure.machine(device))
     for width in args.width:
         figures = measure_width(width, args.modes, device, args.rounds)
@@ -142,7 +135,7 @@ def measure_width(width: int, modes: list[str], device: torch.device, rounds: in
     steps = {mode: make_step(mode, width, device) for mode in modes}
 
     def through(mode: str) -> None:
-        compiled._state["wanted"] = mode.endswith("compiled")
+        compiled.switch(mode.endswith("compiled"))
         for captions, lengths in batches:
             steps[mode](features, captions, lengths)
 
@@ -161,7 +154,7 @@ def measure_width(width: int, modes: list[str], device: torch.device, rounds: in
     figures: dict[str, object] = {"width": width, "bound, ms": round(1e3 * bound, 1)}
     for mode in modes:
         each = [taken / len(batches) for taken in times[mode]]
-        compiled._state["wanted"] = mode.endswith("compiled")
+        compiled.switch(mode.endswith("compiled"))
         memory = measure.peak_memory(functools.partial(steps[mode], features, *batches[0]), device)
         median = statistics.median(each)
         print(f"{mode:14}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")

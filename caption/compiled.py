@@ -19,11 +19,16 @@ def want(device: torch.device) -> None:
         raise UserError("training.compile needs a C++ compiler (g++ or clang++), and there is none; leave it out")
     # One image or row, or more; with a gradient, without, or in inference: each is compiled for itself, once.
     torch._dynamo.config.recompile_limit = 32
-    _state["wanted"] = True
+    switch(True)
+
+
+def switch(on: bool) -> None:
+    """Compile or not, from now on."""
+    _state["wanted"] = on
 
 
 def wanted() -> bool:
-    """Whether `want` was called."""
+    """Whether compiling is on."""
     return _state["wanted"]
 
 

@@ -120,8 +120,10 @@ class RecurrentDecoder(nn.Module):
                 if attended.draw is not None:
                     draws.append(attended.draw)
 
-        positions, _ = words_of(lengths, steps, captions.device)
-        places = live_places(lengths, rectangles, captions.device)
+        there = words_of(lengths, steps)
+        positions, places = (
+            each.to(captions.device, non_blocking=True) for each in (there, live_places(there, rows, rectangles))
+        )
 
         def picked(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [N, ...]
             return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, places)
@@ -252,21 +254,19 @@ def shifted(captions: Tensor) -> Tensor:
     return torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
 
 
-def words_of(lengths: Tensor, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where there are words: their N places in captions.flatten(), and a bool mask [B, Q, T]; `lengths` [B, Q] lie on
-    the CPU, so that the device is not asked."""
+def words_of(lengths: Tensor, steps: int) -> Tensor:
+    """The N words' places in captions.flatten() [N], on the CPU, where `lengths` [B, Q] lie: a device is not asked."""
     real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T]
-    positions = real.flatten().nonzero().squeeze(1)
-    return positions.to(device, non_blocking=True), real.to(device, non_blocking=True)
+    return real.flatten().nonzero().squeeze(1)
 
 
-def live_places(lengths: Tensor, rectangles: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Where the N words are among the live rows of all steps, those of a step after those of the one before."""
-    image, row, step = (torch.arange(len(rectangles)) < lengths.unsqueeze(-1)).nonzero().unbind(1)
+def live_places(positions: Tensor, rows: int, rectangles: Sequence[tuple[int, int]]) -> Tensor:
+    """Where the words at these positions [N], of `rows` captions an image, are among the live rows of all steps, those
+    of a step after those of the one before [N]."""
+    caption, step = positions // len(rectangles), positions % len(rectangles)
     sizes = torch.tensor(rectangles)  # [T, 2]
     before = sizes.prod(1).cumsum(0) - sizes.prod(1)
-    places = before[step] + image * sizes[step, 1] + row
-    return places.to(device, non_blocking=True)
+    return before[step] + caption // rows * sizes[step, 1] + caption % rows
 
 
 def live_rectangles(lengths: Tensor, steps: int) -> list[tuple[int, int]]:

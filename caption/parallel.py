@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import Dataset, Sampler
 
+from caption.machine import choose_device
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,7 @@ def begin(device: torch.device) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # a UserError, if there are fewer
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if number():

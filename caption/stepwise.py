@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from caption.machine import in_working_precision
+
 LARGE = 2**17  # weights of a layer from which on this pays
 
 
@@ -57,10 +59,9 @@ class Steps:
         self.passed: list[tuple[Tensor, Tensor]] = []  # rows x [N, n] and the gradient of their results [N, m]
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight, bias, kind = self.layer.weight, self.layer.bias, x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        with torch.autocast(kind, enabled=False):
-            x = x.to(dtype)
+        weight, bias, x = self.layer.weight, self.layer.bias, in_working_precision(x)
+        dtype = x.dtype
+        with torch.autocast(x.device.type, enabled=False):
             if self.forth is None:
                 self.forth = Weights(weight.detach().to(dtype))
             if not torch.is_grad_enabled():

@@ -160,9 +160,10 @@ class TransformerDecoder(nn.Module):
                 contexts = layer.regions.contexts(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
             x = layer.after(1, x, contexts)
             x = layer.after(2, x, layer.feed(layer.before(2, x)))
-        positions, real = words_of(lengths, steps, captions.device)
+        positions = words_of(lengths, steps).to(captions.device, non_blocking=True)
         weights = None
         if weigh:
+            real = captions.new_zeros(captions.numel()).index_fill(0, positions, 1).view_as(captions)
             weights = torch.stack(looks).mean(0).view(images, rows, steps, -1) * real.unsqueeze(-1)
         logits = self.readout(x.flatten(0, 1).index_select(0, positions))
         return Decoded(logits, captions.flatten().index_select(0, positions), positions, weights)

@@ -1,8 +1,10 @@
 """Small data and models that many tests share."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,23 @@ V, D, L = 11, 6, 5
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))  # more than are free slow one another
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """`train.main` takes over Ctrl-C and SIGTERM; give them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """A run's log.jsonl, but for the time it took."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        del record["train"]["captions_per_second"], record["train"]["data_share"]
+    return records
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import read_log
 
 import evaluate
 import train
@@ -38,14 +39,6 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(torch.double)
     yield
     torch.set_default_dtype(torch.float)
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 def free_port() -> int:
@@ -77,18 +70,11 @@ def in_processes(count: int, work: Callable[[], None]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def trained(folder: Path) -> tuple[dict, list[dict]]:
-    """The model's weights, and what was logged but for the time it took."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["train"]["captions_per_second"], record["train"]["data_share"]
-    return checkpoint.load(folder / "last.pt")["model"], records
-
-
 def same(one: Path, other: Path) -> None:
     """The same run, but for the order of sums. Adam gives every gradient the same size, that of a weight whose true
     gradient is zero, too; in double precision these are at home."""
-    (a, told_a), (b, told_b) = trained(one), trained(other)
+    a, b = (checkpoint.load(folder / "last.pt")["model"] for folder in (one, other))
+    told_a, told_b = read_log(one), read_log(other)
     close = 1e-6 if a["decoder.embedding.weight"].dtype == torch.double else 2e-5
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=close, rtol=0, msg=lambda text, name=name: f"{name}: {text}")

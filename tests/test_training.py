@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import copy_file
+from conftest import copy_file, read_log
 from torch import distributed
 
 import train
@@ -28,25 +27,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """`train.main` takes over Ctrl-C and SIGTERM; give them back."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
 def run(shapes: Path, folder: Path, *more: str) -> dict:
     train.main(["shapes-soft", "--data", str(shapes), "--output", str(folder), *SMALL, *more])
     return checkpoint.load(folder / "last.pt")
-
-
-def log(folder: Path) -> list[dict]:
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["train"]["captions_per_second"], record["train"]["data_share"]
-    return records
 
 
 def equal(a, b) -> bool:
@@ -104,7 +87,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     torch.manual_seed(99)  # whatever the new process starts with
     train.main(["--resume", str(tmp_path / "parts")])
     assert equal(checkpoint.load(tmp_path / "parts" / "last.pt"), whole)
-    assert log(tmp_path / "parts") == log(tmp_path / "whole") and len(log(tmp_path / "whole")) == 3
+    assert read_log(tmp_path / "parts") == read_log(tmp_path / "whole") and len(read_log(tmp_path / "whole")) == 3
     best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("parts", "whole")]
     assert equal(*best)
 
@@ -127,7 +110,7 @@ def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -
     """Reward and entropy of the draws in training; validation, which takes the expectation, has neither."""
     more = ["--decoder.selection", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
     state = run(shapes, tmp_path / "hard", *more)
-    (record,) = log(tmp_path / "hard")
+    (record,) = read_log(tmp_path / "hard")
     assert 0 < record["train"]["entropy"] < np.log(16) + 1e-4 and np.isfinite(record["train"]["reinforce"])
     assert "entropy" not in record["val"] and "reinforce" not in record["val"]
     assert -60 < record["train"]["baseline"] < -5  # a caption of a dozen words, hardly learnt yet

@@ -21,9 +21,8 @@ from caption import compiled
 from caption.attention.base import at_least_single
 
 LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
-CACHED = (
-    2**20
-)  # numbers that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait
+# Numbers r that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait.
+CACHED = 2**20
 
 
 def exponentials(values: Tensor) -> Tensor:

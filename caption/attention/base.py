@@ -11,12 +11,6 @@ def at_least_single(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def in_working_precision(values: Tensor) -> Tensor:
-    """As autocast would have the factors of a product, if it is on: cast once, not at every step."""
-    kind = values.device.type
-    return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
-
-
 class Memory(NamedTuple):
     """What attention needs of a batch of images; computed once an image, whatever the number of captions or beams.
 

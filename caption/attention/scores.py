@@ -30,7 +30,21 @@ class Score(Protocol):
         """query [B, Q, H], keys [B, L, A] -> scores e_t [B, Q, L]."""
 
 
-class AdditiveScore(nn.Module):
+class TanhScore(nn.Module):
+    """e_ti = v . tanh(k_i + q), of keys and queries as exponentials; why: additive.py."""
+
+    vector: nn.Linear  # v
+
+    def ask(self, query: Tensor) -> Tensor:
+        """query [B, Q, H] -> e^(2q) [B, Q, A]."""
+        raise NotImplementedError
+
+    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
+        """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
+        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
+
+
+class AdditiveScore(TanhScore):
     """e_ti = v . tanh(W_a a_i + W_h h_(t-1)), eq. 4: the multilayer perceptron f_att."""
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
@@ -40,19 +54,15 @@ class AdditiveScore(nn.Module):
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]; why: additive.py."""
+        """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]."""
         return exponentials(self.key(regions))
 
     def ask(self, query: Tensor) -> Tensor:
         """query [B, Q, H] -> e^(2 W_h h) [B, Q, A]."""
         return exponentials(self.query(query))
 
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
 
-
-class ConcatScore(nn.Module):
+class ConcatScore(TanhScore):
     """e_ti = v . tanh(W [h; a_i]).
 
     W [h; a_i] is the sum of two products with its two blocks of columns, so that the blocks of a_i make the keys: this
@@ -72,10 +82,6 @@ class ConcatScore(nn.Module):
     def ask(self, query: Tensor) -> Tensor:
         """query [B, Q, H] -> as the additive score's [B, Q, A]."""
         return exponentials(F.linear(query, self.joint.weight[:, : self.query_width]))
-
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
 
 
 class DotScore(nn.Module):

@@ -6,8 +6,9 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory, at_least_single, in_working_precision
-from caption.attention.scores import AdditiveScore, ConcatScore, Score
+from caption.attention.base import Attended, Memory, at_least_single
+from caption.attention.scores import Score, TanhScore
+from caption.machine import in_working_precision
 
 
 class SoftAttention(nn.Module):
@@ -47,7 +48,7 @@ class SoftAttention(nn.Module):
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
         """query [B, Q, H] at step t, from 0 -> context [B, Q, D] and weights [B, Q, L]."""
         score = self.score
-        if isinstance(score, AdditiveScore | ConcatScore) and self.window is None and fuses(query.device.type):
+        if isinstance(score, TanhScore) and self.window is None and fuses(query.device.type):
             from caption.attention.fused import attend
 
             vector = score.vector.weight[0]
