@@ -47,12 +47,13 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turn(works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, in so many rounds after one to warm up: a machine that slows down slows them all."""
+    """Seconds of each, in so many rounds after three to warm up, until memory need not be asked of the system any more:
+    a machine that slows down slows them all."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for round_ in range(rounds + 1):
+    for round_ in range(-3, rounds):
         for name, work in works.items():
             taken = seconds(work, device)
-            if round_:
+            if round_ >= 0:
                 times[name].append(taken)
     return times
 

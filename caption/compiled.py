@@ -17,13 +17,13 @@ def want(device: torch.device) -> None:
     """Compile from now on. Raises UserError where there is no compiler."""
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise UserError("training.compile needs a C++ compiler (g++ or clang++), and there is none; leave it out")
-    # One image or row, or more; with a gradient, without, or in inference: each is compiled for itself, once.
-    torch._dynamo.config.recompile_limit = 32
     switch(True)
 
 
 def switch(on: bool) -> None:
     """Compile or not, from now on."""
+    # One image or row, or more; with a gradient, without, or in inference: each is compiled for itself, once.
+    torch._dynamo.config.recompile_limit = 32
     _state["wanted"] = on
 
 

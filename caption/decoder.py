@@ -100,30 +100,27 @@ class RecurrentDecoder(nn.Module):
         context needs them.
         """
         images, rows, steps = captions.shape
-        embedded = self.embedding(shifted(captions) if inputs is None else inputs)  # [B, Q, T, E]
-        word_gates = self.word_to_gates(embedded).unbind(2)  # T times [B, Q, 4H], one product for all
-        state = self.start(memory, rows)
         rectangles = live_rectangles(lengths, steps)
+        live, positions, places = (
+            each.to(captions.device, non_blocking=True) for each in live_and_words(lengths, rectangles)
+        )
+        reads = shifted(captions) if inputs is None else inputs
+        embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
+        word_gates = self.word_to_gates(embedded).split([b * q for b, q in rectangles])  # one product for all
+        state = self.start(memory, rows)
         hiddens: list[Tensor] = []
         seens: list[Tensor] = []
         weights: list[Tensor] = []
         draws: list[Draw] = []
         with unrolled(self):
-            for gates, (live_images, live_rows) in zip(word_gates, rectangles, strict=True):
-                memory = memory.first(live_images, live_rows)
-                state, seen, attended = self.recur(
-                    gates[:live_images, :live_rows], state.first(live_images, live_rows), memory
-                )
+            for gates, (b, q) in zip(word_gates, rectangles, strict=True):
+                memory = memory.first(b, q)
+                state, seen, attended = self.recur(gates.view(b, q, -1), state.first(b, q), memory)
                 hiddens.append(state.hidden)
                 seens.append(seen)
                 weights.append(attended.weights)
                 if attended.draw is not None:
                     draws.append(attended.draw)
-
-        there = words_of(lengths, steps)
-        positions, places = (
-            each.to(captions.device, non_blocking=True) for each in (there, live_places(there, rows, rectangles))
-        )
 
         def picked(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [N, ...]
             return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, places)
@@ -134,7 +131,7 @@ class RecurrentDecoder(nn.Module):
             return whole.index_copy(0, positions, values).view(images, rows, steps, *values.shape[1:])
 
         return Decoded(
-            self.readout(embedded.flatten(0, 2).index_select(0, positions), picked(hiddens), picked(seens)),
+            self.readout(embedded.index_select(0, places), picked(hiddens), picked(seens)),
             captions.flatten().index_select(0, positions),
             positions,
             placed(weights),
@@ -260,13 +257,18 @@ def words_of(lengths: Tensor, steps: int) -> Tensor:
     return real.flatten().nonzero().squeeze(1)
 
 
-def live_places(positions: Tensor, rows: int, rectangles: Sequence[tuple[int, int]]) -> Tensor:
-    """Where the words at these positions [N], of `rows` captions an image, are among the live rows of all steps, those
-    of a step after those of the one before [N]."""
-    caption, step = positions // len(rectangles), positions % len(rectangles)
-    sizes = torch.tensor(rectangles)  # [T, 2]
-    before = sizes.prod(1).cumsum(0) - sizes.prod(1)
-    return before[step] + caption // rows * sizes[step, 1] + caption % rows
+def live_and_words(lengths: Tensor, rectangles: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Places in captions.flatten() of the R rows that are live at each step, those of a step after those of the one
+    before [R], and of the N words [N]; and the words' places among the live rows [N]. All on the CPU."""
+    images, rows = lengths.shape
+    sizes = torch.tensor(rectangles)[..., None]  # [T, 2, 1]
+    alive = (torch.arange(images) < sizes[:, 0]).unsqueeze(2) & (torch.arange(rows) < sizes[:, 1]).unsqueeze(1)
+    step, image, row = alive.nonzero().unbind(1)
+    live = (image * rows + row) * len(rectangles) + step
+    words = words_of(lengths, len(rectangles))
+    number = torch.empty(lengths.numel() * len(rectangles), dtype=torch.long)
+    number[live] = torch.arange(len(live))
+    return live, words, number[words]
 
 
 def live_rectangles(lengths: Tensor, steps: int) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""Linear layers that are applied at every step of a caption, by weights that do not change between steps.
+"""Linear layers whose weights do not change from one step of a caption to the next.
 
 Inside `unrolled`, a `StepLinear` does for all steps together what need not be done at each: on a CPU its weights are
 brought into the order in which oneDNN multiplies (PyTorch would do so at every step, which for few rows takes longer
 than the product itself), and its weights' gradient is one product over all steps, not one a step and their sum. Outside
-it is `nn.Linear`, and a small layer is always.
+it, it does so for a call with many rows in single precision, and otherwise, and where it is small, is `nn.Linear`.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from caption.machine import in_working_precision
 
 LARGE = 2**17  # weights of a layer from which on this pays
+MANY = 256  # rows from which on it pays for a single call, but not in half precision
 
 
 class StepLinear(nn.Linear):
@@ -26,9 +27,11 @@ class StepLinear(nn.Linear):
     steps: "Steps | None" = None  # inside `unrolled`
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.steps is None:
-            return super().forward(x)
-        return self.steps(x)
+        if self.steps is not None:
+            return self.steps(x)
+        x = in_working_precision(x)
+        alone = self.weight.numel() >= LARGE and many(x) and packs(x)
+        return Steps(self)(x) if alone else super().forward(x)
 
 
 @contextlib.contextmanager
@@ -56,28 +59,30 @@ class Steps:
         self.forth: Weights | None = None
         self.back: Weights | None = None
         self.token: Tensor | None = None
+        self.taken = 0
         self.passed: list[tuple[Tensor, Tensor]] = []  # rows x [N, n] and the gradient of their results [N, m]
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight, bias, x = self.layer.weight, self.layer.bias, in_working_precision(x)
-        dtype = x.dtype
+        weight, x = self.layer.weight, in_working_precision(x)
         with torch.autocast(x.device.type, enabled=False):
+            bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
             if self.forth is None:
-                self.forth = Weights(weight.detach().to(dtype))
+                self.forth = Weights(weight.detach().to(x.dtype), packs(x))
             if not torch.is_grad_enabled():
-                return self.forth(x, None if bias is None else bias.to(dtype))
+                return self.forth(x, bias)
             if self.token is None:
                 self.token = _Gather.apply(weight, self)
-            result: Tensor = _Step.apply(x, self.token, self)
-            return result if bias is None else result + bias.to(dtype)
+            self.taken += 1
+            result: Tensor = _Step.apply(x, self.token, bias, self)
+            return result
 
 
 class Weights:
-    """A matrix [m, n] in the order in which this machine multiplies by it."""
+    """A matrix [m, n], if wished in the order in which oneDNN multiplies by it."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, packed: bool) -> None:
         self.plain = weight
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if packs(weight) else None
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if packed else None
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., n] -> [..., m]."""
@@ -87,12 +92,17 @@ class Weights:
         return result
 
 
-def packs(weight: Tensor) -> bool:
-    """Whether oneDNN is there for such a matrix, and multiplies in its precision."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def packs(x: Tensor) -> bool:
+    """Whether oneDNN is there for rows like x [..., n], and its own order of a matrix pays for them."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or half
+    half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return x.dtype == torch.float32 or (half and not many(x))
+
+
+def many(x: Tensor) -> bool:
+    """Whether x [..., n] has many rows."""
+    return x.numel() > MANY * x.shape[-1]
 
 
 class _Gather(torch.autograd.Function):
@@ -106,27 +116,33 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, nothing: Tensor) -> tuple[Tensor, None]:
-        rows, gradients = (torch.cat(parts) for parts in zip(*ctx.steps.passed, strict=True))
-        ctx.steps.passed.clear()
+        passed = ctx.steps.passed
+        rows, gradients = passed[0] if len(passed) == 1 else map(torch.cat, zip(*passed, strict=True))
+        passed.clear()
         return (gradients.t() @ rows).to(ctx.dtype), None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token: Tensor, steps: Steps) -> Tensor:
+    def forward(ctx: Any, x: Tensor, token: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
         ctx.save_for_backward(x)
         ctx.steps = steps
         assert steps.forth is not None
-        return steps.forth(x)
+        return steps.forth(x, bias)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (x,), steps = ctx.saved_tensors, ctx.steps
-        steps.passed.append((x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])))
-        of_x = None
+        gradients = gradient.reshape(-1, gradient.shape[-1])
+        steps.passed.append((x.reshape(-1, x.shape[-1]), gradients))
+        of_x = of_bias = None
         if ctx.needs_input_grad[0]:
-            if steps.back is None:
-                steps.back = Weights(steps.forth.plain.t().contiguous())
+            if steps.back is None:  # for a single step, the other order costs more than it saves
+                weight = steps.forth.plain.t()
+                several = steps.taken > 1 and packs(gradient)
+                steps.back = Weights(weight.contiguous() if several else weight, several)
             of_x = steps.back(gradient)
-        return of_x, gradient.new_zeros(()), None
+        if ctx.needs_input_grad[2]:
+            of_bias = gradients.sum(0)
+        return of_x, gradient.new_zeros(()), of_bias, None

@@ -84,7 +84,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_p
 
 
 def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additive, "one_kernel", None)  # would fail
+    monkeypatch.setattr(additive, "kernel_scores", None)  # would fail
     tanh_scores(torch.ones(1, 1, 2), torch.ones(1, 3, 2), torch.ones(2))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from caption import stepwise
 from caption.config import SearchConfig
 from caption.search import search
-from caption.stepwise import StepLinear, Steps, Weights, unrolled
+from caption.stepwise import StepLinear, Steps, Weights, packs, unrolled
 from caption.vocabulary import END
 
 
@@ -44,11 +44,33 @@ def test_equals_linear(bias: bool, dtype: torch.dtype, close: float) -> None:
         torch.testing.assert_close(one, other, atol=close, rtol=close)
 
 
-def test_single_precision_is_packed_where_onednn_is() -> None:
+def test_packed_where_it_pays() -> None:
     """Or the tests above, and speed, would say nothing of it."""
-    weight = torch.randn(5, 7)
-    assert (Weights(weight).packed is not None) == torch.backends.mkldnn.is_available()
-    assert Weights(weight.double()).packed is None
+    here = torch.backends.mkldnn.is_available()
+    few, rows = torch.randn(3, 7), torch.randn(stepwise.MANY + 1, 7)
+    assert packs(few) == packs(rows) == here
+    assert (Weights(few, packs(few)).packed is not None) == here
+    assert not packs(few.double()) and not packs(rows.bfloat16())
+    assert packs(few.bfloat16()) == (here and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_rows_alone(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside `unrolled`, too: a call is a step of its own."""
+    layer = StepLinear(7, 5, bias=bias)
+    x = torch.randn(2, stepwise.MANY, 7).requires_grad_()
+    made = []
+    monkeypatch.setattr(stepwise, "Steps", lambda layer: made.append(Steps(layer)) or made[-1])
+
+    def results() -> list[Tensor]:
+        result = layer(x)
+        return [result, *torch.autograd.grad(result.square().sum(), [x, *layer.parameters()])]
+
+    found = results()
+    monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
+    for one, other in zip(found, results(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+    assert len(made) == torch.backends.mkldnn.is_available()
 
 
 def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +78,7 @@ def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, reads = layer_and_steps(True, torch.float)
     for supported in (True, False):
         if not supported:
-            monkeypatch.setattr(stepwise, "packs", lambda weight: False)
+            monkeypatch.setattr(stepwise, "packs", lambda x: False)
         with torch.autocast("cpu", torch.bfloat16):
             with unrolled(layer):
                 found = layer(reads[0])

@@ -10,7 +10,7 @@ automatic differentiation holds it for every step.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last di
 # Numbers r that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait.
 CACHED = 2**20
 
+Gradients = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
 
 def exponentials(values: Tensor) -> Tensor:
     """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
@@ -32,46 +34,61 @@ def exponentials(values: Tensor) -> Tensor:
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], both of `exponentials`, and v [A] -> scores e_t [B, Q, L]."""
-    scores: Tensor
-    if compiled.wanted():
-        with torch.autocast(asked.device.type, enabled=False):
-            scores = one_kernel(asked, keys, vector)
-    else:
-        scores = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
+    scores: Tensor = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
     return scores
-
-
-@compiled.compilable
-def one_kernel(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """The same for a compiler, which sums as it goes and computes r again by itself."""
-    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))  # [B, Q, L, A]
-    return vector.sum() - 2 * (shares * vector).sum(-1)
 
 
 class _TanhScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
         ctx.save_for_backward(asked, keys, vector)
-        scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
         with torch.autocast(asked.device.type, enabled=False):
-            for images, regions, shares in _shares(asked, keys):
-                scores[images, :, regions] = shares @ vector
-            return vector.sum() - 2 * scores
+            return (kernel_scores if compiled.wanted() else block_scores)(asked, keys, vector)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        asked, keys, vector = ctx.saved_tensors
-        of_asked, of_keys, seen = torch.zeros_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
-        with torch.autocast(asked.device.type, enabled=False):
-            for images, regions, shares in _shares(asked, keys):
-                weights = gradient[images, :, regions]  # [b, Q, l]
-                seen += weights.flatten() @ shares.flatten(0, 2)
-                slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, l, A]
-                of_asked[images] += (weights.unsqueeze(2) @ slopes).squeeze(2)
-                torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images, regions])
-            # d e / dU = v 4 r (1 - r) dq / dU, and dq / dU = 1 / (2 U); likewise K
-            return of_asked.mul_(2 * vector).div_(asked), of_keys.mul_(2 * vector).div_(keys), gradient.sum() - 2 * seen
+        with torch.autocast(gradient.device.type, enabled=False):
+            work: Gradients = kernel_gradients if compiled.wanted() else block_gradients
+            return work(*ctx.saved_tensors, gradient)
+
+
+@compiled.compilable
+def kernel_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """As it stands, for a compiler, which sums as it goes."""
+    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))  # [B, Q, L, A]
+    return vector.sum() - 2 * (shares * vector).sum(-1)
+
+
+@compiled.compilable
+def kernel_gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of asked, keys and v, for a compiler. d e / dU = 4 v r (1 - r) dq / dU, and dq / dU = 1 / (2 U);
+    likewise K."""
+    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))
+    weights = gradient.unsqueeze(-1) * shares
+    slopes = weights - weights * shares
+    seen = weights.sum(2).sum((0, 1))
+    return slopes.sum(2) * 2 * vector / asked, slopes.sum(1) * 2 * vector / keys, gradient.sum() - 2 * seen
+
+
+def block_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """The same without a compiler."""
+    scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
+    for images, regions, shares in _shares(asked, keys):
+        scores[images, :, regions] = shares @ vector
+    return vector.sum() - 2 * scores
+
+
+def block_gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same without a compiler."""
+    of_asked, of_keys, seen = torch.zeros_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
+    for images, regions, shares in _shares(asked, keys):
+        weights = gradient[images, :, regions]  # [b, Q, l]
+        seen += weights.flatten() @ shares.flatten(0, 2)
+        slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, l, A]
+        of_asked[images] += (weights.unsqueeze(2) @ slopes).squeeze(2)
+        torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images, regions])
+    return of_asked.mul_(2 * vector).div_(asked), of_keys.mul_(2 * vector).div_(keys), gradient.sum() - 2 * seen
 
 
 def _shares(asked: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -49,7 +49,7 @@ class AdditiveScore(TanhScore):
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
         super().__init__()
-        self.key = nn.Linear(region_width, width)
+        self.key = StepLinear(region_width, width)
         self.query = StepLinear(query_width, width, bias=False)
         self.vector = nn.Linear(width, 1, bias=False)
 
