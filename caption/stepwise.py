@@ -30,8 +30,12 @@ class StepLinear(nn.Linear):
         if self.steps is not None:
             return self.steps(x)
         x = in_working_precision(x)
-        alone = self.weight.numel() >= LARGE and many(x) and packs(x)
-        return Steps(self)(x) if alone else super().forward(x)
+        if self.weight.numel() < LARGE or not many(x) or not packs(x):
+            return super().forward(x)
+        step = Steps(self)
+        result = step(x)
+        step.end()
+        return result
 
 
 @contextlib.contextmanager
@@ -48,6 +52,8 @@ def unrolled(module: Any) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
+            if layer.steps is not None:
+                layer.steps.end()
             layer.steps = None
 
 
@@ -75,6 +81,10 @@ class Steps:
             self.taken += 1
             result: Tensor = _Step.apply(x, self.token, bias, self)
             return result
+
+    def end(self) -> None:
+        """No step follows. The token holds what holds these steps: in a circle, nothing would be freed in time."""
+        self.token = None
 
 
 class Weights:

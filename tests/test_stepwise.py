@@ -1,5 +1,8 @@
 """Layers applied at every step: inside `unrolled` they give what they give outside, forward and backward."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from conftest import D, make_kind
@@ -103,6 +106,28 @@ def test_nothing_stays_behind() -> None:
     assert not layer(reads[0]).any()
     with unrolled(layer):
         assert not layer(reads[0]).any()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_memory_is_freed_at_once(backward: bool, inside: bool) -> None:
+    """Without the garbage collector, which comes late: no reference goes in a circle."""
+    layer = StepLinear(7, 5)
+    held = []
+    gc.collect()
+    gc.disable()
+    try:
+        with unrolled(layer if inside else None):
+            results = [layer(torch.randn(stepwise.MANY + 1, 7)) for _ in range(2)]
+        held += [weakref.ref(result.grad_fn) for result in results]
+        held += [weakref.ref(result.grad_fn.steps) for result in results if hasattr(result.grad_fn, "steps")]
+        assert len(held) > 2 or not torch.backends.mkldnn.is_available()
+        if backward:
+            sum(results).sum().backward()
+        del results
+        assert not any(each() for each in held)
+    finally:
+        gc.enable()
 
 
 def test_without_gradient() -> None:

@@ -29,7 +29,7 @@ class SoftAttention(nn.Module):
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
         values = in_working_precision(regions).contiguous()
-        return Memory(self.score.keys(regions), values, values.mean(1))
+        return Memory(self.score.keys(values), values, regions.mean(1))
 
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside
