@@ -22,6 +22,7 @@ from caption.objective import Lost, Objective, decode
 from caption.progress import Bar, Counted
 from caption.search import Hypothesis, search
 from caption.selfcritical import Critic
+from caption.stepwise import unrolled
 
 T = TypeVar("T")
 
@@ -216,11 +217,12 @@ def validate(
     """Mean loss terms over the words of a split, by teacher forcing; attention, soft or hard, by its expectation."""
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
-    for batch in Bar(loader, "validate", "batches"):
-        decoded = decode(captioner, batch, config, device, draw=False)
-        sums["words"] += len(decoded.targets)
-        for name, value in losses.terms(decoded, config).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
+    with unrolled(captioner.decoder):
+        for batch in Bar(loader, "validate", "batches"):
+            decoded = decode(captioner, batch, config, device, draw=False)
+            sums["words"] += len(decoded.targets)
+            for name, value in losses.terms(decoded, config).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
     parts = parallel.gather({parallel.number(): sums}).values()
     whole = {name: sum(part.get(name, 0.0) for part in parts) for part in parts for name in part}
     return {name: value / whole["words"] for name, value in whole.items() if name != "words"}
@@ -246,17 +248,18 @@ def generate(
     """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
     attention the expectation). An image is encoded once for both."""
     captioner.eval()
-    for batch in Bar(loader, "caption", "batches"):
-        read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
-        with autocast(device, precision):
-            memory = captioner.remember(batch.images.to(device, non_blocking=True))
-            found = search(captioner.decoder, memory, config)
-            if references:
-                captions = batch.captions.to(device, non_blocking=True)
-                weights = captioner.decoder(memory, captions, batch.lengths).weights
-                weights = weights.float().cpu()  # [B, Q, T, L]
-                for b, q in (batch.lengths > 0).nonzero().tolist():
-                    length = int(batch.lengths[b, q])
-                    words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())
-                    read[b].append((words, weights[b, q, : length - 1]))
-        yield from map(Generated, batch.indices, found, read)
+    with unrolled(captioner.decoder):
+        for batch in Bar(loader, "caption", "batches"):
+            read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
+            with autocast(device, precision):
+                memory = captioner.remember(batch.images.to(device, non_blocking=True))
+                found = search(captioner.decoder, memory, config)
+                if references:
+                    captions = batch.captions.to(device, non_blocking=True)
+                    weights = captioner.decoder(memory, captions, batch.lengths).weights
+                    weights = weights.float().cpu()  # [B, Q, T, L]
+                    for b, q in (batch.lengths > 0).nonzero().tolist():
+                        length = int(batch.lengths[b, q])
+                        words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())
+                        read[b].append((words, weights[b, q, : length - 1]))
+            yield from map(Generated, batch.indices, found, read)

@@ -40,20 +40,17 @@ class StepLinear(nn.Linear):
 
 @contextlib.contextmanager
 def unrolled(module: Any) -> Iterator[None]:
-    """Many steps of a decoder are to follow, by the weights that it has now."""
-    layers = (
-        [layer for layer in module.modules() if isinstance(layer, StepLinear) and layer.weight.numel() >= LARGE]
-        if isinstance(module, nn.Module)
-        else []
-    )
-    for layer in layers:
-        layer.steps = Steps(layer)
+    """Many steps of a decoder are to follow, of one batch or of many, by the weights that it has now."""
+    modules = module.modules() if isinstance(module, nn.Module) else []
+    layers = [each for each in modules if isinstance(each, StepLinear) and each.weight.numel() >= LARGE]
+    begun = {layer: Steps(layer) for layer in layers if layer.steps is None}
+    for layer, steps in begun.items():
+        layer.steps = steps
     try:
         yield
     finally:
-        for layer in layers:
-            if layer.steps is not None:
-                layer.steps.end()
+        for layer, steps in begun.items():
+            steps.end()
             layer.steps = None
 
 
