@@ -52,12 +52,17 @@ def main(arguments: list[str]) -> None:
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
+    workers, pin = training.workers, device.type == "cuda"
+    if training.cache == "auto" and 2 * (train.size + val.size) < machine.free_memory(device):
+        for split in (train, val):
+            split.keep_on(device)
+        workers, pin = 0, False
+        print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB")
     rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
-    pin = device.type == "cuda"
     shares = parallel.Shares(batches, training.accumulate)
-    train_loader = data.make_loader(parallel.StandIns(rows), shares, training.workers, pin)
+    train_loader = data.make_loader(parallel.StandIns(rows), shares, workers, pin)
     val_batches = parallel.mine(data.in_order(len(val), 2 * training.batch_size))
-    val_loader = data.make_loader(val, val_batches, training.workers, pin)
+    val_loader = data.make_loader(val, val_batches, workers, pin)
 
     # The model, new or as it was saved.
     if state is None:

@@ -128,6 +128,9 @@ class TrainingConfig:
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0
     """Processes that read data; 0: the main one."""
+    cache: Literal["auto", "never"] = "auto"
+    """auto: where all pictures or features take less than half of what is free on the GPU, they are read once and stay
+    there, and `workers` have nothing to do."""
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """A split of the data file -> batches of images with their captions."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,7 @@ class CaptionData(Dataset[Batch]):
             self.image_captions: NDArray[np.int64] = group["image_captions"][:]
             self.caption_words: NDArray[np.int64] = group["caption_words"][:]
             self.words: NDArray[np.int32] = group["words"][:]
+        self.resident: Tensor | None = None  # all images, where `keep_on` put them
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -111,12 +113,29 @@ class CaptionData(Dataset[Batch]):
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Pictures uint8 [B, 3, S, S], or features float16 [B, L, D], each read straight into its place."""
+        if self.resident is not None:
+            numbers = torch.tensor(indices, device=self.resident.device)
+            return self.resident.index_select(0, numbers)
         if self._process != os.getpid():
             self.records.after_fork()
             self._process = os.getpid()
         images = np.empty((len(indices), *self.records.shape), np.float16 if self.features else np.uint8)
         self.records.read(indices, images)
         return torch.from_numpy(images)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Read all images once and keep them there: no batch is read, or brought to a GPU, any more. The loader must
+        then have no workers: they could not hand over what is there."""
+        dtype = torch.float16 if self.features else torch.uint8
+        images = torch.empty((len(self), *self.records.shape), dtype=dtype, device=device)
+        for some in in_order(len(self), 256):
+            images[some[0] : some[-1] + 1] = self.images(some)
+        self.resident = images
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its images, as `images` gives them."""
+        return len(self) * math.prod(self.records.shape) * (2 if self.features else 1)
 
     @property
     def features(self) -> bool:

@@ -52,6 +52,11 @@ def in_working_precision(values: Tensor) -> Tensor:
     return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 on a CPU, whose system keeps files in memory by itself."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, let the C library keep what is freed for what comes next, where it is glibc. By default it gives large
     tensors back to the system, which clears every page of the next one."""

@@ -99,6 +99,19 @@ def test_two_workers(shapes: Path, start: str) -> None:
         assert one.indices == two.indices and torch.equal(one.images, two.images)
 
 
+@pytest.mark.parametrize("batching", ["images", "lengths"])
+def test_images_that_are_kept(shapes: Path, batching: str) -> None:
+    """The same batches, and the file is not read any more."""
+    data, kept = CaptionData(shapes, "train"), CaptionData(shapes, "train")
+    kept.keep_on(torch.device("cpu"))
+    assert kept.resident is not None and kept.resident.nbytes == kept.size
+    kept.records = None  # type: ignore[assignment]
+    loaders = [make_loader(*training_batches(each, batching, 8, seed=1)) for each in (data, kept)]
+    for one, other in zip(*loaders, strict=True):
+        assert one.indices == other.indices and one.images.dtype == other.images.dtype
+        assert torch.equal(one.images, other.images) and torch.equal(one.captions, other.captions)
+
+
 def test_pickles_without_the_open_file(shapes: Path) -> None:
     data = CaptionData(shapes, "val")
     data.images([0])

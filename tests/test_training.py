@@ -16,6 +16,7 @@ from caption import checkpoint, data, engine, losses, machine, objective, parall
 from caption.attention import Draw
 from caption.captioner import Captioner
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
+from caption.data import CaptionData
 from caption.decoder import Decoded
 from caption.errors import UserError
 from caption.search import search
@@ -104,6 +105,20 @@ def test_every_other_picture_is_mirrored(shapes: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(objective, "mirror", lambda images: seen.append(len(images)) or images)
     run(shapes, tmp_path / "run", "--training.mirror", "--training.epochs", "2")
     assert sum(seen) == 2 * 40
+
+
+def test_pictures_stay_where_they_fit(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing else changes; `free` bytes on a GPU are made believe."""
+    size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
+    runs = []
+    for name, free, more in (("read", 2 * size, []), ("kept", 2 * size + 1, []), ("never", 1 << 60, ["never"])):
+        monkeypatch.setattr(machine, "free_memory", lambda device, free=free: free)
+        more = ["--training.epochs", "1", "--training.workers", "1", *(["--training.cache", *more] if more else [])]
+        runs.append(run(shapes, tmp_path / name, *more)["model"])
+        assert ("all pictures stay on cpu: 0.0 GB" in capsys.readouterr().out) == (name == "kept")
+    assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
 
 def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -> None:
