@@ -17,6 +17,7 @@ from caption.config import ImageConfig
 from caption.datafile import Records, open_file, read_image_config, read_manifest, read_vocabulary
 from caption.encoder import Encoder
 from caption.errors import UserError
+from caption.machine import send
 from caption.vocabulary import END, PAD, Vocabulary
 
 
@@ -114,8 +115,7 @@ class CaptionData(Dataset[Batch]):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Pictures uint8 [B, 3, S, S], or features float16 [B, L, D], each read straight into its place."""
         if self.resident is not None:
-            numbers = torch.tensor(indices, device=self.resident.device)
-            return self.resident.index_select(0, numbers)
+            return self.resident.index_select(0, send(torch.tensor(indices), self.resident.device))
         if self._process != os.getpid():
             self.records.after_fork()
             self._process = os.getpid()

@@ -10,6 +10,7 @@ from caption.attention import Attended, Attention, Draw, Memory, at_least_single
 from caption.compiled import compilable
 from caption.config import DecoderConfig
 from caption.errors import UserError
+from caption.machine import send
 from caption.stepwise import StepLinear, unrolled
 from caption.vocabulary import PAD, START
 
@@ -101,9 +102,7 @@ class RecurrentDecoder(nn.Module):
         """
         images, rows, steps = captions.shape
         rectangles = live_rectangles(lengths, steps)
-        live, positions, places = (
-            each.to(captions.device, non_blocking=True) for each in live_and_words(lengths, rectangles)
-        )
+        live, positions, places = (send(each, captions.device) for each in live_and_words(lengths, rectangles))
         reads = shifted(captions) if inputs is None else inputs
         embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
         word_gates = self.word_to_gates(embedded).split([b * q for b, q in rectangles])  # one product for all

@@ -17,7 +17,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data import Batch
 from caption.errors import UserError
-from caption.machine import autocast
+from caption.machine import autocast, send
 from caption.objective import Lost, Objective, decode
 from caption.progress import Bar, Counted
 from caption.search import Hypothesis, search
@@ -252,10 +252,10 @@ def generate(
         for batch in Bar(loader, "caption", "batches"):
             read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
             with autocast(device, precision):
-                memory = captioner.remember(batch.images.to(device, non_blocking=True))
+                memory = captioner.remember(send(batch.images, device))
                 found = search(captioner.decoder, memory, config)
                 if references:
-                    captions = batch.captions.to(device, non_blocking=True)
+                    captions = send(batch.captions, device)
                     weights = captioner.decoder(memory, captions, batch.lengths).weights
                     weights = weights.float().cpu()  # [B, Q, T, L]
                     for b, q in (batch.lengths > 0).nonzero().tolist():

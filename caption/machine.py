@@ -52,6 +52,13 @@ def in_working_precision(values: Tensor) -> Tensor:
     return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device, without waiting for what it does: from pinned memory they are copied beside it."""
+    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU; 0 on a CPU, whose system keeps files in memory by itself."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

@@ -11,7 +11,7 @@ from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.data import Batch
 from caption.decoder import Decoded
-from caption.machine import autocast
+from caption.machine import autocast, send
 from caption.selfcritical import Critic
 
 
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         """A batch, its captions' lengths on the CPU. `draw`: hard attention draws; `own`: share of the words read that
         are the model's; `baseline` [] of hard attention, if there is one yet."""
         device = next(self.captioner.parameters()).device
-        images = batch.images.to(device, non_blocking=True)
+        images = send(batch.images, device)
         if self.config.mirror:
             images = mirror(images)
         if self.critic:
@@ -64,7 +64,7 @@ def decode(
 ) -> Decoded:
     """Teacher forcing; a share `own` of the words read is the model's. With `draw`, hard attention draws locations:
     `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
-    captions, lengths, drawn = batch.captions.to(device, non_blocking=True), batch.lengths, None
+    captions, lengths, drawn = send(batch.captions, device), batch.lengths, None
     if draw and captioner.decoder.stochastic:
         drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
         captions, lengths, drawn = (
@@ -72,5 +72,5 @@ def decode(
         )
     weigh = config.doubly_stochastic > 0 or drawn is not None
     with autocast(device, config.precision):
-        decoded: Decoded = captioner(batch.images.to(device, non_blocking=True), captions, lengths, drawn, weigh, own)
+        decoded: Decoded = captioner(send(batch.images, device), captions, lengths, drawn, weigh, own)
     return decoded

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from caption.attention import Attended, Memory, MultiHeadAttention
 from caption.config import DecoderConfig
 from caption.decoder import Decoded, shifted, words_of
+from caption.machine import send
 from caption.vocabulary import PAD
 
 LEARNED = 128  # positions in a table of learned ones
@@ -160,7 +161,7 @@ class TransformerDecoder(nn.Module):
                 contexts = layer.regions.contexts(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
             x = layer.after(1, x, contexts)
             x = layer.after(2, x, layer.feed(layer.before(2, x)))
-        positions = words_of(lengths, steps).to(captions.device, non_blocking=True)
+        positions = send(words_of(lengths, steps), captions.device)
         weights = None
         if weigh:
             real = captions.new_zeros(captions.numel()).index_fill(0, positions, 1).view_as(captions)

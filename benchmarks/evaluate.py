@@ -1,0 +1,75 @@
+"""Where the time of an evaluation goes: how much of it is neither the encoder nor the decoder.
+
+    python -m benchmarks.evaluate --checkpoint runs/soft/best.pt --data data/flickr8k.h5 --split train [more]
+
+Runs evaluate.py in this process, with whatever more is given, on the CPU, and a clock around encoder, decoder and
+reading. "search" is what is left of writing the captions, "the rest" above all the scores and their intervals.
+"""
+
+import functools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import evaluate
+from benchmarks import measure
+from caption import engine
+from caption.data import CaptionData
+from caption.decoder import RecurrentDecoder
+from caption.encoder import Encoder
+from caption.transformer import TransformerDecoder
+
+PARTS = {"encoder": [(Encoder, "forward")], "reading": [(CaptionData, "images")],
+         "decoder": [(kind, name) for kind in (RecurrentDecoder, TransformerDecoder)
+                     for name in ("prepare", "start", "step", "forward")]}  # fmt: skip
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    spent: Counter[str] = Counter()
+    for part, methods in PARTS.items():
+        for kind, name in methods:
+            setattr(kind, name, timed(spent, part, getattr(kind, name)))
+    generate, pictures = engine.generate, 0
+
+    def timed_generate(*arguments: Any, **more: Any) -> Iterator[engine.Generated]:
+        nonlocal pictures
+        start = time.perf_counter()
+        found = [*generate(*arguments, **more)]
+        spent["captions"] = time.perf_counter() - start
+        pictures = len(found)
+        yield from found
+
+    engine.generate = timed_generate  # type: ignore[assignment]
+    start = time.perf_counter()
+    evaluate.main([*arguments, "--device", "cpu"])
+    spent["whole"] = time.perf_counter() - start
+    spent["search"] = spent["captions"] - spent["encoder"] - spent["decoder"] - spent["reading"]
+    spent["the rest"] = spent["whole"] - spent["captions"]
+    print(f"\n{measure.machine(torch.device('cpu'))}")
+    print(f"{pictures} pictures in {spent['whole']:.1f} s")
+    for part in ("encoder", "decoder", "reading", "search", "the rest"):
+        print(f"{part:10}{spent[part]:8.1f} s{spent[part] / spent['whole']:6.1%}")
+
+
+def timed(spent: Counter[str], part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, its seconds added to the part's."""
+
+    @functools.wraps(method)
+    def measured(*arguments: Any, **more: Any) -> Any:
+        start = time.perf_counter()
+        result = method(*arguments, **more)
+        spent[part] += time.perf_counter() - start
+        return result
+
+    return measured
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
