@@ -9,7 +9,7 @@ reading. "search" is what is left of writing the captions, "the rest" above all 
 import functools
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,16 +23,19 @@ from caption.decoder import RecurrentDecoder
 from caption.encoder import Encoder
 from caption.transformer import TransformerDecoder
 
-PARTS = {"encoder": [(Encoder, "forward")], "reading": [(CaptionData, "images")],
-         "decoder": [(kind, name) for kind in (RecurrentDecoder, TransformerDecoder)
-                     for name in ("prepare", "start", "step", "forward")]}  # fmt: skip
+PARTS: dict[str, list[tuple[Any, str]]] = {
+    "encoder": [(Encoder, "forward")],
+    "decoder": [(kind, name) for kind in (RecurrentDecoder, TransformerDecoder)
+                for name in ("prepare", "start", "step", "forward")],
+    "reading": [(CaptionData, "images")],
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for part, methods in PARTS.items():
         for kind, name in methods:
             setattr(kind, name, timed(spent, part, getattr(kind, name)))
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> None:
         print(f"{part:10}{spent[part]:8.1f} s{spent[part] / spent['whole']:6.1%}")
 
 
-def timed(spent: Counter[str], part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def timed(spent: dict[str, float], part: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, its seconds added to the part's."""
 
     @functools.wraps(method)
