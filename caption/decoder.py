@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from caption.attention import Attended, Attention, Draw, Memory, at_least_single
 from caption.compiled import compilable
 from caption.config import DecoderConfig
+from caption.dropout import Dropout
 from caption.errors import UserError
 from caption.machine import send
 from caption.stepwise import StepLinear, unrolled
@@ -155,8 +156,8 @@ class Decoder(RecurrentDecoder):
         self.hidden_to_output = StepLinear(hidden, embedding, bias=False)  # L_h
         self.context_to_output = StepLinear(attention.context_width, embedding, bias=False)  # L_z
         self.output = StepLinear(embedding, vocabulary_size)  # L_o
-        self.state_dropout = nn.Dropout(config.state_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.state_dropout = Dropout(config.state_dropout)
+        self.dropout = Dropout(config.dropout)
         begin_embedding(self.embedding)
         if config.tie:
             self.output.weight = self.embedding.weight
@@ -195,8 +196,8 @@ class LuongDecoder(RecurrentDecoder):
         self.attentional_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
         self.joint = StepLinear(attention.context_width + hidden, hidden, bias=False)  # W_c
         self.output = StepLinear(hidden, vocabulary_size)  # W_s
-        self.state_dropout = nn.Dropout(config.state_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.state_dropout = Dropout(config.state_dropout)
+        self.dropout = Dropout(config.dropout)
         begin_embedding(self.embedding)
         if config.tie:
             if config.embedding != hidden:

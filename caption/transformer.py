@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from caption.attention import Attended, Memory, MultiHeadAttention
 from caption.config import DecoderConfig
 from caption.decoder import Decoded, shifted, words_of
+from caption.dropout import Dropout
 from caption.machine import send
 from caption.vocabulary import PAD
 
@@ -42,7 +43,7 @@ class Layer(nn.Module):
         self.regions = MultiHeadAttention(width, width, config.attention, config.heads)
         self.feed = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(config.state_dropout)
+        self.dropout = Dropout(config.state_dropout)
         self.pre = config.transformer.norm == "pre"
 
     def before(self, sublayer: int, x: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(form.layers))
         self.norm = nn.LayerNorm(width) if form.norm == "pre" else nn.Identity()
         self.output = nn.Linear(width, vocabulary_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

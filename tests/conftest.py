@@ -10,6 +10,9 @@ from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if os.path.exists("/dev/nvidiactl") else "1")  # read when it is imported
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for each core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import h5py
 import pytest
 import torch
