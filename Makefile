@@ -41,7 +41,8 @@ benchmark: install
 	$(BIN)/python -m benchmarks.search
 
 benchmark-gpu: install
-	$(BIN)/python -m benchmarks.train_step --device cuda
+	$(BIN)/python -m benchmarks.attend --device cuda
+	$(BIN)/python -m benchmarks.train_step --device cuda --profile
 	$(BIN)/python -m benchmarks.search --device cuda
 
 clean:

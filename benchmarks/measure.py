@@ -16,6 +16,7 @@ import torch
 
 from caption.machine import choose_device, keep_freed_memory
 
+DEVICE_TIME = {"cpu": "cpu_time_total", "cuda": "device_time_total"}  # of the profiler's events, in microseconds
 HISTORY = Path(__file__).with_name("history.jsonl")
 
 
@@ -81,6 +82,22 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     held = status("VmRSS")
     work()
     return status("VmHWM") - held
+
+
+def top_ten(work: Callable[[], object], device: torch.device) -> str:
+    """The operations that take longest themselves, without what they call."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if kind == "cuda" else []
+    with torch.profiler.profile(activities=activities) as profile:
+        seconds(work, device)
+    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, f"self_{DEVICE_TIME[kind]}"))
+    whole = sum(getattr(event, f"self_{DEVICE_TIME[kind]}") for event in events)
+    lines = []
+    for event in events[:10]:
+        own = getattr(event, f"self_{DEVICE_TIME[kind]}")
+        lines.append(f"{event.key[:60]:62}{event.count:7} x {own / event.count:9.0f} us {own / whole:7.1%}")
+    return "\n".join(lines)
 
 
 def status(name: str) -> float:

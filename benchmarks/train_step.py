@@ -118,15 +118,18 @@ def main() -> None:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--width", type=int, nargs="+", default=[2048, 512], help="D, width of the features")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--profile", action="store_true", help="the ten operations that take longest, of the last mode")
     args, device = measure.begin(parser)
     print(measure.machine(device))
     for width in args.width:
-        figures = measure_width(width, args.modes, device, args.rounds)
+        figures = measure_width(width, args.modes, device, args.rounds, args.profile)
         if args.keep:
             measure.keep("train_step", device, figures)
 
 
-def measure_width(width: int, modes: list[str], device: torch.device, rounds: int) -> dict[str, object]:
+def measure_width(
+    width: int, modes: list[str], device: torch.device, rounds: int, profile: bool = False
+) -> dict[str, object]:
     """All modes with features of one width; prints the table, and gives its figures."""
     batches = make_batches(4)
     features = torch.randn(IMAGES, L, width, device=device)
@@ -165,6 +168,8 @@ def measure_width(width: int, modes: list[str], device: torch.device, rounds: in
             print(
                 f"{slow} takes {statistics.median(pairs):.2f} times ({pairs[0]:.2f}-{pairs[-1]:.2f}) as long as {fast}"
             )
+    if profile:
+        print(f"\n{modes[-1]}, {len(batches)} steps:\n{measure.top_ten(functools.partial(through, modes[-1]), device)}")
     return figures
 
 

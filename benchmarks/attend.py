@@ -1,0 +1,83 @@
+"""One look of the additive attention (score, softmax, context), forward and backward, beside the rate of memory.
+
+    python -m benchmarks.attend [--images 13 64] [--device cpu] [--keep]
+
+L = 196, A = 512, five rows an image; values of width 2,048 in fp32 and in bf16, which get no gradient, as with a frozen
+encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py, `compiled` the same with `--training.compile`, `fused`
+the kernel of fused.py, on a GPU. The limit is the time of reading keys and values once, forward and again backward, and
+of writing the keys' gradient, at the rate at which this machine copies a large tensor, measured in the same run.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import measure
+from benchmarks.train_step import CAPTIONS, WIDTH, L, PlainScore
+from caption import compiled, machine
+from caption.attention import AdditiveScore, SoftAttention, soft
+
+D = 2048
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of a copy of half a gigabyte."""
+    values, there = torch.ones(2**27, device=device), torch.empty(2**27, device=device)
+    times = [measure.seconds(lambda: there.copy_(values), device) for _ in range(6)]
+    return 2 * values.nbytes / statistics.median(times[1:])
+
+
+def make_look(precision: str, kind: str, images: int, device: torch.device) -> tuple[Callable[[], object], ...]:
+    """A look forward, and one forward and backward."""
+    attention = SoftAttention((PlainScore if kind == "plain" else AdditiveScore)(WIDTH, D, WIDTH), D).to(device)
+    regions, query = torch.randn(images, L, D, device=device), torch.randn(images, CAPTIONS, WIDTH, device=device)
+    with torch.no_grad(), machine.autocast(device, precision):
+        memory = attention.prepare(regions)
+    query.requires_grad_()
+    memory = memory._replace(keys=memory.keys.detach().requires_grad_())
+
+    def look(backward: bool) -> None:
+        compiled.switch(kind == "compiled")
+        soft.fuses = lambda device: kind == "fused"  # type: ignore[assignment]
+        with torch.set_grad_enabled(backward), machine.autocast(device, precision):
+            context = attention(query, memory).context
+        if backward:
+            torch.autograd.grad(context.sum(), (query, memory.keys))
+
+    return functools.partial(look, False), functools.partial(look, True)
+
+
+def main() -> None:
+    parser = measure.make_parser(__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[13, 64])
+    args, device = measure.begin(parser)
+    kinds = ("plain", "blocks", "compiled") + (("fused",) if device.type == "cuda" else ())
+    print(measure.machine(device))
+    for images in args.images:
+        works: dict[str, Callable[[], object]] = {}
+        rates: list[float] = []
+        modes = [f"{precision} {kind}" for precision in ("fp32", "bf16") for kind in kinds]
+        for mode in modes:
+            works[mode], works[f"{mode} both"] = make_look(*mode.split(), images, device)
+        works["rate"] = functools.partial(lambda rates: rates.append(copy_rate(device)), rates)
+        times = {
+            name: statistics.median(values) for name, values in measure.in_turn(works, device, args.rounds).items()
+        }
+        rate = statistics.median(rates)
+        print(f"\n{images} images x {CAPTIONS} rows, L {L}, A {WIDTH}, D {D}; copying {rate / 1e9:.1f} GB/s")
+        print(f"{'':16}{'forward, ms':>14}{'of the limit':>14}{'both, ms':>12}{'of the limit':>14}")
+        figures: dict[str, object] = {"images": images, "GB/s": round(rate / 1e9, 1)}
+        for mode in modes:
+            keys, values = 4 * images * L * WIDTH, (4 if mode.startswith("fp32") else 2) * images * L * D
+            one, both = times[mode], times[f"{mode} both"]
+            limits = (keys + values) / rate, (3 * keys + 2 * values) / rate
+            print(f"{mode:16}{1e3 * one:14.2f}{limits[0] / one:14.0%}{1e3 * both:12.2f}{limits[1] / both:14.0%}")
+            figures[mode] = {"forward, ms": round(1e3 * one, 2), "both, ms": round(1e3 * both, 2)}
+        if args.keep:
+            measure.keep("attend", device, figures)
+
+
+if __name__ == "__main__":
+    main()
