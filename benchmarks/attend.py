@@ -29,8 +29,9 @@ def copy_rate(device: torch.device) -> float:
     return 2 * values.nbytes / statistics.median(times[1:])
 
 
-def make_look(precision: str, kind: str, images: int, device: torch.device) -> tuple[Callable[[], object], ...]:
+def make_look(mode: str, images: int, device: torch.device) -> tuple[Callable[[], object], ...]:
     """A look forward, and one forward and backward."""
+    precision, kind = mode.split()
     attention = SoftAttention((PlainScore if kind == "plain" else AdditiveScore)(WIDTH, D, WIDTH), D).to(device)
     regions, query = torch.randn(images, L, D, device=device), torch.randn(images, CAPTIONS, WIDTH, device=device)
     with torch.no_grad(), machine.autocast(device, precision):
@@ -60,7 +61,7 @@ def main() -> None:
         rates: list[float] = []
         modes = [f"{precision} {kind}" for precision in ("fp32", "bf16") for kind in kinds]
         for mode in modes:
-            works[mode], works[f"{mode} both"] = make_look(*mode.split(), images, device)
+            works[mode], works[f"{mode} both"] = make_look(mode, images, device)
         works["rate"] = functools.partial(lambda rates: rates.append(copy_rate(device)), rates)
         times = {
             name: statistics.median(values) for name, values in measure.in_turn(works, device, args.rounds).items()
