@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> None:
     if training.compile:
         compiled.want(device)
     machine.keep_freed_memory(device)
+    machine.allow_tf32(device)
 
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")

@@ -120,7 +120,7 @@ class TrainingConfig:
     patience: int = 0
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 autocast where this machine multiplies it faster, fp32 elsewhere."""
+    """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
     compile: bool = False
     """Make a kernel each of the additive score, the LSTM's gates and the cross-entropy, by torch.compile: faster, after
     half a minute, for wide models."""

@@ -46,6 +46,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def allow_tf32(device: torch.device) -> None:
+    """On a GPU, let products in fp32 round their factors to TF32 (10 bits), several times as fast: for training."""
+    if device.type == "cuda":  # elsewhere it would mean other things
+        torch.set_float32_matmul_precision("high")
+
+
 def in_working_precision(values: Tensor) -> Tensor:
     """As autocast would have the factors of a product, if it is on: cast once, not at every step."""
     kind = values.device.type

@@ -302,6 +302,17 @@ def test_another_vocabulary_is_refused(shapes: Path, tmp_path: Path, captioner: 
         data.check_fits(shapes, captioner.vocabulary, ImageConfig(64, "crop"))
 
 
+def test_tf32_only_on_a_gpu() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        machine.allow_tf32(torch.device("cpu"))
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        machine.allow_tf32(torch.device("cuda"))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_auto_precision_is_one_of_the_two() -> None:
     assert machine.choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
     assert machine.choose_precision("bf16", torch.device("cpu")) == "bf16"

@@ -36,7 +36,7 @@ class _Attend(torch.autograd.Function):
         scores, weights = asked.new_empty(images, rows, regions), asked.new_empty(images, rows, regions)
         most, sums = asked.new_empty(images, blocks, rows), asked.new_empty(images, blocks, rows)
         parts, context = asked.new_empty(images, blocks, rows, depth), values.new_empty(images, rows, depth)
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         _part[(images, blocks)](
             asked, keys, vector, values, scores, most, sums, parts, regions, width, depth, -2 / temperature, rows,
             max(16, triton.next_power_of_2(rows)), REGIONS, WIDTH, DEPTH, precision,
