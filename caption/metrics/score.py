@@ -111,7 +111,8 @@ def _resample(scores: Sequence[Score], seed: int) -> list[Values]:
     tables = {id(score.parts): score.parts for score in scores}  # BLEU's are all one
     results: list[list[Values]] = [[] for _ in scores]
     for chunk in _chunks(count):
-        times = generator.multinomial(count, np.full(count, 1 / count), size=chunk).astype(np.float64)
+        drawn = generator.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=chunk * count).reshape(chunk, count).astype(np.float64)
         sums = {key: times @ table for key, table in tables.items()}  # how often each picture is drawn, times its part
         for result, score in zip(results, scores, strict=True):
             result.append(score.combine(sums[id(score.parts)]))
