@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> None:
     # The data.
     train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
     workers, pin = training.workers, device.type == "cuda"
-    if training.cache == "auto" and 2 * (train.size + val.size) < machine.free_memory(device):
+    if training.cache == "auto" and 4 * (train.size + val.size) < machine.free_memory(device):
         for split in (train, val):
             split.keep_on(device)
         workers, pin = 0, False
-        print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB")
+        print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB (or: --training.cache never)")
     rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
     shares = parallel.Shares(batches, training.accumulate)
     train_loader = data.make_loader(parallel.StandIns(rows), shares, workers, pin)

@@ -91,7 +91,10 @@ def top_ten(work: Callable[[], object], device: torch.device) -> str:
     activities += [torch.profiler.ProfilerActivity.CUDA] if kind == "cuda" else []
     with torch.profiler.profile(activities=activities) as profile:
         seconds(work, device)
-    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, f"self_{DEVICE_TIME[kind]}"))
+    found = profile.key_averages()
+    if kind == "cuda":  # kernels alone: what calls them is told with their time, too
+        found = [each for each in found if each.device_type.name == "CUDA" and not each.is_user_annotation]
+    events = sorted(found, key=lambda event: -getattr(event, f"self_{DEVICE_TIME[kind]}"))
     whole = sum(getattr(event, f"self_{DEVICE_TIME[kind]}") for event in events)
     lines = []
     for event in events[:10]:

@@ -122,15 +122,15 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
     compile: bool = False
-    """Make a kernel each of the additive score, the LSTM's gates and the cross-entropy, by torch.compile: faster, after
-    half a minute, for wide models."""
+    """Make kernels of the additive score, its gradient, the LSTM's gates and cross-entropy, by torch.compile: faster,
+    after half a minute, for wide models."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0
     """Processes that read data; 0: the main one."""
     cache: Literal["auto", "never"] = "auto"
-    """auto: where all pictures or features take less than half of what is free on the GPU, they are read once and stay
-    there, and `workers` have nothing to do."""
+    """auto: where all pictures or features take less than a quarter of what is free on the GPU, they are read once and
+    stay there, and `workers` have nothing to do."""
     seed: int = 1
 
     def __post_init__(self) -> None:

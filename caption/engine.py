@@ -246,7 +246,7 @@ def generate(
     references: bool = False,
 ) -> Iterator[Generated]:
     """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
-    attention the expectation). An image is encoded once for both."""
+    attention the expectation). An image is encoded once for both. The weights must not change before all is read."""
     captioner.eval()
     with unrolled(captioner.decoder):
         for batch in Bar(loader, "caption", "batches"):

@@ -47,7 +47,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def allow_tf32(device: torch.device) -> None:
-    """On a GPU, let products in fp32 round their factors to TF32 (10 bits), several times as fast: for training."""
+    """On a GPU, let all products in fp32 round their factors to TF32 (10 bits), several times as fast: for training and
+    its validation."""
     if device.type == "cuda":  # elsewhere it would mean other things
         torch.set_float32_matmul_precision("high")
 

@@ -63,13 +63,14 @@ class Steps:
         self.back: Weights | None = None
         self.token: Tensor | None = None
         self.taken = 0
-        self.passed: list[tuple[Tensor, Tensor]] = []  # rows x [N, n] and the gradient of their results [N, m]
+        # Of each step, by its number: rows x [N, n] and the gradient of their results [N, m].
+        self.passed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, x = self.layer.weight, in_working_precision(x)
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
-            if self.forth is None:
+            if self.forth is None or self.forth.plain.dtype != x.dtype:
                 self.forth = Weights(weight.detach().to(x.dtype), packs(x))
             if not torch.is_grad_enabled():
                 return self.forth(x, bias)
@@ -123,9 +124,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, nothing: Tensor) -> tuple[Tensor, None]:
-        passed = ctx.steps.passed
+        passed = [*ctx.steps.passed.values()]
+        ctx.steps.passed.clear()
         rows, gradients = passed[0] if len(passed) == 1 else map(torch.cat, zip(*passed, strict=True))
-        passed.clear()
         return (gradients.t() @ rows).to(ctx.dtype), None
 
 
@@ -133,7 +134,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, token: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.steps = steps
+        ctx.steps, ctx.number = steps, steps.taken
         assert steps.forth is not None
         return steps.forth(x, bias)
 
@@ -142,7 +143,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (x,), steps = ctx.saved_tensors, ctx.steps
         gradients = gradient.reshape(-1, gradient.shape[-1])
-        steps.passed.append((x.reshape(-1, x.shape[-1]), gradients))
+        steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
             if steps.back is None:  # for a single step, the other order costs more than it saves

@@ -37,12 +37,14 @@ def _two_threads() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """`train.main` takes over Ctrl-C and SIGTERM; give them back."""
+def _as_before() -> Iterator[None]:
+    """`train.main` takes over Ctrl-C and SIGTERM, and allows TF32 on a GPU; give them back."""
+    precision = torch.get_float32_matmul_precision()
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
+    torch.set_float32_matmul_precision(precision)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -108,6 +108,27 @@ def test_nothing_stays_behind() -> None:
         assert not layer(reads[0]).any()
 
 
+def test_a_gradient_twice() -> None:
+    """Of what is read alone, then of the weights: each counts once."""
+    layer, reads = layer_and_steps(True)
+    with unrolled(layer):
+        total = sum(layer(x).square().sum() for x in reads)
+    wanted = sum(torch.nn.functional.linear(x, layer.weight, layer.bias).square().sum() for x in reads)
+    torch.autograd.grad(total, reads, retain_graph=True)
+    for one, other in zip(*(torch.autograd.grad(each, [*layer.parameters()]) for each in (total, wanted)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_another_precision() -> None:
+    """Inside the same `unrolled`."""
+    layer, reads = layer_and_steps(True, torch.float)
+    with torch.no_grad(), unrolled(layer):
+        first = layer(reads[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(reads[0]).dtype == torch.bfloat16
+        assert torch.equal(layer(reads[0]), first)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_memory_is_freed_at_once(backward: bool, inside: bool) -> None:

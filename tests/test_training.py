@@ -113,11 +113,11 @@ def test_pictures_stay_where_they_fit(
     """And nothing else changes; `free` bytes on a GPU are made believe."""
     size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
     runs = []
-    for name, free, more in (("read", 2 * size, []), ("kept", 2 * size + 1, []), ("never", 1 << 60, ["never"])):
+    for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
         monkeypatch.setattr(machine, "free_memory", lambda device, free=free: free)
         more = ["--training.epochs", "1", "--training.workers", "1", *(["--training.cache", *more] if more else [])]
         runs.append(run(shapes, tmp_path / name, *more)["model"])
-        assert ("all pictures stay on cpu: 0.0 GB" in capsys.readouterr().out) == (name == "kept")
+        assert ("all pictures stay on" in capsys.readouterr().out) == (name == "kept")
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
 
@@ -226,7 +226,8 @@ def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> No
     batch = data.collate(range(8), few, split.images)
     optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
     captioner.train()
-    for _ in range(200):
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 5e-3 if step < 150 else 5e-4  # or the last loss may be of a step that jumped
         loss = losses.cross_entropy(captioner(batch.images, batch.captions, batch.lengths))
         optimizer.zero_grad()
         loss.backward()
@@ -303,14 +304,10 @@ def test_another_vocabulary_is_refused(shapes: Path, tmp_path: Path, captioner: 
 
 
 def test_tf32_only_on_a_gpu() -> None:
-    before = torch.get_float32_matmul_precision()
-    try:
-        machine.allow_tf32(torch.device("cpu"))
-        assert torch.get_float32_matmul_precision() == before == "highest"
-        machine.allow_tf32(torch.device("cuda"))
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
+    machine.allow_tf32(torch.device("cpu"))
+    assert torch.get_float32_matmul_precision() == "highest"
+    machine.allow_tf32(torch.device("cuda"))
+    assert torch.get_float32_matmul_precision() == "high"
 
 
 def test_auto_precision_is_one_of_the_two() -> None:
