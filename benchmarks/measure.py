@@ -124,11 +124,17 @@ def machine(device: torch.device) -> str:
     return f"torch {torch.__version__}, {device.type}, {where}; {model}"
 
 
+def git(*arguments: str) -> str:
+    """What a command of git says of this repository."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=HISTORY.parent)
+    return done.stdout.strip()
+
+
 def keep(script: str, device: torch.device, figures: dict[str, Any]) -> None:
     """Add a line to history.jsonl: what was measured, of which commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=HISTORY.parent
-    ).stdout.strip()
+    commit = git("rev-parse", "--short", "HEAD")
+    if git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude,top)benchmarks/{HISTORY.name}"):
+        commit += "-dirty"
     line = {"script": script, "commit": commit, "machine": machine(device), **figures}
     with HISTORY.open("a") as file:
         file.write(json.dumps(line) + "\n")
