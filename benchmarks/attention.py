@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.measure import git
 from caption import data, datafile, engine
 from caption.captioner import Captioner
 from caption.presets import PRESETS
@@ -84,15 +85,11 @@ def measure(output: Path, variant: str, seed: int, source: str, epochs: int) -> 
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run([sys.executable, *command], stdout=log, stderr=log, env=environment, check=True)
     scores = json.loads((folder / "scores_test.json").read_text())["scores"]
-    line = {"variant": variant, "seed": seed, "epochs": epochs, "commit": commit(), "torch": torch.__version__}
+    commit = git("rev-parse", "--short", "HEAD")
+    line = {"variant": variant, "seed": seed, "epochs": epochs, "commit": commit, "torch": torch.__version__}
     with RESULTS.open("a") as file:
         file.write(json.dumps({**line, "scores": {name: round(scores[name], 3) for name in KEPT}}) + "\n")
     print(f"{folder}: done", file=sys.stderr)
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:

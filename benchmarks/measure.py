@@ -16,7 +16,6 @@ import torch
 
 from caption.machine import choose_device, keep_freed_memory
 
-DEVICE_TIME = {"cpu": "cpu_time_total", "cuda": "device_time_total"}  # of the profiler's events, in microseconds
 HISTORY = Path(__file__).with_name("history.jsonl")
 
 
@@ -86,21 +85,22 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
 
 def top_ten(work: Callable[[], object], device: torch.device) -> str:
     """The operations that take longest themselves, without what they call."""
-    kind = "cuda" if device.type == "cuda" else "cpu"
     activities = [torch.profiler.ProfilerActivity.CPU]
-    activities += [torch.profiler.ProfilerActivity.CUDA] if kind == "cuda" else []
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
         seconds(work, device)
-    found = profile.key_averages()
-    if kind == "cuda":  # kernels alone: what calls them is told with their time, too
-        found = [each for each in found if each.device_type.name == "CUDA" and not each.is_user_annotation]
-    events = sorted(found, key=lambda event: -getattr(event, f"self_{DEVICE_TIME[kind]}"))
-    whole = sum(getattr(event, f"self_{DEVICE_TIME[kind]}") for event in events)
-    lines = []
-    for event in events[:10]:
-        own = getattr(event, f"self_{DEVICE_TIME[kind]}")
-        lines.append(f"{event.key[:60]:62}{event.count:7} x {own / event.count:9.0f} us {own / whole:7.1%}")
-    return "\n".join(lines)
+    events = profile.key_averages()
+    if device.type == "cuda":  # kernels alone: what calls them is told with their time, too
+        kernels = [each for each in events if each.device_type.name == "CUDA" and not each.is_user_annotation]
+        own = [(each.self_device_time_total, each) for each in kernels]
+    else:
+        own = [(each.self_cpu_time_total, each) for each in events]
+    whole = sum(taken for taken, _ in own)
+    return "\n".join(
+        f"{each.key[:60]:62}{each.count:7} x {taken / each.count:9.0f} us {taken / whole:7.1%}"
+        for taken, each in sorted(own, key=lambda pair: -pair[0])[:10]
+    )
 
 
 def status(name: str) -> float:
@@ -125,8 +125,8 @@ def machine(device: torch.device) -> str:
 
 
 def git(*arguments: str) -> str:
-    """What a command of git says of this repository."""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=HISTORY.parent)
+    """What a command of git says of this repository; nothing where there is none: a measurement is not lost for it."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=HISTORY.parent)
     return done.stdout.strip()
 
 

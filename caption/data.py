@@ -119,15 +119,16 @@ class CaptionData(Dataset[Batch]):
         if self._process != os.getpid():
             self.records.after_fork()
             self._process = os.getpid()
-        images = np.empty((len(indices), *self.records.shape), np.float16 if self.features else np.uint8)
+        images = np.empty((len(indices), *self.records.shape), self.records.dtype)
         self.records.read(indices, images)
         return torch.from_numpy(images)
 
     def keep_on(self, device: torch.device) -> None:
         """Read all images once and keep them there: no batch is read, or brought to a GPU, any more. The loader must
         then have no workers: they could not hand over what is there."""
-        dtype = torch.float16 if self.features else torch.uint8
-        images = torch.empty((len(self), *self.records.shape), dtype=dtype, device=device)
+        images = torch.from_numpy(np.empty(0, self.records.dtype)).new_empty(
+            (len(self), *self.records.shape), device=device
+        )
         for some in in_order(len(self), 256):
             images[some[0] : some[-1] + 1] = self.images(some)
         self.resident = images
@@ -135,7 +136,7 @@ class CaptionData(Dataset[Batch]):
     @property
     def size(self) -> int:
         """Bytes of all its images, as `images` gives them."""
-        return len(self) * math.prod(self.records.shape) * (2 if self.features else 1)
+        return len(self) * math.prod(self.records.shape) * self.records.dtype.itemsize
 
     @property
     def features(self) -> bool:
