@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from caption.compiled import compilable
 from caption.machine import in_working_precision
 
 LARGE = 2**17  # weights of a layer from which on this pays
@@ -32,16 +33,16 @@ class StepLinear(nn.Linear):
         x = in_working_precision(x)
         if self.weight.numel() < LARGE or not many(x) or not packs(x):
             return super().forward(x)
-        with unrolled(self):
+        with unrolled(self, several=False):
             return self.forward(x)
 
 
 @contextlib.contextmanager
-def unrolled(module: Any) -> Iterator[None]:
-    """Many steps of a decoder are to follow, of one batch or of many, by the weights that it has now."""
+def unrolled(module: Any, several: bool = True) -> Iterator[None]:
+    """Several steps of a decoder are to follow, of one batch or of many, by the weights that it has now; or one."""
     modules = module.modules() if isinstance(module, nn.Module) else []
     layers = [each for each in modules if isinstance(each, StepLinear) and each.weight.numel() >= LARGE]
-    begun = {layer: Steps(layer) for layer in layers if layer.steps is None}
+    begun = {layer: Steps(layer, several) for layer in layers if layer.steps is None}
     for layer, steps in begun.items():
         layer.steps = steps
     try:
@@ -55,8 +56,8 @@ def unrolled(module: Any) -> Iterator[None]:
 class Steps:
     """A layer's steps from one `unrolled` on, and in the end their backward pass."""
 
-    def __init__(self, layer: StepLinear) -> None:
-        self.layer = layer
+    def __init__(self, layer: StepLinear, several: bool) -> None:
+        self.layer, self.several = layer, several
         self.forth: Weights | None = None
         self.back: Weights | None = None
         self.token: Tensor | None = None
@@ -69,7 +70,7 @@ class Steps:
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
             if self.forth is None or self.forth.plain.dtype != x.dtype:
-                self.forth = Weights(weight.detach().to(x.dtype), packs(x))
+                self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)
             if not torch.is_grad_enabled():
                 return self.forth(x, bias)
             if self.token is None:
@@ -84,18 +85,39 @@ class Steps:
 
 
 class Weights:
-    """A matrix [m, n], if wished in the order in which oneDNN multiplies by it."""
+    """A matrix [m, n], for several products or one, if wished in the order in which oneDNN multiplies by it."""
 
-    def __init__(self, weight: Tensor, packed: bool) -> None:
+    def __init__(self, weight: Tensor, packed: bool, several: bool = True) -> None:
         self.plain = weight
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if packed else None
+        self.packed = None
+        if packed:  # oneDNN itself brings it into that order for a single product
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if several else weight
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., n] -> [..., m]."""
-        if self.packed is None:
-            return F.linear(x, self.plain, bias)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), self.packed, bias, "none", [], "")
-        return result
+        return F.linear(x, self.plain, bias) if self.packed is None else onednn_linear(x, self.packed, bias)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., n], weight [m, n] in its own order or any other -> x W^T + b [..., m]."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return result
+
+
+def of_weight(rows: Tensor, gradients: Tensor) -> Tensor:
+    """The gradient of a weight [m, n], from its rows x [N, n] and the gradients of x W^T [N, m]."""
+    if rows.dtype != torch.float32 or not packs(rows):
+        return gradients.t() @ rows
+    if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
+        return onednn_linear(transposed(gradients), rows.t())
+    found: Tensor = transposed(onednn_linear(transposed(rows), gradients.t()))
+    return found
+
+
+@compilable
+def transposed(matrix: Tensor) -> Tensor:
+    """[m, n] -> [n, m], copied, by a compiler several times as fast."""
+    return matrix.t().contiguous()
 
 
 def packs(x: Tensor) -> bool:
@@ -125,7 +147,7 @@ class _Gather(torch.autograd.Function):
         passed = [*ctx.steps.passed.values()]
         ctx.steps.passed.clear()
         rows, gradients = passed[0] if len(passed) == 1 else map(torch.cat, zip(*passed, strict=True))
-        return (gradients.t() @ rows).to(ctx.dtype), None
+        return of_weight(rows, gradients).to(ctx.dtype), None
 
 
 class _Step(torch.autograd.Function):
@@ -144,10 +166,9 @@ class _Step(torch.autograd.Function):
         steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
-            if steps.back is None:  # for a single step, the other order costs more than it saves
-                weight = steps.forth.plain.t()
-                several = steps.taken > 1 and packs(gradient)
-                steps.back = Weights(weight.contiguous() if several else weight, several)
+            if steps.back is None:
+                weight, packed, several = steps.forth.plain, packs(gradient), steps.taken > 1
+                steps.back = Weights(transposed(weight) if packed and several else weight.t(), packed, several)
             of_x = steps.back(gradient)
         if ctx.needs_input_grad[2]:
             of_bias = gradients.sum(0)

@@ -20,10 +20,10 @@ def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepwise, "LARGE", 0)
 
 
-def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double) -> tuple[StepLinear, list[Tensor]]:
+def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double, width: int = 5) -> tuple[StepLinear, list[Tensor]]:
     """A layer, and what it reads at three steps, fewer rows at each; the second's rows lie apart in memory."""
     torch.manual_seed(0)
-    layer = StepLinear(7, 5, bias=bias).to(dtype)
+    layer = StepLinear(7, width, bias=bias).to(dtype)
     whole = torch.randn(4, 3, 7, dtype=dtype)
     return layer, [each.requires_grad_() for each in (whole.clone(), whole[:3, :2].clone(), whole[0, 0].clone())]
 
@@ -40,9 +40,10 @@ def gradients(layer: StepLinear, reads: list[Tensor], inside: bool) -> list[Tens
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("width", [5, 9])  # fewer than are read, and more
 @pytest.mark.parametrize(("dtype", "close"), [(torch.double, 1e-12), (torch.float, 1e-5)])
-def test_equals_linear(bias: bool, dtype: torch.dtype, close: float) -> None:
-    layer, reads = layer_and_steps(bias, dtype)
+def test_equals_linear(width: int, bias: bool, dtype: torch.dtype, close: float) -> None:
+    layer, reads = layer_and_steps(bias, dtype, width)
     for one, other in zip(gradients(layer, reads, True), gradients(layer, reads, False), strict=True):
         torch.testing.assert_close(one, other, atol=close, rtol=close)
 
@@ -57,13 +58,13 @@ def test_packed_where_it_pays() -> None:
     assert packs(few.bfloat16()) == (here and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_many_rows_alone(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bias", "width"), [(False, 5), (True, 9)])
+def test_many_rows_alone(bias: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside `unrolled`, too: a call is a step of its own."""
-    layer = StepLinear(7, 5, bias=bias)
+    layer = StepLinear(7, width, bias=bias)
     x = torch.randn(2, stepwise.MANY, 7).requires_grad_()
     made = []
-    monkeypatch.setattr(stepwise, "Steps", lambda layer: made.append(Steps(layer)) or made[-1])
+    monkeypatch.setattr(stepwise, "Steps", lambda *each: made.append(Steps(*each)) or made[-1])
 
     def results() -> list[Tensor]:
         result = layer(x)
