@@ -123,7 +123,7 @@ class TrainingConfig:
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
     compile: bool = False
     """Make kernels of the additive score, its gradient, the LSTM's gates and cross-entropy, by torch.compile: faster,
-    after half a minute, for wide models."""
+    after half a minute, for wide models. On a GPU also record the LSTM's time loop as CUDA graphs."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caption.attention import Attended, Attention, Draw, Memory, at_least_single
@@ -11,9 +12,12 @@ from caption.compiled import compilable
 from caption.config import DecoderConfig
 from caption.dropout import Dropout
 from caption.errors import UserError
+from caption.graphs import Graphs, records
 from caption.machine import send
 from caption.stepwise import StepLinear, unrolled
 from caption.vocabulary import PAD, START
+
+BUCKET = 4  # recorded time loops have a multiple of so many steps
 
 
 class State(NamedTuple):
@@ -61,6 +65,7 @@ class RecurrentDecoder(nn.Module):
     initial_hidden: nn.Linear
     initial_cell: nn.Linear
     word_to_gates: nn.Linear
+    recorded: Graphs | None = None  # the time loop, on a GPU
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
         """Attention and LSTM: the words' share of the gates [B, Q, 4H] -> state, what `readout` reads beside it
@@ -97,46 +102,70 @@ class RecurrentDecoder(nn.Module):
         """Teacher forcing: logits of every word of captions [B, Q, T], each ending with <end>.
 
         `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. Steps shrink to the
-        images and rows that still have a word, so captions sorted by falling length cost least. `inputs` [B, Q, T] are
+        images and rows that still have a word, so captions sorted by falling length cost least; but where the time loop
+        is recorded (graphs.py), T of the result is padded to a multiple of BUCKET. `inputs` [B, Q, T] are
         the words that are read, where these are not the captions' own. Weights are given even without `weigh`: the
         context needs them.
         """
+        record = torch.is_grad_enabled() and records(captions.device) and not memory.most_probable
+        if record:  # all of a few shapes, each row at every step
+            captions, inputs = lengthened(captions), None if inputs is None else lengthened(inputs)
         images, rows, steps = captions.shape
-        rectangles = live_rectangles(lengths, steps)
+        rectangles = [(images, rows)] * steps if record else live_rectangles(lengths, steps)
         live, positions, places = (send(each, captions.device) for each in live_and_words(lengths, rectangles))
         reads = shifted(captions) if inputs is None else inputs
         embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
-        word_gates = self.word_to_gates(embedded).split([b * q for b, q in rectangles])  # one product for all
-        state = self.start(memory, rows)
-        hiddens: list[Tensor] = []
-        seens: list[Tensor] = []
-        weights: list[Tensor] = []
-        draws: list[Draw] = []
-        with unrolled(self):
-            for gates, (b, q) in zip(word_gates, rectangles, strict=True):
-                memory = memory.first(b, q)
-                state, seen, attended = self.recur(gates.view(b, q, -1), state.first(b, q), memory)
-                hiddens.append(state.hidden)
-                seens.append(seen)
-                weights.append(attended.weights)
-                if attended.draw is not None:
-                    draws.append(attended.draw)
+        word_gates = self.word_to_gates(embedded)  # one product for all
+        if record:
+            self.recorded = self.recorded or Graphs(_Loop(self))
+            drawn = () if memory.drawn is None else (memory.drawn,)
+            gates = word_gates.view(steps, images, rows, -1)
+            hiddens, seens, weights, *draw = self.recorded(gates, memory.keys, memory.values, memory.mean, *drawn)
+        else:
+            parts = word_gates.split([b * q for b, q in rectangles])
+            each_step = [part.view(b, q, -1) for part, (b, q) in zip(parts, rectangles, strict=True)]
+            hiddens, seens, weights, *draw = self.unroll(each_step, memory)
 
-        def picked(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [N, ...]
-            return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, places)
-
-        def placed(parts: Sequence[Tensor]) -> Tensor:  # T times [b, q, ...] -> [B, Q, T, ...], zero where no word is
-            values = picked(parts)
-            whole = values.new_zeros(images * rows * steps, *values.shape[1:])
-            return whole.index_copy(0, positions, values).view(images, rows, steps, *values.shape[1:])
+        def placed(values: Tensor) -> Tensor:  # [R, ...] -> [B, Q, T, ...], zero where no word is
+            words = values.index_select(0, places)
+            whole = words.new_zeros(images * rows * steps, *words.shape[1:])
+            return whole.index_copy(0, positions, words).view(images, rows, steps, *words.shape[1:])
 
         return Decoded(
-            self.readout(embedded.index_select(0, places), picked(hiddens), picked(seens)),
+            self.readout(*(each.index_select(0, places) for each in (embedded, hiddens, seens))),
             captions.flatten().index_select(0, positions),
             positions,
             placed(weights),
-            Draw(*map(placed, zip(*draws, strict=True))) if draws else None,
+            Draw(*map(placed, draw)) if draw else None,
         )
+
+    def unroll(self, word_gates: Sequence[Tensor], memory: Memory) -> tuple[Tensor, ...]:
+        """The time loop: the words' share of the gates at each step [b, q, 4H] -> of the R rows of all steps: states
+        [R, H], what `readout` reads beside them [R, C], weights [R, L] and, of hard attention, the parts of the draws
+        [R]."""
+        state = self.start(memory, word_gates[0].shape[1])
+        found: list[tuple[Tensor, ...]] = []
+        with unrolled(self):
+            for gates in word_gates:
+                b, q = gates.shape[:2]
+                memory = memory.first(b, q)
+                state, seen, attended = self.recur(gates, state.first(b, q), memory)
+                found.append((state.hidden, seen, attended.weights, *(attended.draw or ())))
+        return tuple(torch.cat([each.flatten(0, 1) for each in several]) for several in zip(*found, strict=True))
+
+
+class _Loop(nn.Module):
+    """A decoder's time loop as a module that `Graphs` can record."""
+
+    def __init__(self, decoder: RecurrentDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, word_gates: Tensor, keys: Tensor, values: Tensor, mean: Tensor, drawn: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """word_gates [T, B, Q, 4H] and the parts of the memory."""
+        return self.decoder.unroll(word_gates.unbind(), Memory(keys, values, mean, drawn))
 
 
 class Decoder(RecurrentDecoder):
@@ -249,6 +278,11 @@ def lstm_rows(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 def shifted(captions: Tensor) -> Tensor:
     """The words that are read when captions [B, Q, T] are written: <start>, and all but the last."""
     return torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
+
+
+def lengthened(captions: Tensor) -> Tensor:
+    """Captions [B, Q, T] padded to the next multiple of BUCKET words."""
+    return F.pad(captions, (0, -captions.shape[-1] % BUCKET), value=PAD)
 
 
 def words_of(lengths: Tensor, steps: int) -> Tensor:

@@ -16,11 +16,12 @@ METRICS = (
     "metrics.nouns", "metrics.grounding",
 )  # fmt: skip
 ORDER = (
-    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "machine", "dropout", "compiled",
+    *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "machine", "dropout", "compiled", "graphs",
     "stepwise", "attention.base", "attention.additive", "attention.scores", "attention.windows", "attention.fused",
     "attention.soft", "attention.hard", "attention.multihead", "attention.glimpses", "attention", "cnn", "padding",
-    "encoder", "decoder", "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile", "data",
-    "selfcritical", "vectors", "objective", "engine", "presets", "runlog", "evaluation", "page", "report", "described",
+    "encoder", "decoder", "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile",
+    "data", "selfcritical", "vectors", "objective", "engine", "presets", "runlog", "evaluation", "page", "report",
+    "described",
 )  # fmt: skip
 
 

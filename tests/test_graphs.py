@@ -1,0 +1,237 @@
+"""Recorded time loops: they give what the loop gives, forward and backward, whatever was recorded before.
+
+Where there is no GPU, a stand-in records: it runs the work anew and puts the results where the first ones lie.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import KINDS, D, make_attention, make_decoder, make_kind, read_log
+from torch import Tensor, nn
+
+import train
+from caption import decoder as decoders
+from caption import graphs
+from caption.decoder import BUCKET, RecurrentDecoder
+from caption.graphs import Graphs
+from caption.vocabulary import END, PAD
+
+SMALL = [
+    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--training.precision", "fp32",
+    "--training.epochs", "2", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
+]  # fmt: skip
+KEYWORDS = [{"score": "concat"}, {"window": "local_m"}, {"window": "local_p", "selection": "hard"}]
+DECODERS: dict[str, RecurrentDecoder] = {
+    **{name: made for name in KINDS if isinstance(made := make_kind(name), RecurrentDecoder)},
+    **{" ".join(each.values()): make_decoder(attention=make_attention(**each)) for each in KEYWORDS},
+}
+
+
+class StandIn:
+    """For `Recorder`."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def warm(self, work: graphs.Work) -> None:
+        work()
+
+    def record(self, work: graphs.Work) -> graphs.Recorded:
+        self.recorded += 1
+        results = work()
+
+        def again() -> None:
+            for place, value in zip(results, work(), strict=True):
+                if place is not None:
+                    place.copy_(value)
+
+        return results, again
+
+
+class Small(nn.Module):
+    """Two weights, one of which is not read, and two results, one without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.idle = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        made = x * self.weight + y
+        return made.exp(), made.detach() > 0
+
+
+@pytest.fixture
+def small() -> Small:
+    torch.manual_seed(0)
+    return Small().double()
+
+
+def passes(function: Callable[..., Any], module: nn.Module, sizes: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """Results and gradients of calls with these sizes; the weights change in between."""
+    generator = torch.Generator().manual_seed(1)
+    for size in sizes:
+        x, y = (torch.randn(size, 3, generator=generator, dtype=torch.double) for _ in range(2))
+        result, positive = function(x.requires_grad_(), y)
+        loss = (result * torch.arange(3)).sum()
+        found = torch.autograd.grad(loss, [x, *module.parameters()], allow_unused=True)
+        yield result.detach().clone(), positive.clone(), *(torch.zeros(()) if each is None else each for each in found)
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.mul_(1.5)
+
+
+def test_equals_the_module(small: Small) -> None:
+    """Of shapes in turn, each recorded once, there and back."""
+    sizes, recorder = [2, 4, 2, 2, 4, 1], StandIn()
+    recorded = Graphs(small, recorder)
+    wanted = [*passes(other := copy.deepcopy(small), other, sizes)]
+    for one, others in zip(passes(recorded, small, sizes), wanted, strict=True):
+        for a, b in zip(one, others, strict=True):
+            torch.testing.assert_close(a, b)
+    assert recorder.recorded == 2 * 3
+
+
+def test_gradients_add_up(small: Small) -> None:
+    """What the first pass gave is not overwritten by the second."""
+    recorded, (x, y) = Graphs(small, StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
+    for _ in range(2):
+        recorded(x, y)[0].sum().backward()
+    once = torch.autograd.grad(small(x, y)[0].sum(), small.weight)[0]
+    torch.testing.assert_close(small.weight.grad, 2 * once)
+    assert small.idle.grad is None
+
+
+def test_backward_comes_next_and_once(small: Small) -> None:
+    recorded, (x, y) = Graphs(small, StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
+    first = recorded(x, y)[0].sum()
+    second = recorded(x, y)[0].sum()
+    with pytest.raises(RuntimeError, match="comes next"):
+        first.backward()
+    second.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        second.backward()
+
+
+def test_beyond_the_limit_nothing_is_recorded(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "LIMIT", 1)
+    recorder = StandIn()
+    recorded = Graphs(small, recorder)
+    wanted = [*passes(other := copy.deepcopy(small), other, [2, 3, 2])]
+    for one, others in zip(passes(recorded, small, [2, 3, 2]), wanted, strict=True):
+        for a, b in zip(one, others, strict=True):
+            torch.testing.assert_close(a, b)
+    assert recorder.recorded == 2
+
+
+def captions_of(lengths: Tensor) -> Tensor:
+    """Random words [B, Q, T], each caption with <end>."""
+    steps = int(lengths.max())
+    words = torch.randint(END + 1, 11, (*lengths.shape, steps))
+    words[torch.arange(steps) == lengths.unsqueeze(-1) - 1] = END
+    return words.masked_fill(torch.arange(steps) >= lengths.unsqueeze(-1), PAD)
+
+
+def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
+    """Of two batches: of 5 steps and, fewer images, of 7; where the decoder could draw, it takes the expectation."""
+    torch.manual_seed(1)
+    device = decoder.embedding.weight.device
+    regions = torch.randn(3, 6, D).to(decoder.embedding.weight)
+    drawn = torch.zeros(3, 2, dtype=torch.bool, device=device) if decoder.stochastic else None
+    for lengths in (torch.tensor([[5, 3], [3, 0], [2, 4]]), torch.tensor([[7, 1], [2, 4]])):
+        torch.manual_seed(2)
+        captions, some = captions_of(lengths).to(device), regions[: len(lengths)].clone().requires_grad_()
+        there = None if drawn is None else drawn[: len(lengths)]
+        decoded = decoder(decoder.prepare(some)._replace(drawn=there), captions, lengths)
+        steps = captions.shape[-1]
+        yield from (decoded.logits, decoded.targets, decoded.weights[:, :, :steps])
+        assert not decoded.weights[:, :, steps:].any()
+        parts = (
+            [] if decoded.draw is None else [decoded.draw.log_probability.sum(), decoded.draw.entropy.square().sum()]
+        )
+        loss = sum([decoded.logits.square().mean(), decoded.weights.square().sum(), *parts])
+        yield from torch.autograd.grad(loss, [some, *decoder.parameters()], allow_unused=True)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = StandIn()
+    monkeypatch.setattr(graphs, "Recorder", lambda: made)
+    monkeypatch.setattr(decoders, "records", lambda device: True)
+    return made
+
+
+def check(decoder: RecurrentDecoder, monkeypatch: pytest.MonkeyPatch, **close: float) -> None:
+    """Twice; batches of 5 and 7 steps are both recorded as of 8."""
+    found, again = ([*losses_and_gradients(decoder)] for _ in range(2))
+    assert [key[0][1][0] for key in decoder.recorded.known] == [2 * BUCKET] * 2
+    monkeypatch.setattr(decoders, "records", lambda device: False)
+    for one, other, plain in zip(found, again, losses_and_gradients(decoder), strict=True):
+        torch.testing.assert_close(one, plain, **close)
+        torch.testing.assert_close(other, plain, **close)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder(name: str, recorder: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(copy.deepcopy(DECODERS[name]), monkeypatch)
+    assert recorder.recorded == 4  # two of images, there and back
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", DECODERS)
+def test_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By CUDA graphs, in single precision, for which there is a kernel."""
+    monkeypatch.setattr(decoders, "records", lambda device: True)
+    check(copy.deepcopy(DECODERS[name]).to("cuda", torch.float), monkeypatch, atol=1e-3, rtol=1e-3)
+
+
+def test_draws(recorder: StandIn) -> None:
+    """Of hard attention: the log-probability is that of the location, and other locations are drawn the next time."""
+    decoder, lengths = make_decoder(selection="hard"), torch.full((3, 2), 6)
+    regions, drawn = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
+    captions, places = captions_of(lengths), []
+    for _ in range(3):
+        decoded = decoder(decoder.prepare(regions)._replace(drawn=drawn), captions, lengths)
+        chosen = decoded.weights.gather(-1, decoded.draw.location.long().unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(decoded.draw.log_probability[:, :, :6], chosen[:, :, :6].log())
+        decoded.draw.log_probability.sum().backward()
+        places.append(decoded.draw.location[:, :, :6])
+    assert recorder.recorded == 2
+    assert not places[0].equal(places[1]) or not places[1].equal(places[2])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--training.accumulate", "2", "--training.scheduled-sampling", "0.5"],
+        ["--training.self-critical.first-epoch", "2"],
+    ],
+)
+def test_training(
+    shapes: Path, tmp_path: Path, recorder: StandIn, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """The same losses and scores, epoch by epoch, but for rounding."""
+
+    def log(name: str) -> Any:
+        train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / name), *SMALL, *more])
+        return [(one["train"], one["val"], one["scores"]["BLEU-1"]) for one in read_log(tmp_path / name)]
+
+    found, recorded = log("recorded"), recorder.recorded
+    monkeypatch.setattr(decoders, "records", lambda device: False)
+    plain = log("plain")
+    assert recorded == recorder.recorded > 0
+    for one, other in zip(found, plain, strict=True):
+        assert one == tuple(pytest.approx(each, rel=1e-4) for each in other)
+
+
+def test_not_in_evaluation(recorder: StandIn) -> None:
+    """Nor where the most probable location is taken."""
+    decoder, lengths = make_decoder(selection="hard"), torch.full((2, 2), 3)
+    memory = decoder.prepare(torch.randn(2, 5, D, dtype=torch.double))._replace(drawn=torch.ones(2, 2).bool())
+    with torch.no_grad():
+        decoder(memory, captions_of(lengths), lengths)
+    decoder(memory._replace(most_probable=True), captions_of(lengths), lengths)
+    assert not recorder.recorded
