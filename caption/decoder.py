@@ -1,5 +1,6 @@
 """LSTM decoders: that of section 3.1.2, and Luong's. Their arithmetic stands once, in `recur` and `readout`."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class State(NamedTuple):
 
     def first(self, images: int, rows: int) -> "State":
         """The state of the first images and of their first rows, without a copy."""
+        if self.hidden.shape[:2] == (images, rows):
+            return self
         return self._map(lambda part: part[:images, :rows])
 
     def select(self, rows: Tensor) -> "State":
@@ -196,8 +199,7 @@ class Decoder(RecurrentDecoder):
         attended = self.attention(state.hidden, memory, state.step)
         gate = torch.sigmoid(self.gate(state.hidden))  # beta_t, section 4.2.1, [B, Q, 1]
         context = gate * attended.context
-        gates = word_gates + self.hidden_to_gates(state.hidden) + self.context_to_gates(context)
-        hidden, cell = lstm(gates, state.cell)
+        hidden, cell = lstm(state.cell, word_gates, self.hidden_to_gates(state.hidden), self.context_to_gates(context))
         return State(hidden, cell, step=state.step + 1), context, attended._replace(gate=gate.squeeze(-1))
 
     def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
@@ -243,8 +245,9 @@ class LuongDecoder(RecurrentDecoder):
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
         """The words' share of the gates [B, Q, 4H] -> state, h~ [B, Q, H], attention."""
-        gates = word_gates + self.hidden_to_gates(state.hidden) + self.attentional_to_gates(state.attentional)
-        hidden, cell = lstm(gates, state.cell)
+        hidden, cell = lstm(
+            state.cell, word_gates, self.hidden_to_gates(state.hidden), self.attentional_to_gates(state.attentional)
+        )
         attended = self.attention(hidden, memory, state.step)
         attentional = torch.tanh(self.joint(torch.cat([attended.context, self.state_dropout(hidden)], -1)))
         return State(hidden, cell, attentional, state.step + 1), attentional, attended
@@ -261,15 +264,17 @@ def begin_embedding(embedding: nn.Embedding) -> None:
     embedding.weight.data[PAD] = 0
 
 
-def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Gates [B, Q, 4H] before their nonlinearities, cell [B, Q, H] -> hidden state and cell [B, Q, H]."""
-    hidden, following = lstm_rows(gates.flatten(0, 1), cell.flatten(0, 1))
+def lstm(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell [B, Q, H], and what makes up the gates before their nonlinearities, each [B, Q, 4H] -> hidden state and cell
+    [B, Q, H]."""
+    hidden, following = lstm_rows(cell.flatten(0, 1), *(share.flatten(0, 1) for share in shares))
     return hidden.view(cell.shape), following.view(cell.shape)
 
 
 @compilable
-def lstm_rows(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of N rows: [N, 4H], [N, H] -> [N, H] each; one shape less for a compiler to tell apart."""
+def lstm_rows(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of N rows: [N, H], each [N, 4H] -> [N, H] each; one shape less for a compiler to tell apart."""
+    gates = functools.reduce(torch.add, shares)  # eq. 1
     i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
     return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3

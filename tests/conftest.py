@@ -47,6 +47,14 @@ def _as_before() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
+@pytest.fixture
+def _double() -> Iterator[None]:
+    """Models in double precision."""
+    torch.set_default_dtype(torch.double)
+    yield
+    torch.set_default_dtype(torch.float)
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """A run's log.jsonl, but for the time it took."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -48,7 +48,7 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     for images, rows, regions in ((4, 3, 20), (3, 3, 20), (3, 2, 20), (2, 2, 20), (5, 4, 20), (2, 1, 20), (1, 1, 20)):
         query, keys, vector = torch.randn(images, rows, 32), torch.randn(images, regions, 32), torch.randn(32)
         values = [each.requires_grad_() for each in (query, keys, vector)]
-        gates = [torch.randn(images, rows, 4 * 16).requires_grad_(), torch.randn(images, rows, 16).requires_grad_()]
+        gates = [torch.randn(images, rows, width).requires_grad_() for width in (16, 4 * 16, 4 * 16, 4 * 16)]
         logits, targets = torch.randn(images * rows, 40).requires_grad_(), torch.arange(images * rows) % 40
 
         def words(logits: Tensor, targets: Tensor = targets) -> Tensor:

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,6 @@ GIVEN = [
     "--training.precision", "fp32", "--training.clip-norm", "0.1", "--training.encoder-learning-rate", "2e-4",
 ]  # fmt: skip
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-@pytest.fixture
-def _double() -> Iterator[None]:
-    """Models in double precision."""
-    torch.set_default_dtype(torch.double)
-    yield
-    torch.set_default_dtype(torch.float)
 
 
 def free_port() -> int:
