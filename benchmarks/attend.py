@@ -3,8 +3,8 @@
     python -m benchmarks.attend [--images 13 64] [--device cpu] [--keep]
 
 L = 196, A = 512, five rows an image; values of width 2,048 in fp32 and in bf16, which get no gradient, as with a frozen
-encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py, `compiled` the same with `--training.compile`, `fused`
-the kernel of fused.py, on a GPU. The limit is the time of reading keys and values once, forward and again backward, and
+encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py in PyTorch, `kernel` in C (kernels.c), and on a GPU the
+whole look in Triton (fused.py). The limit is the time of reading keys and values once, forward and again backward, and
 of writing the keys' gradient, at the rate at which this machine copies a large tensor, measured in the same run.
 """
 
@@ -16,11 +16,12 @@ import torch
 
 from benchmarks import measure
 from benchmarks.train_step import CAPTIONS, WIDTH, L, PlainScore
-from caption import compiled, machine
-from caption.attention import AdditiveScore, SoftAttention, soft
+from caption import machine
+from caption.attention import AdditiveScore, SoftAttention, native, soft
 from caption.stepwise import unrolled
 
 D = 2048
+takes = native.takes
 
 
 def copy_rate(device: torch.device) -> float:
@@ -43,8 +44,8 @@ def make_look(
     memory = memory._replace(keys=memory.keys.detach().requires_grad_())
 
     def look(backward: bool) -> None:
-        compiled.switch(kind == "compiled")
-        soft.fuses = lambda device: kind == "fused"  # type: ignore[assignment]
+        native.takes = takes if kind == "kernel" else lambda asked, keys: False
+        soft.fuses = lambda device: kind == "kernel" and device == "cuda"  # type: ignore[assignment]
         with torch.set_grad_enabled(backward), machine.autocast(device, precision):
             context = attention(query, memory).context
         if backward:
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[13, 64])
     args, device = measure.begin(parser)
     machine.allow_tf32(device)
-    kinds = ("plain", "blocks", "compiled") + (("fused",) if device.type == "cuda" else ())
+    kinds = ("plain", "blocks", "kernel")
     print(measure.machine(device))
     for images in args.images:
         works: dict[str, Callable[[], object]] = {}

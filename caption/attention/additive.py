@@ -10,21 +10,19 @@ automatic differentiation holds it for every step.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caption import compiled
+import caption.attention.native as native
 from caption.attention.base import at_least_single
 
 LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
 # Numbers r that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait.
 CACHED = 2**20
-
-Gradients = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def exponentials(values: Tensor) -> Tensor:
@@ -43,36 +41,19 @@ class _TanhScores(torch.autograd.Function):
     def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
         ctx.save_for_backward(asked, keys, vector)
         with torch.autocast(asked.device.type, enabled=False):
-            return (kernel_scores if compiled.wanted() else block_scores)(asked, keys, vector)
+            return (native.scores if native.takes(asked, keys) else block_scores)(asked, keys, vector)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(gradient.device.type, enabled=False):
-            work: Gradients = kernel_gradients if compiled.wanted() else block_gradients
-            return work(*ctx.saved_tensors, gradient)
-
-
-@compiled.compilable
-def kernel_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """As it stands, for a compiler, which sums as it goes."""
-    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))  # [B, Q, L, A]
-    return vector.sum() - 2 * (shares * vector).sum(-1)
-
-
-@compiled.compilable
-def kernel_gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of asked, keys and v, for a compiler. d e / dU = 4 v r (1 - r) dq / dU, and dq / dU = 1 / (2 U);
-    likewise K."""
-    shares = 1 / (1 + keys.unsqueeze(1) * asked.unsqueeze(2))
-    weights = gradient.unsqueeze(-1) * shares
-    slopes = weights - weights * shares
-    seen = weights.sum(2).sum((0, 1))
-    return slopes.sum(2) * 2 * vector / asked, slopes.sum(1) * 2 * vector / keys, gradient.sum() - 2 * seen
+            asked, keys, vector = ctx.saved_tensors
+            work = native.gradients if native.takes(asked, keys) else block_gradients
+            return work(asked, keys, vector, gradient)
 
 
 def block_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """The same without a compiler."""
+    """As much at a time as there is room for."""
     scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
     for images, regions, shares in _shares(asked, keys):
         scores[images, :, regions] = shares @ vector
@@ -80,7 +61,7 @@ def block_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 
 
 def block_gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same without a compiler."""
+    """The gradients of asked, keys and v. d e / dU = 4 v r (1 - r) dq / dU, and dq / dU = 1 / (2 U); likewise K."""
     of_asked, of_keys, seen = torch.zeros_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
     for images, regions, shares in _shares(asked, keys):
         weights = gradient[images, :, regions]  # [b, Q, l]
