@@ -44,7 +44,7 @@ def make_look(
     memory = memory._replace(keys=memory.keys.detach().requires_grad_())
 
     def look(backward: bool) -> None:
-        native.takes = takes if kind == "kernel" else lambda asked, keys: False
+        native.takes = takes if kind == "kernel" else lambda *tensors: False  # type: ignore[assignment]
         soft.fuses = lambda device: kind == "kernel" and device == "cuda"  # type: ignore[assignment]
         with torch.set_grad_enabled(backward), machine.autocast(device, precision):
             context = attention(query, memory).context

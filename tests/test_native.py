@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caption.attention import additive, native
 from caption.attention.additive import exponentials, tanh_scores
+from caption.attention.contexts import contexts
 
 needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")
 SHAPES = [(1, 1, 1, 16), (2, 3, 7, 48), (5, 1, 20, 16), (1, 4, 3, 512), (13, 5, 196, 64)]  # B, Q, L, A
@@ -47,6 +48,28 @@ def test_equals_pytorch(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, 
     monkeypatch.setattr(additive, "block_gradients", None)
     for one, other in zip(results(values), wanted, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 5, 6, 80)])
+@pytest.mark.parametrize("tuned", [False, True])
+def test_contexts(shape: tuple[int, int, int, int], tuned: bool) -> None:
+    """Against a product of matrices in double precision; the values have a gradient where the encoder is tuned."""
+    query, values, _ = inputs(shape)
+    weights = (query.detach() @ values.detach().transpose(1, 2)).softmax(-1).requires_grad_()
+    wanted_of = [weights, values] if tuned else [weights]
+    slope = torch.randn(query.shape)
+    found = contexts(weights, values if tuned else values.detach())
+    doubles = [each.detach().double().requires_grad_() for each in (weights, values)]
+    wanted = doubles[0] @ doubles[1]
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
+    assert type(found.grad_fn).__name__ == "_ContextsBackward"
+    for one, other in zip(
+        torch.autograd.grad((found * slope).sum(), wanted_of),
+        torch.autograd.grad((wanted * slope).sum(), doubles[: len(wanted_of)]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-5)
 
 
 @needs_compiler

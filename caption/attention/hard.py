@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caption.attention.base import Attended, Draw, Memory
+from caption.attention.contexts import contexts
 from caption.attention.soft import SoftAttention
 
 
@@ -39,7 +40,7 @@ class HardAttention(SoftAttention):
         location = choose(log_weights.detach(), memory.most_probable)  # [B, Q]
         one_hot = F.one_hot(location, weights.shape[-1])  # s_t, [B, Q, L]
         selected = torch.where(memory.drawn.unsqueeze(-1), one_hot, weights)
-        context = selected.to(memory.values.dtype) @ memory.values  # eq. 9, [B, Q, D]
+        context = contexts(selected, memory.values)  # eq. 9, [B, Q, D]
         log_probability = log_weights.gather(-1, location.unsqueeze(-1)).squeeze(-1)
         draw = Draw(
             location.masked_fill(~memory.drawn, -1),

@@ -1,7 +1,7 @@
-"""The additive score and its gradient on a CPU as kernels in C (kernels.c), compiled when they are first needed.
+"""Additive score, context and their gradients on a CPU as kernels in C (kernels.c), compiled when first needed.
 
 Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
-additive.py does the same in PyTorch.
+additive.py and contexts.py do the same in PyTorch.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LANES = 16  # A must be a multiple
-WORTH = 2**20  # numbers r of a look from which on it pays
+LANES = 16  # widths must be a multiple
+WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -35,11 +35,11 @@ def library() -> ctypes.CDLL | None:
             return None
 
 
-def takes(asked: Tensor, keys: Tensor) -> bool:
-    """Whether the kernels are for asked [B, Q, A] and keys [B, L, A]."""
-    if asked.device.type != "cpu" or not asked.dtype == keys.dtype == torch.float32 or asked.shape[-1] % LANES:
+def takes(rows: Tensor, regions: Tensor) -> bool:
+    """Whether the kernels are for rows [B, Q, ...] that look at keys [B, L, A] or values [B, L, D]."""
+    if rows.device.type != "cpu" or not rows.dtype == regions.dtype == torch.float32 or regions.shape[-1] % LANES:
         return False
-    return asked.numel() * keys.shape[1] >= WORTH and library() is not None
+    return rows.shape[1] * regions.numel() >= WORTH and library() is not None
 
 
 def scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -58,9 +58,23 @@ def gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> 
     return of_asked, of_keys, gradient.sum() - 2 * seen.sum(0)
 
 
-def _run(name: str, asked: Tensor, keys: Tensor, *more: Tensor) -> None:
-    """A kernel with these tensors and B, Q, L, A."""
-    there = [each.contiguous() for each in (asked, keys, *more)]  # held until it returns; results are so already
-    sizes = (*asked.shape[:2], *keys.shape[1:])
+def contexts(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [B, Q, L], values [B, L, D] -> contexts [B, Q, D]."""
+    found = weights.new_empty(*weights.shape[:2], values.shape[-1])
+    _run("contexts", weights, values, found)
+    return found
+
+
+def of_weights(gradient: Tensor, values: Tensor) -> Tensor:
+    """From the contexts' gradient [B, Q, D] that of the weights [B, Q, L]."""
+    found = gradient.new_empty(*gradient.shape[:2], values.shape[1])
+    _run("of_weights", gradient, values, found)
+    return found
+
+
+def _run(name: str, rows: Tensor, regions: Tensor, *more: Tensor) -> None:
+    """A kernel with these tensors and B, Q, L and A or D."""
+    there = [each.contiguous() for each in (rows, regions, *more)]  # held until it returns; results are so already
+    sizes = (*rows.shape[:2], *regions.shape[1:])
     pointers = [ctypes.c_void_p(each.data_ptr()) for each in there]
     getattr(library(), name)(*pointers, *map(ctypes.c_int64, sizes))

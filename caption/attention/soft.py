@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from caption.attention.base import Attended, Memory, at_least_single
+from caption.attention.contexts import contexts
 from caption.attention.scores import Score, TanhScore
 from caption.machine import in_working_precision
 
@@ -54,8 +55,7 @@ class SoftAttention(nn.Module):
             vector = score.vector.weight[0]
             return Attended(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
         weights = self.weigh(*self.logits(query, memory, step))  # [B, Q, L]
-        context = weights.to(memory.values.dtype) @ memory.values  # [B, Q, D], nothing repeated along Q
-        return Attended(context, weights)
+        return Attended(contexts(weights, memory.values), weights)
 
 
 @functools.cache
