@@ -115,14 +115,14 @@ def test_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("why", ["no compiler", "an error", "not to be loaded"])
-def test_without(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    """A decoder works all the same, and the compiler is asked only once."""
-    asked = []
+def test_without(monkeypatch: pytest.MonkeyPatch, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A decoder works all the same, and the compiler is asked only once; what it said is told in one line."""
+    asked: list[list[str]] = []
 
     def run(command: list[str], **more: object) -> None:
         asked.append(command)
         if why == "an error":
-            raise subprocess.CalledProcessError(1, command)
+            raise subprocess.CalledProcessError(1, command, stderr=b"kernels.c:1: error: why\nmore")
         Path(command[-1]).write_text("no library")
 
     native.library.cache_clear()
@@ -135,4 +135,6 @@ def test_without(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     assert decoded.logits.isfinite().all()
     assert not native.takes(torch.ones(1, 1, 16), torch.ones(1, 1, 16))
     assert len(asked) == (why != "no compiler")
+    told = capsys.readouterr().err
+    assert told.count("\n") == len(asked) and ("error: why" in told) == (why == "an error")
     native.library.cache_clear()

@@ -13,7 +13,7 @@ def contexts(weights: Tensor, values: Tensor) -> Tensor:
     """weights alpha_t [B, Q, L], values [B, L, D] -> contexts z_t [B, Q, D] in the values' precision; nothing is
     repeated along Q."""
     weights = weights.to(values.dtype)
-    if not native.takes(weights, values):
+    if not native.takes(weights, values):  # among others in bfloat16, where oneDNN's product is as fast
         return weights @ values
     found: Tensor = _Contexts.apply(weights, values)  # type: ignore[no-untyped-call]
     return found

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def library() -> ctypes.CDLL | None:
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(made))
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, subprocess.SubprocessError) as error:
+            told = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
+            print(f"attention goes without its kernels, which {compiler} cannot make: {told}", file=sys.stderr)
             return None
 
 
