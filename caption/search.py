@@ -123,10 +123,9 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = F
         logits, state, attended = decoder.step(words, state, memory)
         allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)  # [B, K, V]
         vocabulary = allowed.shape[-1]
-        allowed.masked_fill_(finished.unsqueeze(-1), -torch.inf)
-        allowed[..., PAD] = allowed[..., PAD].masked_fill(finished, 0)  # a finished hypothesis stays as it is
         lengths = lengths + ~finished
-        candidates = allowed.add_(totals.unsqueeze(-1))  # [B, K, V]
+        candidates = allowed.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
+        candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is
         ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
         best = ranks.flatten(1).topk(beams).indices  # [B, K]
         parent, words = best // vocabulary, best % vocabulary
