@@ -122,8 +122,8 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
     compile: bool = False
-    """Make kernels of the additive score, its gradient, the LSTM's gates and cross-entropy, by torch.compile: faster,
-    after half a minute, for wide models. On a GPU also record the LSTM's time loop as CUDA graphs."""
+    """Make kernels of the LSTM's gates and cross-entropy, by torch.compile: less memory and, after half a minute, for
+    some models faster. On a GPU also record the LSTM's time loop as CUDA graphs."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0
