@@ -26,7 +26,7 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
     if compiler is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made = Path(folder) / "kernels.so"
         command = [compiler, *FLAGS, str(Path(__file__).with_name("kernels.c")), "-o", str(made)]
         try:
