@@ -106,17 +106,17 @@ class RecurrentDecoder(nn.Module):
 
         `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. Steps shrink to the
         images and rows that still have a word, so captions sorted by falling length cost least; but where the time loop
-        is recorded (graphs.py), T of the result is padded to a multiple of BUCKET. `inputs` [B, Q, T] are
-        the words that are read, where these are not the captions' own. Weights are given even without `weigh`: the
-        context needs them.
+        is recorded (graphs.py), T of the result is padded to a multiple of BUCKET. `inputs` [B, Q, T] are the words
+        that are read, where these are not the captions' own. Weights are given even without `weigh`: the context needs
+        them.
         """
         record = torch.is_grad_enabled() and records(captions.device) and not memory.most_probable
+        reads = shifted(captions) if inputs is None else inputs
         if record:  # all of a few shapes, each row at every step
-            captions, inputs = lengthened(captions), None if inputs is None else lengthened(inputs)
+            captions, reads = lengthened(captions), lengthened(reads)
         images, rows, steps = captions.shape
         rectangles = [(images, rows)] * steps if record else live_rectangles(lengths, steps)
         live, positions, places = (send(each, captions.device) for each in live_and_words(lengths, rectangles))
-        reads = shifted(captions) if inputs is None else inputs
         embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
         word_gates = self.word_to_gates(embedded)  # one product for all
         if record:

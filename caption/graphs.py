@@ -69,15 +69,14 @@ class Graphs:
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         keys = [(i, each.shape, each.dtype, each.requires_grad) for i, each in enumerate(arguments)]
         key = (*keys, precision, self.module.training)
-        if key not in self.known and len(self.known) < LIMIT:
+        if key not in self.known:
+            if len(self.known) == LIMIT:
+                return self.module(*arguments)  # type: ignore[no-any-return]
             for one, each in zip(keys, arguments, strict=True):
                 if one not in self.places:
                     self.places[one] = each.detach().clone().requires_grad_(each.requires_grad)
             self.known[key] = _Pair(self.module, [self.places[one] for one in keys], precision, self.recorder)
-        if key not in self.known:
-            results: tuple[Tensor, ...] = self.module(*arguments)
-        else:
-            results = _Replay.apply(self, self.known[key], *arguments, *self.module.parameters())
+        results: tuple[Tensor, ...] = _Replay.apply(self, self.known[key], *arguments, *self.module.parameters())
         return results
 
 
@@ -91,7 +90,7 @@ class _Pair:
         weights = {name: each.detach().requires_grad_(each.requires_grad) for name, each in module.named_parameters()}
         kind = places[0].device.type
         made: list[Tensor] = []
-        self.places, self.reads = places, [*places, *weights.values()]
+        self.places, reads = places, [*places, *weights.values()]
         self.slopes: list[Tensor | None] = []  # where gradients of the results are copied to; None: one has none
 
         def forward() -> Sequence[Tensor]:
@@ -101,11 +100,11 @@ class _Pair:
             return [each.detach() for each in made]
 
         def backward() -> Sequence[Tensor | None]:
-            wanted = [each for each in self.reads if each.requires_grad]
+            wanted = [each for each in reads if each.requires_grad]
             sloping = [each for each in made if each.requires_grad]
             slopes = [slope for slope in self.slopes if slope is not None]
             found = iter(torch.autograd.grad(sloping, wanted, slopes, allow_unused=True))
-            return [next(found) if each.requires_grad else None for each in self.reads]
+            return [next(found) if each.requires_grad else None for each in reads]
 
         def both() -> Sequence[Tensor | None]:
             forward()

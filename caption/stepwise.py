@@ -116,7 +116,7 @@ def of_weight(rows: Tensor, gradients: Tensor) -> Tensor:
 
 @compilable
 def transposed(matrix: Tensor) -> Tensor:
-    """[m, n] -> [n, m], copied, by a compiler several times as fast."""
+    """[m, n] -> [n, m], copied; compiled, in a third to two thirds of the time."""
     return matrix.t().contiguous()
 
 

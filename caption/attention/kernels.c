@@ -1,11 +1,10 @@
 // The additive score of additive.py and the context of contexts.py on a CPU, with their gradients; native.py compiles
 // them. What is large, keys [B, L, A] and values [B, L, D], is read once for all Q rows of an image. A and D are
-// multiples of LANES.
+// multiples of LANES, which native.py gives.
 
 #include <omp.h>
 #include <stdint.h>
 
-#define LANES 16
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 // How many of an image's n vectors a task takes: all or, where images are few for the threads, a part.

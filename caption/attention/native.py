@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LANES = 16  # widths must be a multiple
+LANES = 16  # numbers of a vector; widths must be a multiple
 WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
             return ctypes.CDLL(str(made))
         except (OSError, subprocess.SubprocessError) as error:
             told = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
-            print(f"attention goes without its kernels, which {compiler} cannot make: {told}", file=sys.stderr)
+            print(f"kernels.c is not for {compiler} here ({told}); attention does without, slower", file=sys.stderr)
             return None
 
 
