@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import measure
 from benchmarks.train_step import CAPTIONS, WIDTH, L, PlainScore
-from caption import machine
-from caption.attention import AdditiveScore, SoftAttention, native, soft
+from caption import machine, native
+from caption.attention import AdditiveScore, SoftAttention, soft
 from caption.stepwise import unrolled
 
 D = 2048

@@ -1,6 +1,5 @@
 """LSTM decoders: that of section 3.1.2, and Luong's. Their arithmetic stands once, in `recur` and `readout`."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caption.attention import Attended, Attention, Draw, Memory, at_least_single
-from caption.compiled import compilable
 from caption.config import DecoderConfig
 from caption.dropout import Dropout
 from caption.errors import UserError
 from caption.graphs import Graphs, records
+from caption.lstm import lstm
 from caption.machine import send
 from caption.stepwise import StepLinear, unrolled
 from caption.vocabulary import PAD, START
@@ -262,22 +261,6 @@ def begin_embedding(embedding: nn.Embedding) -> None:
     """PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V."""
     nn.init.normal_(embedding.weight, std=0.1)
     embedding.weight.data[PAD] = 0
-
-
-def lstm(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell [B, Q, H], and what makes up the gates before their nonlinearities, each [B, Q, 4H] -> hidden state and cell
-    [B, Q, H]."""
-    hidden, following = lstm_rows(cell.flatten(0, 1), *(share.flatten(0, 1) for share in shares))
-    return hidden.view(cell.shape), following.view(cell.shape)
-
-
-@compilable
-def lstm_rows(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of N rows: [N, H], each [N, 4H] -> [N, H] each; one shape less for a compiler to tell apart."""
-    gates = functools.reduce(torch.add, shares)  # eq. 1
-    i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
-    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
-    return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3
 
 
 def shifted(captions: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """What training minimises: named terms, and the weight of each in the sum."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from caption import parallel
 from caption.attention import at_least_single
-from caption.compiled import compilable
 from caption.config import ReinforceConfig, TrainingConfig
 from caption.decoder import Decoded
+from caption.surprise import surprises
 
 
 def word_count(decoded: Decoded) -> int:
@@ -16,16 +15,9 @@ def word_count(decoded: Decoded) -> int:
     return max(1, len(decoded.targets))
 
 
-@compilable
-def surprises(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p of each word, in nats: logits [N, V], targets [N] -> [N]."""
-    return F.cross_entropy(at_least_single(logits), targets, reduction="none")
-
-
 def cross_entropy(decoded: Decoded) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
-    surprise: Tensor = surprises(decoded.logits, decoded.targets)
-    return surprise.sum() / word_count(decoded)
+    return surprises(decoded.logits, decoded.targets).sum() / word_count(decoded)
 
 
 def uniform(decoded: Decoded) -> Tensor:
@@ -148,8 +140,7 @@ def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
 
     `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
     """
-    loss: Tensor = (earned * surprises(decoded.logits, decoded.targets)).sum() / word_count(decoded)
-    return loss
+    return (earned * surprises(decoded.logits, decoded.targets)).sum() / word_count(decoded)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from caption.compiled import compilable
+from caption import native
 from caption.machine import in_working_precision
 
 LARGE = 2**17  # weights of a layer from which on this pays
@@ -67,17 +67,16 @@ class Steps:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, x = self.layer.weight, in_working_precision(x)
-        with torch.autocast(x.device.type, enabled=False):
-            bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
-            if self.forth is None or self.forth.plain.dtype != x.dtype:
-                self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)
-            if not torch.is_grad_enabled():
-                return self.forth(x, bias)
-            if self.token is None:
-                self.token = _Gather.apply(weight, self)
-            self.taken += 1
-            result: Tensor = _Step.apply(x, self.token, bias, self)
-            return result
+        bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
+        if self.forth is None or self.forth.plain.dtype != x.dtype:
+            self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)
+        if not torch.is_grad_enabled():
+            return self.forth(x, bias)
+        if self.token is None:
+            self.token = _Gather.apply(weight, self)
+        self.taken += 1
+        result: Tensor = _Step.apply(x, self.token, bias, self)
+        return result
 
     def end(self) -> None:
         """No step follows. The token holds what holds these steps: in a circle, nothing would be freed in time."""
@@ -114,10 +113,9 @@ def of_weight(rows: Tensor, gradients: Tensor) -> Tensor:
     return found
 
 
-@compilable
 def transposed(matrix: Tensor) -> Tensor:
-    """[m, n] -> [n, m], copied; compiled, in a third to two thirds of the time."""
-    return matrix.t().contiguous()
+    """[m, n] -> [n, m], copied."""
+    return native.transposed(matrix) if native.computes(matrix) else matrix.t().contiguous()
 
 
 def packs(x: Tensor) -> bool:
@@ -160,16 +158,19 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (x,), steps = ctx.saved_tensors, ctx.steps
         gradients = gradient.reshape(-1, gradient.shape[-1])
         steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
             if steps.back is None:
-                weight, packed, several = steps.forth.plain, packs(gradient), steps.taken > 1
+                weight, packed = steps.forth.plain, packs(gradient)
+                several = steps.taken > 1 and native.computes(
+                    weight
+                )  # elsewhere transposing takes longer than it saves
                 steps.back = Weights(transposed(weight) if packed and several else weight.t(), packed, several)
             of_x = steps.back(gradient)
         if ctx.needs_input_grad[2]:
             of_bias = gradients.sum(0)
-        return of_x, gradient.new_zeros(()), of_bias, None
+        return of_x, None, of_bias, None  # nothing is told to _Gather but that it can begin

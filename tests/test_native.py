@@ -1,17 +1,23 @@
-"""The kernels in C give what additive.py gives without them, whatever the shapes, and are not needed."""
+"""The kernels in C give what is given without them, whatever the shapes, and are not needed."""
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import make_decoder
 from torch import Tensor
 
-from caption.attention import additive, native
-from caption.attention.additive import exponentials, tanh_scores
+from caption import native
+from caption.attention import additive
+from caption.attention.additive import exponentials, for_many, tanh_scores
 from caption.attention.contexts import contexts
+from caption.lstm import equations, lstm_rows
+from caption.stepwise import transposed
+from caption.surprise import plain, surprises
 
 needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")
 SHAPES = [(1, 1, 1, 16), (2, 3, 7, 48), (5, 1, 20, 16), (1, 4, 3, 512), (13, 5, 196, 64)]  # B, Q, L, A
@@ -89,6 +95,50 @@ def test_what_lies_apart_in_memory() -> None:
     torch.testing.assert_close(found[2], wanted[2])
 
 
+def looks(query: Tensor, keys: Tensor, vector: Tensor, steps: int = 3) -> list[Tensor]:
+    """The scores of several steps, the last of fewer images."""
+    asked = exponentials(query)
+    made = [tanh_scores(asked * (1 + step), keys, vector) for step in range(steps)]
+    return [*made, tanh_scores(asked[:2], keys[:2], vector)]
+
+
+@needs_compiler
+def test_keys_of_many_steps() -> None:
+    """One gradient that all steps add to: in a pass, in a second one, and after passes that stopped short of the keys
+    or began elsewhere."""
+    query, keys, vector = inputs((4, 3, 7, 32))
+    weights = torch.randn(5, 4, 3, 7)
+
+    def loss(made: list[Tensor], first: int = 0) -> Tensor:
+        return sum((weights[i][: len(made[i])] * made[i]).sum() for i in range(first, len(made)))
+
+    apart = looks(query, exponentials(keys), vector)
+    wanted = [torch.autograd.grad(loss(apart, first), keys, retain_graph=True)[0] for first in (0, 2)]
+    shared = for_many(exponentials(keys))
+    made = looks(query, shared, vector)
+    torch.autograd.grad(loss(made), query, retain_graph=True)
+    for first in (2, 0, 0):
+        found = torch.autograd.grad(loss(made, first), keys, retain_graph=True)[0]
+        torch.testing.assert_close(found, wanted[first == 2], atol=1e-5, rtol=1e-5)
+        torch.autograd.grad(loss(made, 1), query, retain_graph=True)
+    more = torch.autograd.grad(loss(made) + shared.sum(), keys)[0]  # read by others, too
+    torch.testing.assert_close(more, wanted[0] + 2 * exponentials(keys), atol=1e-4, rtol=1e-4)
+
+
+@needs_compiler
+def test_keys_gradient_is_summed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, keys, vector = inputs((4, 3, 7, 32))
+    work, places = native.gradients, []
+
+    def seen(*given: Tensor) -> tuple[Tensor, Tensor]:
+        places.append(given[-1].data_ptr())
+        return work(*given)
+
+    monkeypatch.setattr(native, "gradients", seen)
+    sum(each.sum() for each in looks(query, for_many(exponentials(keys)), vector)).backward()
+    assert len(places) == 4 and len(set(places)) == 2  # those of fewer images have their own
+
+
 @needs_compiler
 def test_the_same_by_any_number_of_threads() -> None:
     """To the bit: no sum is parted among threads."""
@@ -112,6 +162,75 @@ def test_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not native.takes(asked[..., :31], keys[..., :31])
     monkeypatch.setattr(native, "WORTH", 2 * 3 * 5 * 32 + 1)
     assert not native.takes(asked, keys)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 40), (33, 16), (17, 31), (5, 700)])
+def test_transposed(shape: tuple[int, int]) -> None:
+    matrix = torch.arange(float(2 * shape[0] * shape[1])).view(shape[0], -1)
+    for one in (matrix, matrix[:, ::2], matrix.t()):
+        assert transposed(one).is_contiguous() and torch.equal(transposed(one), one.t())
+
+
+def gradients_of(function: Callable[..., Any], values: list[Tensor]) -> list[Tensor]:
+    """What it gives and the gradients of a sum of that with weights that are the same in every precision."""
+    values = [each.clone().requires_grad_() for each in values]
+    results = function(*values)
+    results = [results] if isinstance(results, Tensor) else [*results]
+    torch.manual_seed(1)
+    sums = [(each * torch.randn(each.shape, dtype=torch.double).to(each.dtype)).sum() for each in results]
+    return [*results, *torch.autograd.grad(sum(sums), values)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e3])
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 12), (9, 33)])
+def test_lstm(rows: int, width: int, scale: float) -> None:
+    """Against its equations in double precision."""
+    torch.manual_seed(0)
+    values = [torch.randn(rows, width), *(scale * torch.randn(rows, 4 * width) for _ in range(3))]
+    wanted = gradients_of(equations, [each.double() for each in values])
+    for one, other in zip(gradients_of(lstm_rows, values), wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-6 * (1 + scale), rtol=1e-5)
+
+
+@needs_compiler
+def test_lstm_of_half_precision_and_of_no_number() -> None:
+    """The state is as the gates are, the cell single; a gate that is not a number does not pass unseen."""
+    cell, gates = torch.randn(3, 8), torch.randn(3, 32)
+    hidden, following = lstm_rows(cell, gates.bfloat16(), gates.bfloat16())
+    assert hidden.dtype == torch.bfloat16 and following.dtype == torch.float32
+    torch.testing.assert_close(hidden.float(), equations(cell, 2 * gates)[0], atol=0.02, rtol=0.02)
+    assert all(each.isnan().all() for each in lstm_rows(cell, gates / 0 * 0))
+    for one, other in zip(lstm_rows(cell, gates / 0), equations(cell, gates / 0), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 1024), (4, 1025), (2, 9490)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+def test_surprises(shape: tuple[int, int], dtype: torch.dtype, scale: float) -> None:
+    """Against PyTorch's in double precision; the gradient is rounded to the precision of the logits."""
+    torch.manual_seed(0)
+    logits, targets = (scale * torch.randn(shape)).to(dtype), torch.randint(shape[1], shape[:1])
+    wanted = gradients_of(lambda x: plain(x, targets), [logits.double()])
+    found = gradients_of(lambda x: surprises(x, targets), [logits])
+    torch.testing.assert_close(found[0].double(), wanted[0], atol=1e-5, rtol=1e-5)
+    assert found[1].dtype == dtype
+    close = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(found[1].double(), wanted[1], atol=2e-6, rtol=close)
+
+
+@needs_compiler
+def test_surprises_of_no_number_and_of_no_word() -> None:
+    targets = torch.tensor([0, 0, 0])
+    logits = torch.tensor([[torch.nan, 1.0], [1.0, torch.nan], [1.0, -torch.inf]])
+    assert surprises(logits, targets).isnan().tolist() == [True, True, False]
+    assert surprises(logits[2:], targets[2:]).item() == 0
+    assert surprises(logits[:0], targets[:0]).shape == (0,)
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        surprises(logits, targets + 2)
 
 
 @pytest.mark.parametrize("why", ["no compiler", "an error", "not to be loaded"])

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-import caption.attention.native as native
+from caption import native
 from caption.attention.base import at_least_single
 
 LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
@@ -27,7 +28,9 @@ CACHED = 2**20
 
 def exponentials(values: Tensor) -> Tensor:
     """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
-    return at_least_single(values).clamp(-LIMIT, LIMIT).mul_(2).exp_()
+    return (
+        F.hardtanh(at_least_single(values), -LIMIT, LIMIT).mul_(2).exp_()
+    )  # clamp, with less to do in its backward pass
 
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -40,16 +43,50 @@ class _TanhScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
         ctx.save_for_backward(asked, keys, vector)
+        ctx.many = keys.grad_fn if hasattr(keys.grad_fn, "summed") else None
         with torch.autocast(asked.device.type, enabled=False):
             return (native.scores if native.takes(asked, keys) else block_scores)(asked, keys, vector)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        asked, keys, vector = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
-            asked, keys, vector = ctx.saved_tensors
-            work = native.gradients if native.takes(asked, keys) else block_gradients
-            return work(asked, keys, vector, gradient)
+            if not native.takes(asked, keys):
+                return block_gradients(asked, keys, vector, gradient)
+            of_keys = torch.zeros_like(keys) if ctx.many is None else _Many.place(ctx.many, keys)
+            of_asked, of_vector = native.gradients(asked, keys, vector, gradient, of_keys)
+            return of_asked, of_keys if ctx.many is None else None, of_vector
+
+
+def for_many(keys: Tensor) -> Tensor:
+    """Keys [B, L, A] that many steps read: on a CPU all add to one gradient in place, where autograd would have one of
+    each step, and add them up."""
+    shared: Tensor = _Many.apply(keys)  # type: ignore[no-untyped-call]
+    return shared
+
+
+class _Many(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.summing = ctx.summed = None
+        return keys.view_as(keys)
+
+    @staticmethod
+    def place(ctx: Any, keys: Tensor) -> Tensor:
+        """Where the backward pass under way sums the keys' gradient."""
+        if ctx.summing != torch._C._current_graph_task_id():  # or an earlier one left it, which did not come to the end
+            ctx.summing, ctx.summed = torch._C._current_graph_task_id(), torch.zeros_like(keys)
+        found: Tensor = ctx.summed
+        return found
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
+        summed = ctx.summed if ctx.summing == torch._C._current_graph_task_id() else None
+        ctx.summed = None
+        return summed if gradient is None else gradient if summed is None else summed.add_(gradient)
 
 
 def block_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-import caption.attention.native as native
+from caption import native
 
 
 def contexts(weights: Tensor, values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.additive import exponentials, tanh_scores
+from caption.attention.additive import exponentials, for_many, tanh_scores
 from caption.errors import UserError
 from caption.stepwise import StepLinear
 
@@ -55,7 +55,7 @@ class AdditiveScore(TanhScore):
 
     def keys(self, regions: Tensor) -> Tensor:
         """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]."""
-        return exponentials(self.key(regions))
+        return for_many(exponentials(self.key(regions)))
 
     def ask(self, query: Tensor) -> Tensor:
         """query [B, Q, H] -> e^(2 W_h h) [B, Q, A]."""
@@ -77,7 +77,7 @@ class ConcatScore(TanhScore):
 
     def keys(self, regions: Tensor) -> Tensor:
         """regions [B, L, D] -> keys, as the additive score's [B, L, A]."""
-        return exponentials(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias))
+        return for_many(exponentials(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias)))
 
     def ask(self, query: Tensor) -> Tensor:
         """query [B, Q, H] -> as the additive score's [B, Q, A]."""

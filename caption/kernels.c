@@ -1,0 +1,282 @@
+// What PyTorch is slow at on a CPU; native.py compiles it, and gives LANES, a power of two: the additive score of
+// additive.py and the context of contexts.py, with their gradients, and the transpose of a matrix. What is large, keys
+// [B, L, A] and values [B, L, D], is read once for all Q rows of an image. A and D are multiples of LANES.
+
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define SOME 1024  // numbers of a row that are worked on at a time, so that they stay in the innermost cache
+
+// How many of an image's n vectors a task takes: all or, where images are few for the threads, a part.
+static int64_t portion(int64_t B, int64_t n) {
+    int64_t wide = n;
+    while (wide > 4 && B * (n / wide) < 4 * omp_get_max_threads()) wide = (wide + 1) / 2;
+    return wide;
+}
+
+static float sum(vec values) {
+    float whole = 0;
+    for (int i = 0; i < LANES; i++) whole += values[i];
+    return whole;
+}
+
+// asked U = e^(2q) [B, Q, A], keys K = e^(2k) [B, L, A], vector v [A], r = 1 / (1 + K U) -> scores [B, Q, L]: sum_a v_a tanh(k_a + q_a) = sum_a v_a (1 - 2 r_a).
+void scores(const float *asked, const float *keys, const float *vector, float *scores, int64_t B, int64_t Q, int64_t L,
+            int64_t A) {
+    const vec *v = (const vec *)vector;
+    float whole = 0;
+    for (int64_t a = 0; a < A; a++) whole += vector[a];
+#pragma omp parallel for collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t l = 0; l < L; l++) {
+            const vec *k = (const vec *)(keys + (b * L + l) * A);
+            for (int64_t q = 0; q < Q; q++) {
+                const vec *u = (const vec *)(asked + (b * Q + q) * A);
+                vec shares = {0};
+                for (int64_t a = 0; a < A / LANES; a++) shares += v[a] / (1 + k[a] * u[a]);
+                scores[(b * Q + q) * L + l] = whole - 2 * sum(shares);
+            }
+        }
+}
+
+// From the gradient g of the scores [B, Q, L]: of asked [B, Q, A]; of keys [B, L, A], added to what is there; of the
+// vector, by each image [B, A].
+void gradients(const float *asked, const float *keys, const float *vector, const float *gradient, float *of_asked,
+               float *of_keys, float *of_vector, int64_t B, int64_t Q, int64_t L, int64_t A) {
+    const vec *v = (const vec *)vector;
+    int64_t n = A / LANES, wide = portion(B, n), parts = (n + wide - 1) / wide;
+#pragma omp parallel for collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t first = part * wide, last = first + wide < n ? first + wide : n;
+            const float *g = gradient + b * Q * L;
+            const vec *u = (const vec *)(asked + b * Q * A), *k = (const vec *)(keys + b * L * A);
+            vec *of_u = (vec *)(of_asked + b * Q * A), *of_k = (vec *)(of_keys + b * L * A);
+            vec *of_v = (vec *)(of_vector + b * A);
+            float whole = 0;
+            for (int64_t i = 0; i < Q * L; i++) whole += g[i];
+            for (int64_t a = first; a < last; a++) {
+                of_v[a] = (vec){0} + whole;
+                for (int64_t q = 0; q < Q; q++) of_u[q * n + a] = (vec){0};
+            }
+            for (int64_t l = 0; l < L; l++)
+                for (int64_t a = first; a < last; a++) {
+                    vec slopes = {0}, shares = {0};
+                    for (int64_t q = 0; q < Q; q++) {
+                        vec r = 1 / (1 + k[l * n + a] * u[q * n + a]);
+                        vec share = g[q * L + l] * r, slope = share - share * r;
+                        shares += share;
+                        slopes += slope;
+                        of_u[q * n + a] += slope;
+                    }
+                    of_v[a] -= 2 * shares;
+                    of_k[l * n + a] += 2 * v[a] * slopes / k[l * n + a];
+                }
+            for (int64_t q = 0; q < Q; q++)
+                for (int64_t a = first; a < last; a++) of_u[q * n + a] *= 2 * v[a] / u[q * n + a];
+        }
+}
+
+// Weights alpha [B, Q, L], values [B, L, D] -> contexts [B, Q, D]: sum_l alpha_l a_l. Four regions at a time: what is
+// summed is read and written less often.
+void contexts(const float *weights, const float *values, float *contexts, int64_t B, int64_t Q, int64_t L, int64_t D) {
+    int64_t n = D / LANES, wide = portion(B, n), parts = (n + wide - 1) / wide;
+#pragma omp parallel for collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t first = part * wide, last = first + wide < n ? first + wide : n, l = 0;
+            const vec *x = (const vec *)(values + b * L * D);
+            vec *z = (vec *)(contexts + b * Q * D);
+            for (int64_t q = 0; q < Q; q++)
+                for (int64_t d = first; d < last; d++) z[q * n + d] = (vec){0};
+            for (; l + 4 <= L; l += 4)
+                for (int64_t q = 0; q < Q; q++) {
+                    const float *w = weights + (b * Q + q) * L + l;
+                    for (int64_t d = first; d < last; d++)
+                        z[q * n + d] += w[0] * x[l * n + d] + w[1] * x[(l + 1) * n + d] + w[2] * x[(l + 2) * n + d] +
+                                        w[3] * x[(l + 3) * n + d];
+                }
+            for (; l < L; l++)
+                for (int64_t q = 0; q < Q; q++)
+                    for (int64_t d = first; d < last; d++)
+                        z[q * n + d] += weights[(b * Q + q) * L + l] * x[l * n + d];
+        }
+}
+
+// From the gradient g of the contexts [B, Q, D] that of the weights [B, Q, L]: sum_d g_d a_ld.
+void of_weights(const float *gradient, const float *values, float *of_weights, int64_t B, int64_t Q, int64_t L,
+                int64_t D) {
+    int64_t n = D / LANES;
+#pragma omp parallel for collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t l = 0; l < L; l++) {
+            const vec *x = (const vec *)(values + (b * L + l) * D);
+            for (int64_t q = 0; q < Q; q++) {
+                const vec *g = (const vec *)(gradient + (b * Q + q) * D);
+                vec even = {0}, odd = {0};
+                for (int64_t d = 0; d + 1 < n; d += 2) even += g[d] * x[d], odd += g[d + 1] * x[d + 1];
+                if (n % 2) even += g[n - 1] * x[n - 1];
+                of_weights[(b * Q + q) * L + l] = sum(even + odd);
+            }
+        }
+}
+
+typedef int32_t places __attribute__((vector_size(4 * LANES)));
+
+// The numbers of a and then b that are at these places.
+static inline vec pick(vec a, vec b, places from) {
+#ifdef __clang__  // has no shuffle of this kind, but finds it
+    vec picked;
+    for (int i = 0; i < LANES; i++) picked[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+    return picked;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// A square of LANES rows of x, n numbers apart -> its transpose in y, m numbers apart. (r, c) goes to (c, r) by
+// exchanging the two numbers' bits one after the other: bit s of a row is the half of each pair of vectors it is in.
+static inline void square(const float *x, int64_t n, float *y, int64_t m) {
+    vec rows[LANES];
+    for (int r = 0; r < LANES; r++) rows[r] = *(const vec *)(x + r * n);
+#pragma GCC unroll 16
+    for (int s = 1; s < LANES; s *= 2) {
+        places first, second;
+        for (int c = 0; c < LANES; c++) first[c] = c & s ? LANES + c - s : c, second[c] = c & s ? LANES + c : c + s;
+        for (int r = 0; r < LANES; r++)
+            if (!(r & s)) {
+                vec a = rows[r], b = rows[r + s];
+                rows[r] = pick(a, b, first), rows[r + s] = pick(a, b, second);
+            }
+    }
+    for (int c = 0; c < LANES; c++) *(vec *)(y + c * m) = rows[c];
+}
+
+// x [m, n] -> y [n, m].
+void transposed(const float *x, float *y, int64_t m, int64_t n) {
+#pragma omp parallel for
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = 0; j < n; j += LANES)
+            if (i + LANES <= m && j + LANES <= n)
+                square(x + i * n + j, n, y + j * m + i, m);
+            else
+                for (int64_t r = i; r < m && r < i + LANES; r++)
+                    for (int64_t c = j; c < n && c < j + LANES; c++) y[c * m + r] = x[r * n + c];
+}
+
+// e^x = 2^n e^r with |r| <= log(2) / 2 -> 2^n, and e^r - 1 by Taylor's series.
+static inline float split(float x, float *rest) {
+    x = x < -87 ? -87 : x > 87 ? 87 : x;
+    float n = __builtin_rintf(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    *rest = r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r / 720)))));
+    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
+    return power.value;
+}
+
+static inline float exponential(float x) {
+    float rest, power = split(x, &rest);
+    return power + power * rest;
+}
+
+static inline float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
+
+// tanh x by e^2x - 1, to the last digits of small x, too.
+static inline float tangent(float x) {
+    float rest, power = split(2 * x, &rest), less = power * rest + (power - 1);
+    return less / (less + 2);
+}
+
+// Gates before their nonlinearities [N, 4H], input, forget, output and modulator; cell [N, H] -> the gates after them,
+// hidden state and next cell, eq. 1-3.
+void lstm(const float *gates, const float *cell, float *opened, float *hidden, float *next, int64_t N, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *x = gates + n * 4 * H, *c = cell + n * H;
+        float *i = opened + n * 4 * H, *f = i + H, *o = f + H, *g = o + H, *h = hidden + n * H, *d = next + n * H;
+#pragma omp simd
+        for (int64_t k = 0; k < H; k++) {
+            i[k] = sigmoid(x[k]), f[k] = sigmoid(x[H + k]), o[k] = sigmoid(x[2 * H + k]), g[k] = tangent(x[3 * H + k]);
+            d[k] = f[k] * c[k] + i[k] * g[k];
+            h[k] = o[k] * tangent(d[k]);
+        }
+    }
+}
+
+// From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H] and the cell.
+void lstm_gradients(const float *opened, const float *cell, const float *next, const float *of_hidden,
+                    const float *of_next, float *of_gates, float *of_cell, int64_t N, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *i = opened + n * 4 * H, *f = i + H, *o = f + H, *g = o + H, *c = cell + n * H, *d = next + n * H;
+        const float *of_h = of_hidden + n * H, *of_d = of_next + n * H;
+        float *of = of_gates + n * 4 * H, *of_c = of_cell + n * H;
+#pragma omp simd
+        for (int64_t k = 0; k < H; k++) {
+            float t = tangent(d[k]), slope = of_d[k] + of_h[k] * o[k] * (1 - t * t);  // of the next cell, in all
+            of[k] = slope * g[k] * i[k] * (1 - i[k]);
+            of[H + k] = slope * c[k] * f[k] * (1 - f[k]);
+            of[2 * H + k] = of_h[k] * t * o[k] * (1 - o[k]);
+            of[3 * H + k] = slope * i[k] * (1 - g[k] * g[k]);
+            of_c[k] = slope * f[k];
+        }
+    }
+}
+
+// Some of the logits as floats: themselves or, of bfloat16, whose bits are the upper half of a float's, a copy.
+static const float *widened(const void *logits, int64_t half, int64_t first, int64_t count, float *copy) {
+    if (!half) return (const float *)logits + first;
+    for (int64_t i = 0; i < count; i++) {
+        union { uint32_t bits; float value; } wide = {(uint32_t)((const uint16_t *)logits)[first + i] << 16};
+        copy[i] = wide.value;
+    }
+    return copy;
+}
+
+// Back to bfloat16: to the nearest, of two the even.
+static void narrow(const float *values, uint16_t *half, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        union { float value; uint32_t bits; } wide = {values[i]};
+        half[i] = (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
+    }
+}
+
+// Logits x [N, V], floats or bfloat16 -> their maximum and sum_v e^(x_v - maximum) [N].
+void partition(const void *logits, float *most, float *sums, int64_t half, int64_t N, int64_t V) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        float copy[SOME], maximum = -INFINITY, sum = 0;
+        for (int64_t v = 0; v < V; v += SOME) {
+            int64_t count = V - v < SOME ? V - v : SOME;
+            const float *x = widened(logits, half, n * V + v, count, copy);
+#pragma omp simd reduction(max : maximum)
+            for (int64_t i = 0; i < count; i++) maximum = x[i] > maximum ? x[i] : maximum;
+        }
+        for (int64_t v = 0; v < V; v += SOME) {
+            int64_t count = V - v < SOME ? V - v : SOME;
+            const float *x = widened(logits, half, n * V + v, count, copy);
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - maximum);
+        }
+        most[n] = maximum, sums[n] = sum;
+    }
+}
+
+// The gradient of -slope log p_y, slope (p_v - [v = y]): y and slopes [N], log p_v = x_v - most - beyond [N].
+void of_logits(const void *logits, const int64_t *targets, const float *most, const float *beyond, const float *slopes,
+               void *of_logits, int64_t half, int64_t N, int64_t V) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        float copy[SOME], found[SOME];
+        for (int64_t v = 0; v < V; v += SOME) {
+            int64_t count = V - v < SOME ? V - v : SOME;
+            const float *x = widened(logits, half, n * V + v, count, copy);
+            float *of = half ? found : (float *)of_logits + n * V + v;
+            for (int64_t i = 0; i < count; i++) of[i] = slopes[n] * exponential(x[i] - most[n] - beyond[n]);
+            if (v <= targets[n] && targets[n] < v + SOME) of[targets[n] - v] -= slopes[n];
+            if (half) narrow(found, (uint16_t *)of_logits + n * V + v, count);
+        }
+    }
+}

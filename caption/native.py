@@ -1,0 +1,131 @@
+"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, their gradients, and
+the transpose of a matrix.
+
+Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
+additive.py, contexts.py and stepwise.py do the same in PyTorch.
+"""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LANES = 16  # numbers of a vector; widths must be a multiple
+WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels; None: they cannot be had here. Takes half a second, once a process."""
+    compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        made = Path(folder) / "kernels.so"
+        command = [compiler, *FLAGS, str(Path(__file__).with_name("kernels.c")), "-o", str(made)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            return ctypes.CDLL(str(made))
+        except (OSError, subprocess.SubprocessError) as error:
+            told = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
+            print(f"kernels.c is not for {compiler} here ({told}); all is done without, slower", file=sys.stderr)
+            return None
+
+
+def takes(rows: Tensor, regions: Tensor) -> bool:
+    """Whether the kernels are for rows [B, Q, ...] that look at keys [B, L, A] or values [B, L, D]."""
+    if rows.device.type != "cpu" or not rows.dtype == regions.dtype == torch.float32 or regions.shape[-1] % LANES:
+        return False
+    return rows.shape[1] * regions.numel() >= WORTH and library() is not None
+
+
+def scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], v [A] -> scores [B, Q, L]."""
+    found = asked.new_empty(*asked.shape[:2], keys.shape[1])
+    _look("scores", asked, keys, vector, found)
+    return found
+
+
+def gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor, of_keys: Tensor) -> tuple[Tensor, Tensor]:
+    """From the scores' gradient [B, Q, L] those of asked and v; that of keys is added to `of_keys` [B, L, A]."""
+    of_asked = asked.new_empty(asked.shape)
+    of_vector = asked.new_empty(len(asked), asked.shape[-1])  # by each image
+    _look("gradients", asked, keys, vector, gradient, of_asked, of_keys, of_vector)
+    return of_asked, of_vector.sum(0)
+
+
+def contexts(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [B, Q, L], values [B, L, D] -> contexts [B, Q, D]."""
+    found = weights.new_empty(*weights.shape[:2], values.shape[-1])
+    _look("contexts", weights, values, found)
+    return found
+
+
+def of_weights(gradient: Tensor, values: Tensor) -> Tensor:
+    """From the contexts' gradient [B, Q, D] that of the weights [B, Q, L]."""
+    found = gradient.new_empty(*gradient.shape[:2], values.shape[1])
+    _look("of_weights", gradient, values, found)
+    return found
+
+
+def computes(tensor: Tensor, *also: torch.dtype) -> bool:
+    """Whether the kernels are for numbers like these, single precision or what else some take, whatever their shape."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, *also) and library() is not None
+
+
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gates before their nonlinearities [N, 4H], cell [N, H] -> gates after them, hidden state and next cell."""
+    opened, hidden, following = torch.empty_like(gates), cell.new_empty(cell.shape), cell.new_empty(cell.shape)
+    _run("lstm", (gates, cell, opened, hidden, following), cell.shape)
+    return opened, hidden, following
+
+
+def lstm_gradients(
+    opened: Tensor, cell: Tensor, following: Tensor, of_hidden: Tensor, of_following: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H] and the cell."""
+    of_gates, of_cell = torch.empty_like(opened), cell.new_empty(cell.shape)
+    _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), cell.shape)
+    return of_gates, of_cell
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """[m, n] -> [n, m], copied."""
+    found = matrix.new_empty(matrix.shape[::-1])
+    _run("transposed", (matrix, found), matrix.shape)
+    return found
+
+
+def partition(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [N, V], single or bfloat16 -> their maximum and log sum_v e^(x_v - maximum) [N]."""
+    most, sums = logits.new_empty(2, len(logits), dtype=torch.float32)
+    _run("partition", (logits, most, sums), (logits.dtype == torch.bfloat16, *logits.shape))
+    return most, sums.log()
+
+
+def of_logits(logits: Tensor, targets: Tensor, most: Tensor, beyond: Tensor, slopes: Tensor) -> Tensor:
+    """From the gradients [N] of -log p_y, y the targets [N], that of the logits [N, V]; `most` and `beyond` are what
+    `partition` gives."""
+    found = torch.empty_like(logits)
+    sizes = (logits.dtype == torch.bfloat16, *logits.shape)
+    _run("of_logits", (logits, targets, most, beyond, slopes, found), sizes)
+    return found
+
+
+def _look(name: str, rows: Tensor, regions: Tensor, *more: Tensor) -> None:
+    """A kernel with these tensors and B, Q, L and A or D."""
+    _run(name, (rows, regions, *more), (*rows.shape[:2], *regions.shape[1:]))
+
+
+def _run(name: str, tensors: Iterable[Tensor], sizes: Iterable[int]) -> None:
+    there = [each.contiguous() for each in tensors]  # held until it returns; results are so already
+    pointers = [ctypes.c_void_p(each.data_ptr()) for each in there]
+    getattr(library(), name)(*pointers, *map(ctypes.c_int64, sizes))
