@@ -4,7 +4,7 @@
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
 words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. `plain` is
-the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass; `compiled` is
+the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass; on a GPU, `compiled` is
 `--training.compile`. The bound is the least number of floating-point operations that the equations need, over the rate
 of matrix products measured in the same run, in fp32 (on a GPU, TF32). Modes and bound are measured in turn. Memory is
 the most that a step holds beyond weights and optimizer.
@@ -122,8 +122,9 @@ def main() -> None:
     args, device = measure.begin(parser)
     machine.allow_tf32(device)
     print(measure.machine(device))
+    modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith("compiled")]
     for width in args.width:
-        figures = measure_width(width, args.modes, device, args.rounds, args.profile)
+        figures = measure_width(width, modes, device, args.rounds, args.profile)
         if args.keep:
             measure.keep("train_step", device, figures)
 

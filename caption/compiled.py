@@ -1,8 +1,9 @@
-"""Functions that torch.compile may make one kernel of, where `--training.compile` asks for it: a C++ compiler is needed
-on a CPU, Triton on a GPU, and half a minute the first time. Shapes may change from call to call."""
+"""Functions that torch.compile makes one kernel of, on a GPU, where `--training.compile` asks for it: it needs Triton,
+and half a minute the first time. Shapes may change from call to call. A CPU has kernels in C of the same (native.py).
+"""
 
 import functools
-import shutil
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,12 @@ _state = {"wanted": False}
 
 
 def want(device: torch.device) -> None:
-    """Compile from now on. Raises UserError where there is no compiler."""
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        raise UserError("training.compile needs a C++ compiler (g++ or clang++), and there is none; leave it out")
-    switch(True)
+    """Compile from now on, on a GPU. Raises UserError where Triton is not there."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError(
+            "training.compile needs Triton, which PyTorch for Linux brings, and there is none; leave it out"
+        )
+    switch(device.type == "cuda")
 
 
 def switch(on: bool) -> None:

@@ -122,8 +122,8 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
     compile: bool = False
-    """Make kernels of the LSTM's gates and cross-entropy, by torch.compile: less memory and, after half a minute, for
-    some models faster. On a GPU also record the LSTM's time loop as CUDA graphs."""
+    """On a GPU: record the LSTM's time loop as CUDA graphs, and make kernels of its gates and of the cross-entropy by
+    torch.compile, which takes half a minute. On a CPU there are such kernels anyway."""
     checkpoint_steps: int = 0
     """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
     workers: int = 0

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import train
-from caption import compiled
-from caption.decoder import lstm
+from caption import compiled, native
 from caption.errors import UserError
-from caption.losses import surprises
+from caption.lstm import equations
+from caption.surprise import plain
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
@@ -33,13 +33,13 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     counters.clear()
     torch.manual_seed(0)
     for images, rows in ((4, 3), (3, 3), (3, 2), (2, 2), (5, 4), (2, 1), (1, 1)):
-        gates = [torch.randn(images, rows, width).requires_grad_() for width in (16, 4 * 16, 4 * 16, 4 * 16)]
+        gates = [torch.randn(images * rows, width).requires_grad_() for width in (16, 4 * 16, 4 * 16, 4 * 16)]
         logits, targets = torch.randn(images * rows, 40).requires_grad_(), torch.arange(images * rows) % 40
 
         def words(logits: Tensor, targets: Tensor = targets) -> Tensor:
-            return surprises(logits, targets)
+            return plain(logits, targets)
 
-        for function, given in ((lstm, gates), (words, [logits])):
+        for function, given in ((equations, gates), (words, [logits])):
             monkeypatch.setitem(compiled._state, "wanted", False)
             wanted = with_gradients(function, given)
             monkeypatch.setitem(compiled._state, "wanted", True)
@@ -48,29 +48,37 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counters["stats"]["unique_graphs"] <= 4 * 2  # of one image, of one row, of one of both, of several
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / "run"), "--device", "cpu"]
-    with pytest.raises(UserError, match=r"training.compile needs a C\+\+ compiler"):
-        train.main([*given, "--training.compile"])
-    assert not (tmp_path / "run").exists() and not compiled.wanted()
+def test_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has kernels in C, and takes the option of a run that began on a GPU as it is."""
+    monkeypatch.setitem(compiled._state, "wanted", False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    compiled.want(torch.device("cpu"))
+    assert not compiled.wanted()
+    with pytest.raises(UserError, match=r"training.compile needs Triton"):
+        compiled.want(torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    compiled.want(torch.device("cuda"))
+    assert compiled.wanted()
 
 
 def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", None)  # would fail
-    lstm(torch.ones(1, 1, 2), torch.ones(1, 1, 8))
+    equations(torch.ones(1, 2), torch.ones(1, 8))
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_training(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path) -> None:
-    """Two epochs with and without: the same losses, but for rounding."""
+    """Two epochs with what a GPU would compile, compiled here, and without: the same losses, but for rounding."""
     losses = []
-    for name, more in (("plain", []), ("compiled", ["--training.compile"])):
-        monkeypatch.setitem(compiled._state, "wanted", False)
-        given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / name), "--device", "cpu"]
-        train.main([*given, "--training.epochs", "2", "--training.precision", "fp32", *more])
-        assert compiled.wanted() == bool(more)
-        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
+    monkeypatch.setattr(native, "library", lambda: None)
+    for compile in (False, True):
+        monkeypatch.setattr(compiled, "want", lambda device, compile=compile: compiled.switch(compile))
+        folder = tmp_path / str(compile)
+        given = ["shapes-soft", "--data", str(shapes), "--output", str(folder), "--device", "cpu"]
+        more = ["--training.epochs", "2", "--training.precision", "fp32", "--training.compile"]
+        train.main([*given, *more])
+        assert compiled.wanted() == compile
+        log = (folder / "log.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["train"]["cross_entropy"] for line in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and len(losses[0]) == 2
