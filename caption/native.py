@@ -19,12 +19,13 @@ from torch import Tensor
 
 LANES = 16  # numbers of a vector; widths must be a multiple
 WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
+FEW = 2**14  # numbers from which on it pays where nothing is learnt: not to compile for a single caption
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels; None: they cannot be had here. Takes half a second, once a process."""
+    """The kernels; None: they cannot be had here. Takes about a second, once a process."""
     compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
     if compiler is None:
         return None
@@ -78,7 +79,9 @@ def of_weights(gradient: Tensor, values: Tensor) -> Tensor:
 
 def computes(tensor: Tensor, *also: torch.dtype) -> bool:
     """Whether the kernels are for numbers like these, single precision or what else some take, whatever their shape."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, *also) and library() is not None
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, *also):
+        return False
+    return (torch.is_grad_enabled() or tensor.numel() >= FEW) and library() is not None
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:

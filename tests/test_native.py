@@ -12,14 +12,18 @@ from conftest import make_decoder
 from torch import Tensor
 
 from caption import native
-from caption.attention import additive
+from caption.attention import AdditiveScore, SoftAttention, additive
 from caption.attention.additive import exponentials, for_many, tanh_scores
 from caption.attention.contexts import contexts
+from caption.config import DecoderConfig, SearchConfig
+from caption.decoder import Decoder
 from caption.lstm import equations, lstm_rows
+from caption.search import search
 from caption.stepwise import transposed
 from caption.surprise import plain, surprises
 
 needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")
+WORTH = native.WORTH
 SHAPES = [(1, 1, 1, 16), (2, 3, 7, 48), (5, 1, 20, 16), (1, 4, 3, 512), (13, 5, 196, 64)]  # B, Q, L, A
 
 
@@ -231,6 +235,17 @@ def test_surprises_of_no_number_and_of_no_word() -> None:
     assert surprises(logits[:0], targets[:0]).shape == (0,)
     with pytest.raises(RuntimeError, match="out of bounds"):
         surprises(logits, targets + 2)
+
+
+def test_not_compiled_for_a_single_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would take as long as the caption."""
+    monkeypatch.setattr(native, "WORTH", WORTH)
+    monkeypatch.setattr(native, "library", None)  # would fail
+    decoder = Decoder(DecoderConfig(), SoftAttention(AdditiveScore(512, 6, 512), 6), 6, 20).eval()
+    with torch.inference_mode():
+        assert search(decoder, decoder.prepare(torch.randn(1, 196, 6)), SearchConfig(beam_size=5, max_length=3))
+    with pytest.raises(TypeError, match="not callable"):
+        decoder(decoder.prepare(torch.randn(1, 4, 6)), torch.full((1, 1, 3), 4), torch.full((1, 1), 3))
 
 
 @pytest.mark.parametrize("why", ["no compiler", "an error", "not to be loaded"])
