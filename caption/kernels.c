@@ -1,6 +1,6 @@
-// What PyTorch is slow at on a CPU; native.py compiles it, and gives LANES, a power of two: the additive score of
-// additive.py and the context of contexts.py, with their gradients, and the transpose of a matrix. What is large, keys
-// [B, L, A] and values [B, L, D], is read once for all Q rows of an image. A and D are multiples of LANES.
+// What PyTorch is slow at on a CPU; native.py compiles it, and gives LANES, a power of two. The additive score of
+// additive.py and the context of contexts.py read what is large, keys [B, L, A] and values [B, L, D], once for all Q rows
+// of an image; A and D are multiples of LANES. Then the transpose of a matrix, the LSTM's cell, and the cross-entropy.
 
 #include <math.h>
 #include <omp.h>
@@ -239,7 +239,7 @@ static const float *widened(const void *logits, int64_t half, int64_t first, int
 static void narrow(const float *values, uint16_t *half, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         union { float value; uint32_t bits; } wide = {values[i]};
-        half[i] = (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
+        half[i] = values[i] != values[i] ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
     }
 }
 

@@ -1,8 +1,8 @@
-"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, their gradients, and
-the transpose of a matrix.
+"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, the LSTM's cell, the
+cross-entropy, their gradients, and the transpose of a matrix.
 
 Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
-additive.py, contexts.py and stepwise.py do the same in PyTorch.
+additive.py, contexts.py, lstm.py, surprise.py and stepwise.py do the same in PyTorch.
 """
 
 import ctypes
@@ -41,9 +41,10 @@ def library() -> ctypes.CDLL | None:
             return None
 
 
-def takes(rows: Tensor, regions: Tensor) -> bool:
+def takes(rows: Tensor, regions: Tensor, *more: Tensor) -> bool:
     """Whether the kernels are for rows [B, Q, ...] that look at keys [B, L, A] or values [B, L, D]."""
-    if rows.device.type != "cpu" or not rows.dtype == regions.dtype == torch.float32 or regions.shape[-1] % LANES:
+    single = all(each.dtype == torch.float32 for each in (rows, regions, *more))
+    if rows.device.type != "cpu" or not single or regions.shape[-1] % LANES:
         return False
     return rows.shape[1] * regions.numel() >= WORTH and library() is not None
 
@@ -78,7 +79,8 @@ def of_weights(gradient: Tensor, values: Tensor) -> Tensor:
 
 
 def computes(tensor: Tensor, *also: torch.dtype) -> bool:
-    """Whether the kernels are for numbers like these, single precision or what else some take, whatever their shape."""
+    """Whether the kernels are for numbers like these: single precision or what else some take, and where nothing is
+    learnt not too few."""
     if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, *also):
         return False
     return (torch.is_grad_enabled() or tensor.numel() >= FEW) and library() is not None
@@ -86,7 +88,8 @@ def computes(tensor: Tensor, *also: torch.dtype) -> bool:
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gates before their nonlinearities [N, 4H], cell [N, H] -> gates after them, hidden state and next cell."""
-    opened, hidden, following = torch.empty_like(gates), cell.new_empty(cell.shape), cell.new_empty(cell.shape)
+    assert gates.shape == (len(cell), 4 * cell.shape[1])
+    opened, hidden, following = (gates.new_empty(each.shape) for each in (gates, cell, cell))
     _run("lstm", (gates, cell, opened, hidden, following), cell.shape)
     return opened, hidden, following
 
@@ -95,7 +98,7 @@ def lstm_gradients(
     opened: Tensor, cell: Tensor, following: Tensor, of_hidden: Tensor, of_following: Tensor
 ) -> tuple[Tensor, Tensor]:
     """From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H] and the cell."""
-    of_gates, of_cell = torch.empty_like(opened), cell.new_empty(cell.shape)
+    of_gates, of_cell = opened.new_empty(opened.shape), cell.new_empty(cell.shape)
     _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), cell.shape)
     return of_gates, of_cell
 
@@ -117,7 +120,7 @@ def partition(logits: Tensor) -> tuple[Tensor, Tensor]:
 def of_logits(logits: Tensor, targets: Tensor, most: Tensor, beyond: Tensor, slopes: Tensor) -> Tensor:
     """From the gradients [N] of -log p_y, y the targets [N], that of the logits [N, V]; `most` and `beyond` are what
     `partition` gives."""
-    found = torch.empty_like(logits)
+    found = logits.new_empty(logits.shape)
     sizes = (logits.dtype == torch.bfloat16, *logits.shape)
     _run("of_logits", (logits, targets, most, beyond, slopes, found), sizes)
     return found
@@ -129,6 +132,10 @@ def _look(name: str, rows: Tensor, regions: Tensor, *more: Tensor) -> None:
 
 
 def _run(name: str, tensors: Iterable[Tensor], sizes: Iterable[int]) -> None:
-    there = [each.contiguous() for each in tensors]  # held until it returns; results are so already
+    # Held until it returns. Results have to be so already (new_empty's are; empty_like's are as what they are like).
+    there = [each.contiguous() for each in tensors]
     pointers = [ctypes.c_void_p(each.data_ptr()) for each in there]
-    getattr(library(), name)(*pointers, *map(ctypes.c_int64, sizes))
+    kernels = library()
+    assert kernels is not None
+    kernels.omp_set_num_threads(torch.get_num_threads())  # which may belong to another OpenMP than PyTorch's
+    getattr(kernels, name)(*pointers, *map(ctypes.c_int64, sizes))

@@ -64,6 +64,7 @@ class Steps:
         self.taken = 0
         # Of each step, by its number: rows x [N, n] and the gradient of their results [N, m].
         self.passed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.passing: int | None = None  # the backward pass that they are of
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, x = self.layer.weight, in_working_precision(x)
@@ -161,6 +162,8 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (x,), steps = ctx.saved_tensors, ctx.steps
         gradients = gradient.reshape(-1, gradient.shape[-1])
+        if steps.passing != torch._C._current_graph_task_id():  # an earlier one did not come to _Gather
+            steps.passed, steps.passing = {}, torch._C._current_graph_task_id()
         steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:

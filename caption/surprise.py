@@ -33,6 +33,7 @@ class _Surprises(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        assert targets.shape == logits.shape[:1]
         most, beyond = native.partition(logits)
         ctx.save_for_backward(logits, targets, most, beyond)
         return beyond - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - most)

@@ -130,6 +130,27 @@ def test_keys_of_many_steps() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("shared", [False, True])
+def test_keys_and_gates_and_logits_that_lie_the_other_way_round(shared: bool) -> None:
+    """Their gradients, which PyTorch would lay out likewise."""
+    query, keys, vector = inputs((2, 3, 32, 48))
+    keys = keys.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    made = exponentials(keys)
+    assert not made.is_contiguous()
+    found = torch.autograd.grad(
+        tanh_scores(exponentials(query), for_many(made) if shared else made, vector).sum(), keys
+    )
+    straight = keys.detach().contiguous().requires_grad_()
+    wanted = torch.autograd.grad(tanh_scores(exponentials(query), exponentials(straight), vector).sum(), straight)
+    torch.testing.assert_close(found[0], wanted[0])
+    cell, gates, targets = torch.randn(5, 6), torch.randn(24, 5).t(), torch.arange(5)
+    for function, given in ((lstm_rows, [cell, gates]), (lambda x: surprises(x, targets), [gates])):
+        wanted = gradients_of(function, [each.contiguous() for each in given])
+        for one, other in zip(gradients_of(function, given), wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@needs_compiler
 def test_keys_gradient_is_summed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     query, keys, vector = inputs((4, 3, 7, 32))
     work, places = native.gradients, []
@@ -164,6 +185,7 @@ def test_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.takes(asked, keys)
     assert not native.takes(asked.double(), keys.double())
     assert not native.takes(asked[..., :31], keys[..., :31])
+    assert not native.takes(asked, keys, torch.ones(32).bfloat16())
     monkeypatch.setattr(native, "WORTH", 2 * 3 * 5 * 32 + 1)
     assert not native.takes(asked, keys)
 
@@ -235,6 +257,9 @@ def test_surprises_of_no_number_and_of_no_word() -> None:
     assert surprises(logits[:0], targets[:0]).shape == (0,)
     with pytest.raises(RuntimeError, match="out of bounds"):
         surprises(logits, targets + 2)
+    half = torch.zeros(1, 2, dtype=torch.bfloat16, requires_grad=True)
+    slope = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # not a number, by its last bits
+    assert torch.autograd.grad(surprises(half, targets[:1]), half, slope)[0].isnan().all()
 
 
 def test_not_compiled_for_a_single_caption(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,3 +186,12 @@ def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = StepLinear(7, 5), StepLinear(6, 6)
     with unrolled(torch.nn.Sequential(small, large)):
         assert small.steps is None and large.steps is not None
+
+
+def test_a_backward_pass_that_stops_short_leaves_nothing() -> None:
+    layer, reads = layer_and_steps(True)
+    with unrolled(layer):
+        results = [layer(x) for x in reads]
+    torch.autograd.grad(results[0].sum(), reads[0], retain_graph=True)
+    found = torch.autograd.grad(results[1].sum(), layer.weight)[0]
+    torch.testing.assert_close(found, reads[1].sum((0, 1)).expand(5, -1))

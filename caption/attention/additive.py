@@ -45,23 +45,23 @@ class _TanhScores(torch.autograd.Function):
         ctx.save_for_backward(asked, keys, vector)
         ctx.many = keys.grad_fn if hasattr(keys.grad_fn, "summed") else None
         with torch.autocast(asked.device.type, enabled=False):
-            return (native.scores if native.takes(asked, keys) else block_scores)(asked, keys, vector)
+            return (native.scores if native.takes(asked, keys, vector) else block_scores)(asked, keys, vector)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         asked, keys, vector = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
-            if not native.takes(asked, keys):
+            if not native.takes(asked, keys, vector):
                 return block_gradients(asked, keys, vector, gradient)
-            of_keys = torch.zeros_like(keys) if ctx.many is None else _Many.place(ctx.many, keys)
+            of_keys = keys.new_zeros(keys.shape) if ctx.many is None else _Many.place(ctx.many, keys)
             of_asked, of_vector = native.gradients(asked, keys, vector, gradient, of_keys)
             return of_asked, of_keys if ctx.many is None else None, of_vector
 
 
 def for_many(keys: Tensor) -> Tensor:
-    """Keys [B, L, A] that many steps read: on a CPU all add to one gradient in place, where autograd would have one of
-    each step, and add them up."""
+    """Keys [B, L, A] that many steps read: by native.py they add to one gradient in place, where autograd would have
+    one of each step, and add them up. It goes to what the keys were made of; the keys themselves are told none."""
     shared: Tensor = _Many.apply(keys)  # type: ignore[no-untyped-call]
     return shared
 
@@ -77,7 +77,7 @@ class _Many(torch.autograd.Function):
     def place(ctx: Any, keys: Tensor) -> Tensor:
         """Where the backward pass under way sums the keys' gradient."""
         if ctx.summing != torch._C._current_graph_task_id():  # or an earlier one left it, which did not come to the end
-            ctx.summing, ctx.summed = torch._C._current_graph_task_id(), torch.zeros_like(keys)
+            ctx.summing, ctx.summed = torch._C._current_graph_task_id(), keys.new_zeros(keys.shape)
         found: Tensor = ctx.summed
         return found
 
