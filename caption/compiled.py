@@ -26,7 +26,7 @@ def want(device: torch.device) -> None:
 def switch(on: bool) -> None:
     """Compile or not, from now on."""
     # One image or row, or more; with a gradient, without, or in inference: each is compiled for itself, once.
-    torch._dynamo.config.recompile_limit = 32
+    torch._dynamo.config.cache_size_limit = 32  # by its older name, which PyTorch 2.6 knows, too
     _state["wanted"] = on
 
 
