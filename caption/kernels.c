@@ -23,7 +23,8 @@ static float sum(vec values) {
     return whole;
 }
 
-// asked U = e^(2q) [B, Q, A], keys K = e^(2k) [B, L, A], vector v [A], r = 1 / (1 + K U) -> scores [B, Q, L]: sum_a v_a tanh(k_a + q_a) = sum_a v_a (1 - 2 r_a).
+// asked U = e^(2q) [B, Q, A], keys K = e^(2k) [B, L, A], vector v [A], r = 1 / (1 + K U) -> scores [B, Q, L]:
+// sum_a v_a tanh(k_a + q_a) = sum_a v_a (1 - 2 r_a).
 void scores(const float *asked, const float *keys, const float *vector, float *scores, int64_t B, int64_t Q, int64_t L,
             int64_t A) {
     const vec *v = (const vec *)vector;
@@ -138,7 +139,7 @@ static inline vec pick(vec a, vec b, places from) {
 }
 
 // A square of LANES rows of x, n numbers apart -> its transpose in y, m numbers apart. (r, c) goes to (c, r) by
-// exchanging the two numbers' bits one after the other: bit s of a row is the half of each pair of vectors it is in.
+// exchanging the bits of r and c one after the other: for bit s, rows r and r + s exchange half of their numbers.
 static inline void square(const float *x, int64_t n, float *y, int64_t m) {
     vec rows[LANES];
     for (int r = 0; r < LANES; r++) rows[r] = *(const vec *)(x + r * n);

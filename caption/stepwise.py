@@ -169,9 +169,8 @@ class _Step(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if steps.back is None:
                 weight, packed = steps.forth.plain, packs(gradient)
-                several = steps.taken > 1 and native.computes(
-                    weight
-                )  # elsewhere transposing takes longer than it saves
+                # In half precision transposing takes longer than it saves.
+                several = steps.taken > 1 and weight.dtype == torch.float32
                 steps.back = Weights(transposed(weight) if packed and several else weight.t(), packed, several)
             of_x = steps.back(gradient)
         if ctx.needs_input_grad[2]:

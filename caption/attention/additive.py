@@ -28,9 +28,8 @@ CACHED = 2**20
 
 def exponentials(values: Tensor) -> Tensor:
     """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
-    return (
-        F.hardtanh(at_least_single(values), -LIMIT, LIMIT).mul_(2).exp_()
-    )  # clamp, with less to do in its backward pass
+    inside = F.hardtanh(at_least_single(values), -LIMIT, LIMIT)  # clamp, with less to do in its backward pass
+    return inside.mul_(2).exp_()
 
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
