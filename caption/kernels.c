@@ -5,6 +5,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -190,47 +191,11 @@ static inline float tangent(float x) {
     return less / (less + 2);
 }
 
-// Gates before their nonlinearities [N, 4H], input, forget, output and modulator; cell [N, H] -> the gates after them,
-// hidden state and next cell, eq. 1-3.
-void lstm(const float *gates, const float *cell, float *opened, float *hidden, float *next, int64_t N, int64_t H) {
-#pragma omp parallel for
-    for (int64_t n = 0; n < N; n++) {
-        const float *x = gates + n * 4 * H, *c = cell + n * H;
-        float *i = opened + n * 4 * H, *f = i + H, *o = f + H, *g = o + H, *h = hidden + n * H, *d = next + n * H;
-#pragma omp simd
-        for (int64_t k = 0; k < H; k++) {
-            i[k] = sigmoid(x[k]), f[k] = sigmoid(x[H + k]), o[k] = sigmoid(x[2 * H + k]), g[k] = tangent(x[3 * H + k]);
-            d[k] = f[k] * c[k] + i[k] * g[k];
-            h[k] = o[k] * tangent(d[k]);
-        }
-    }
-}
-
-// From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H] and the cell.
-void lstm_gradients(const float *opened, const float *cell, const float *next, const float *of_hidden,
-                    const float *of_next, float *of_gates, float *of_cell, int64_t N, int64_t H) {
-#pragma omp parallel for
-    for (int64_t n = 0; n < N; n++) {
-        const float *i = opened + n * 4 * H, *f = i + H, *o = f + H, *g = o + H, *c = cell + n * H, *d = next + n * H;
-        const float *of_h = of_hidden + n * H, *of_d = of_next + n * H;
-        float *of = of_gates + n * 4 * H, *of_c = of_cell + n * H;
-#pragma omp simd
-        for (int64_t k = 0; k < H; k++) {
-            float t = tangent(d[k]), slope = of_d[k] + of_h[k] * o[k] * (1 - t * t);  // of the next cell, in all
-            of[k] = slope * g[k] * i[k] * (1 - i[k]);
-            of[H + k] = slope * c[k] * f[k] * (1 - f[k]);
-            of[2 * H + k] = of_h[k] * t * o[k] * (1 - o[k]);
-            of[3 * H + k] = slope * i[k] * (1 - g[k] * g[k]);
-            of_c[k] = slope * f[k];
-        }
-    }
-}
-
-// Some of the logits as floats: themselves or, of bfloat16, whose bits are the upper half of a float's, a copy.
-static const float *widened(const void *logits, int64_t half, int64_t first, int64_t count, float *copy) {
-    if (!half) return (const float *)logits + first;
+// Some of the numbers as floats: themselves or, of bfloat16, whose bits are the upper half of a float's, a copy.
+static const float *widened(const void *numbers, int64_t half, int64_t first, int64_t count, float *copy) {
+    if (!half) return (const float *)numbers + first;
     for (int64_t i = 0; i < count; i++) {
-        union { uint32_t bits; float value; } wide = {(uint32_t)((const uint16_t *)logits)[first + i] << 16};
+        union { uint32_t bits; float value; } wide = {(uint32_t)((const uint16_t *)numbers)[first + i] << 16};
         copy[i] = wide.value;
     }
     return copy;
@@ -242,6 +207,69 @@ static void narrow(const float *values, uint16_t *half, int64_t count) {
         union { float value; uint32_t bits; } wide = {values[i]};
         half[i] = values[i] != values[i] ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
     }
+}
+
+// Values to some of the numbers, floats or bfloat16.
+static void put(const float *values, void *numbers, int64_t half, int64_t first, int64_t count) {
+    if (half)
+        narrow(values, (uint16_t *)numbers + first, count);
+    else
+        memcpy((float *)numbers + first, values, count * sizeof(float));
+}
+
+// The sum of three, at some of their places, as floats.
+static void summed(const void *a, const void *b, const void *c, int64_t half, int64_t first, int64_t count, float *sum) {
+    float copies[3][SOME];
+    const float *x = widened(a, half, first, count, copies[0]), *y = widened(b, half, first, count, copies[1]);
+    const float *z = widened(c, half, first, count, copies[2]);
+    for (int64_t i = 0; i < count; i++) sum[i] = x[i] + y[i] + z[i];
+}
+
+// The three shares of the gates [N, 4H], floats or bfloat16: input, forget, output and modulator; cell [N, H] -> gates
+// after their nonlinearities, hidden state (as the shares) and next cell, eq. 1-3.
+void lstm(const void *word, const void *state, const void *seen, const float *cell, float *opened, void *hidden,
+          float *next, int64_t half, int64_t N, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t first = 0; first < H; first += SOME) {
+            int64_t count = H - first < SOME ? H - first : SOME;
+            const float *c = cell + n * H + first;
+            float *i = opened + n * 4 * H + first, *f = i + H, *o = f + H, *g = o + H, *d = next + n * H + first;
+            float h[SOME];
+            for (int k = 0; k < 4; k++) summed(word, state, seen, half, (n * 4 + k) * H + first, count, i + k * H);
+#pragma omp simd
+            for (int64_t k = 0; k < count; k++) {
+                i[k] = sigmoid(i[k]), f[k] = sigmoid(f[k]), o[k] = sigmoid(o[k]), g[k] = tangent(g[k]);
+                d[k] = f[k] * c[k] + i[k] * g[k];
+                h[k] = o[k] * tangent(d[k]);
+            }
+            put(h, hidden, half, n * H + first, count);
+        }
+}
+
+// From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H], which is that of each
+// share, and of the cell.
+void lstm_gradients(const float *opened, const float *cell, const float *next, const void *of_hidden,
+                    const float *of_next, void *of_gates, float *of_cell, int64_t half, int64_t N, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t first = 0; first < H; first += SOME) {
+            int64_t count = H - first < SOME ? H - first : SOME, at = n * H + first;
+            const float *i = opened + n * 4 * H + first, *f = i + H, *o = f + H, *g = o + H;
+            const float *c = cell + at, *d = next + at, *of_d = of_next + at;
+            float copy[SOME], found[4][SOME], *of_c = of_cell + at;
+            const float *of_h = widened(of_hidden, half, at, count, copy);
+#pragma omp simd
+            for (int64_t k = 0; k < count; k++) {
+                float t = tangent(d[k]), slope = of_d[k] + of_h[k] * o[k] * (1 - t * t);  // of the next cell, in all
+                found[0][k] = slope * g[k] * i[k] * (1 - i[k]);
+                found[1][k] = slope * c[k] * f[k] * (1 - f[k]);
+                found[2][k] = of_h[k] * t * o[k] * (1 - o[k]);
+                found[3][k] = slope * i[k] * (1 - g[k] * g[k]);
+                of_c[k] = slope * f[k];
+            }
+            for (int k = 0; k < 4; k++) put(found[k], of_gates, half, (n * 4 + k) * H + first, count);
+        }
 }
 
 // Logits x [N, V], floats or bfloat16 -> their maximum and sum_v e^(x_v - maximum) [N].

@@ -1,6 +1,5 @@
 """The LSTM's cell, eq. 1-3."""
 
-import functools
 from typing import Any
 
 import torch
@@ -11,41 +10,39 @@ from caption import native
 from caption.compiled import compilable
 
 
-def lstm(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell [B, Q, H], and what makes up the gates before their nonlinearities, each [B, Q, 4H] -> hidden state and cell
-    [B, Q, H]."""
-    hidden, following = lstm_rows(cell.flatten(0, 1), *(share.flatten(0, 1) for share in shares))
+def lstm(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell [B, Q, H]; the shares that the word, the state and what is seen have in the gates before their
+    nonlinearities, each [B, Q, 4H] -> hidden state and cell [B, Q, H]."""
+    hidden, following = lstm_rows(*(each.flatten(0, 1) for each in (cell, word, state, seen)))
     return hidden.view(cell.shape), following.view(cell.shape)
 
 
-def lstm_rows(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_rows(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The same of N rows: [N, H], each [N, 4H] -> [N, H] each; one shape less for a compiler to tell apart."""
-    if not native.computes(cell):
-        found: tuple[Tensor, Tensor] = equations(cell, *shares)
-        return found
-    gates = functools.reduce(torch.add, shares)
-    hidden, cell = _Lstm.apply(gates.float(), cell)  # type: ignore[no-untyped-call]
-    return hidden.to(gates.dtype), cell
+    alike = word.dtype == state.dtype == seen.dtype
+    function = _Lstm.apply if native.computes(cell) and native.computes(word, torch.bfloat16) and alike else equations
+    found: tuple[Tensor, Tensor] = function(cell, word, state, seen)
+    return found
 
 
 @compilable
-def equations(cell: Tensor, *shares: Tensor) -> tuple[Tensor, Tensor]:
+def equations(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """As they stand."""
-    gates = functools.reduce(torch.add, shares)  # eq. 1
-    i, f, o, g = gates.chunk(4, -1)  # input, forget, output, modulator
+    i, f, o, g = (word + state + seen).chunk(4, -1)  # input, forget, output, modulator, eq. 1
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
     return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3
 
 
 class _Lstm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        opened, hidden, following = native.lstm(gates, cell)
+    def forward(ctx: Any, cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        opened, hidden, following = native.lstm(cell, word, state, seen)
         ctx.save_for_backward(opened, cell, following)
         return hidden, following
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_hidden: Tensor, of_following: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, of_hidden: Tensor, of_following: Tensor) -> tuple[Tensor, ...]:
         opened, cell, following = ctx.saved_tensors
-        return native.lstm_gradients(opened, cell, following, of_hidden, of_following)
+        of_cell, of_gates = native.lstm_gradients(opened, cell, following, of_hidden, of_following)
+        return of_cell, of_gates, of_gates, of_gates

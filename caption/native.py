@@ -86,21 +86,26 @@ def computes(tensor: Tensor, *also: torch.dtype) -> bool:
     return (torch.is_grad_enabled() or tensor.numel() >= FEW) and library() is not None
 
 
-def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates before their nonlinearities [N, 4H], cell [N, H] -> gates after them, hidden state and next cell."""
-    assert gates.shape == (len(cell), 4 * cell.shape[1])
-    opened, hidden, following = (gates.new_empty(each.shape) for each in (gates, cell, cell))
-    _run("lstm", (gates, cell, opened, hidden, following), cell.shape)
+def lstm(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cell [N, H], three shares of the gates [N, 4H], single or bfloat16 -> gates after their nonlinearities, hidden
+    state, as the shares, and next cell."""
+    rows, width = cell.shape
+    assert word.shape == state.shape == seen.shape == (rows, 4 * width)
+    opened, following = cell.new_empty(rows, 4 * width), cell.new_empty(rows, width)
+    hidden = word.new_empty(rows, width)
+    sizes = (word.dtype == torch.bfloat16, rows, width)
+    _run("lstm", (word, state, seen, cell, opened, hidden, following), sizes)
     return opened, hidden, following
 
 
 def lstm_gradients(
     opened: Tensor, cell: Tensor, following: Tensor, of_hidden: Tensor, of_following: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From the gradients of the hidden state and the next cell [N, H] those of the gates [N, 4H] and the cell."""
-    of_gates, of_cell = opened.new_empty(opened.shape), cell.new_empty(cell.shape)
-    _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), cell.shape)
-    return of_gates, of_cell
+    """From the gradients of the hidden state and the next cell [N, H] those of the cell and of each share [N, 4H]."""
+    of_cell, of_gates = cell.new_empty(cell.shape), of_hidden.new_empty(opened.shape)
+    sizes = (of_hidden.dtype == torch.bfloat16, *cell.shape)
+    _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), sizes)
+    return of_cell, of_gates
 
 
 def transposed(matrix: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Inside `unrolled`, a `StepLinear` does for all steps together what need not be done at each: on a CPU its weights are
 brought into the order in which oneDNN multiplies (PyTorch would do so at every step, which for few rows takes longer
 than the product itself), and its weights' gradient is one product over all steps, not one a step and their sum. Outside
-it, it does so for a call with many rows in single precision, and otherwise, and where it is small, is `nn.Linear`.
+it, it does so for a call with many rows, and otherwise, and where it is small, is `nn.Linear`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from caption import native
 from caption.machine import in_working_precision
 
 LARGE = 2**17  # weights of a layer from which on this pays
-MANY = 256  # rows from which on it pays for a single call, but not in half precision
+MANY = 256  # rows from which on it pays for a single call
 
 
 class StepLinear(nn.Linear):
@@ -124,7 +124,7 @@ def packs(x: Tensor) -> bool:
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return x.dtype == torch.float32 or (half and not many(x))
+    return half or x.dtype == torch.float32
 
 
 def many(x: Tensor) -> bool:

@@ -63,7 +63,7 @@ def test_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", None)  # would fail
-    equations(torch.ones(1, 2), torch.ones(1, 8))
+    equations(torch.ones(1, 2), *(torch.ones(1, 8) for _ in range(3)))
 
 
 @needs_compiler

@@ -144,7 +144,7 @@ def test_keys_and_gates_and_logits_that_lie_the_other_way_round(shared: bool) ->
     wanted = torch.autograd.grad(tanh_scores(exponentials(query), exponentials(straight), vector).sum(), straight)
     torch.testing.assert_close(found[0], wanted[0])
     cell, gates, targets = torch.randn(5, 6), torch.randn(24, 5).t(), torch.arange(5)
-    for function, given in ((lstm_rows, [cell, gates]), (lambda x: surprises(x, targets), [gates])):
+    for function, given in ((lstm_rows, [cell, gates, gates, gates]), (lambda x: surprises(x, targets), [gates])):
         wanted = gradients_of(function, [each.contiguous() for each in given])
         for one, other in zip(gradients_of(function, given), wanted, strict=True):
             torch.testing.assert_close(one, other)
@@ -204,32 +204,40 @@ def gradients_of(function: Callable[..., Any], values: list[Tensor]) -> list[Ten
     results = function(*values)
     results = [results] if isinstance(results, Tensor) else [*results]
     torch.manual_seed(1)
-    sums = [(each * torch.randn(each.shape, dtype=torch.double).to(each.dtype)).sum() for each in results]
+    sums = [(each * torch.randn(each.shape).bfloat16().to(each.dtype)).sum() for each in results]
     return [*results, *torch.autograd.grad(sum(sums), values)]
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e3])
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 12), (9, 33)])
-def test_lstm(rows: int, width: int, scale: float) -> None:
-    """Against its equations in double precision."""
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (5, 12), (9, 33), (2, 1030)])
+def test_lstm(monkeypatch: pytest.MonkeyPatch, rows: int, width: int, scale: float, dtype: torch.dtype) -> None:
+    """Against its equations in double precision; state and gradients of the gates are rounded to the gates' precision,
+    the cell and its gradient are not."""
     torch.manual_seed(0)
-    values = [torch.randn(rows, width), *(scale * torch.randn(rows, 4 * width) for _ in range(3))]
+    values = [torch.randn(rows, width), *(scale * torch.randn(rows, 4 * width).to(dtype) for _ in range(3))]
     wanted = gradients_of(equations, [each.double() for each in values])
-    for one, other in zip(gradients_of(lstm_rows, values), wanted, strict=True):
-        torch.testing.assert_close(one.double(), other, atol=1e-6 * (1 + scale), rtol=1e-5)
+    monkeypatch.setattr("caption.lstm.equations", None)  # would fail
+    found = gradients_of(lstm_rows, values)
+    assert [each.dtype for each in found] == [dtype, torch.float32, torch.float32, dtype, dtype, dtype]
+    for one, other in zip(found, wanted, strict=True):
+        close = 1e-5 if one.dtype == torch.float32 else 2**-8
+        torch.testing.assert_close(one.double(), other, atol=1e-6 * (1 + scale), rtol=close)
 
 
 @needs_compiler
-def test_lstm_of_half_precision_and_of_no_number() -> None:
-    """The state is as the gates are, the cell single; a gate that is not a number does not pass unseen."""
+def test_lstm_of_several_precisions_and_of_no_number() -> None:
+    """Shares of different precisions are PyTorch's; one that is not a number does not pass unseen."""
     cell, gates = torch.randn(3, 8), torch.randn(3, 32)
-    hidden, following = lstm_rows(cell, gates.bfloat16(), gates.bfloat16())
-    assert hidden.dtype == torch.bfloat16 and following.dtype == torch.float32
-    torch.testing.assert_close(hidden.float(), equations(cell, 2 * gates)[0], atol=0.02, rtol=0.02)
-    assert all(each.isnan().all() for each in lstm_rows(cell, gates / 0 * 0))
-    for one, other in zip(lstm_rows(cell, gates / 0), equations(cell, gates / 0), strict=True):
-        torch.testing.assert_close(one, other)
+    hidden, following = lstm_rows(cell, gates, gates.bfloat16(), gates.bfloat16())
+    assert hidden.dtype == following.dtype == torch.float32
+    torch.testing.assert_close(hidden, equations(cell, gates, gates, gates)[0], atol=0.02, rtol=0.02)
+    for dtype in (torch.float32, torch.bfloat16):
+        nothing, endless = [3 * [(gates / 0 * one).to(dtype)] for one in (0, 1)]
+        assert all(each.isnan().all() for each in lstm_rows(cell, *nothing))
+        for one, other in zip(lstm_rows(cell, *endless), equations(cell, *endless), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @needs_compiler
