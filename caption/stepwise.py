@@ -168,10 +168,10 @@ class _Step(torch.autograd.Function):
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
             if steps.back is None:
-                weight, packed = steps.forth.plain, packs(gradient)
-                # In half precision transposing takes longer than it saves.
-                several = steps.taken > 1 and weight.dtype == torch.float32
-                steps.back = Weights(transposed(weight) if packed and several else weight.t(), packed, several)
+                weight, packed, several = steps.forth.plain.t(), packs(gradient), steps.taken > 1
+                if packed and several:  # copied in single precision, for which there is a quick way
+                    weight = transposed(steps.layer.weight.detach()).to(weight.dtype)
+                steps.back = Weights(weight, packed, several)
             of_x = steps.back(gradient)
         if ctx.needs_input_grad[2]:
             of_bias = gradients.sum(0)
