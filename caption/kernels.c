@@ -217,6 +217,33 @@ static void put(const float *values, void *numbers, int64_t half, int64_t first,
         memcpy((float *)numbers + first, values, count * sizeof(float));
 }
 
+// Values x [n], floats or bfloat16 -> e^(2x), of x no further from 0 than the limit.
+void exponentials(const void *values, float *found, int64_t half, int64_t limit, int64_t n) {
+#pragma omp parallel for
+    for (int64_t first = 0; first < n; first += SOME) {
+        int64_t count = n - first < SOME ? n - first : SOME;
+        float copy[SOME];
+        const float *x = widened(values, half, first, count, copy);
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            found[first + i] = exponential(2 * (x[i] < -limit ? -limit : x[i] > limit ? limit : x[i]));
+    }
+}
+
+// From the gradient of e^(2x) that of x, nothing from the limit on.
+void of_exponentials(const float *found, const float *gradient, void *of_values, int64_t half, int64_t limit,
+                     int64_t n) {
+    float least = exponential(-2 * limit), most = exponential(2 * limit);
+#pragma omp parallel for
+    for (int64_t first = 0; first < n; first += SOME) {
+        int64_t count = n - first < SOME ? n - first : SOME;
+        const float *e = found + first, *g = gradient + first;
+        float of[SOME];
+        for (int64_t i = 0; i < count; i++) of[i] = e[i] <= least || e[i] >= most ? 0 : 2 * g[i] * e[i];
+        put(of, of_values, half, first, count);
+    }
+}
+
 // The sum of three, at some of their places, as floats.
 static void summed(const void *a, const void *b, const void *c, int64_t half, int64_t first, int64_t count, float *sum) {
     float copies[3][SOME];

@@ -86,6 +86,20 @@ def computes(tensor: Tensor, *also: torch.dtype) -> bool:
     return (torch.is_grad_enabled() or tensor.numel() >= FEW) and library() is not None
 
 
+def exponentials(values: Tensor, limit: int) -> Tensor:
+    """values x [...], single or bfloat16 -> e^(2x), single, of x no further from 0 than the limit."""
+    found = values.new_empty(values.shape, dtype=torch.float32)
+    _run("exponentials", (values, found), (values.dtype == torch.bfloat16, limit, values.numel()))
+    return found
+
+
+def of_exponentials(found: Tensor, gradient: Tensor, limit: int, dtype: torch.dtype) -> Tensor:
+    """From the gradient of what `exponentials` found that of the values, of type `dtype`."""
+    of_values = found.new_empty(found.shape, dtype=dtype)
+    _run("of_exponentials", (found, gradient, of_values), (dtype == torch.bfloat16, limit, found.numel()))
+    return of_values
+
+
 def lstm(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cell [N, H], three shares of the gates [N, 4H], single or bfloat16 -> gates after their nonlinearities, hidden
     state, as the shares, and next cell."""

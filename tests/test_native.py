@@ -99,6 +99,23 @@ def test_what_lies_apart_in_memory() -> None:
     torch.testing.assert_close(found[2], wanted[2])
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 7, 300)])
+def test_exponentials(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Against PyTorch's in double precision, some at the limit and beyond; a number that is none stays so."""
+    torch.manual_seed(0)
+    values = (12 * torch.randn(shape)).to(dtype)
+    found, wanted = (gradients_of(exponentials, [each]) for each in (values, values.double()))
+    assert found[0].grad_fn.name() == "_ExponentialsBackward"
+    assert [each.dtype for each in found] == [torch.float32, dtype]
+    torch.testing.assert_close(found[0].double(), wanted[0], atol=0, rtol=1e-5)
+    torch.testing.assert_close(found[1].double(), wanted[1], atol=0, rtol=1e-5 if dtype == torch.float32 else 2**-8)
+    with torch.no_grad():
+        values[0] = torch.nan
+    assert exponentials(values.requires_grad_())[0].isnan().all()
+
+
 def looks(query: Tensor, keys: Tensor, vector: Tensor, steps: int = 3) -> list[Tensor]:
     """The scores of several steps, the last of fewer images."""
     asked = exponentials(query)
@@ -135,7 +152,7 @@ def test_keys_and_gates_and_logits_that_lie_the_other_way_round(shared: bool) ->
     """Their gradients, which PyTorch would lay out likewise."""
     query, keys, vector = inputs((2, 3, 32, 48))
     keys = keys.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
-    made = exponentials(keys)
+    made = (2 * keys).exp()
     assert not made.is_contiguous()
     found = torch.autograd.grad(
         tanh_scores(exponentials(query), for_many(made) if shared else made, vector).sum(), keys

@@ -21,15 +21,32 @@ from torch.autograd.function import once_differentiable
 from caption import native
 from caption.attention.base import at_least_single
 
-LIMIT = 20.0  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
+LIMIT = 20  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
 # Numbers r that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait.
 CACHED = 2**20
 
 
 def exponentials(values: Tensor) -> Tensor:
     """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
+    if values.requires_grad and native.computes(values, torch.bfloat16):
+        found: Tensor = _Exponentials.apply(values)  # type: ignore[no-untyped-call]
+        return found
     inside = F.hardtanh(at_least_single(values), -LIMIT, LIMIT)  # clamp, with less to do in its backward pass
     return inside.mul_(2).exp_()
+
+
+class _Exponentials(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        found = native.exponentials(values, LIMIT)
+        ctx.save_for_backward(found)
+        ctx.dtype = values.dtype
+        return found
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return native.of_exponentials(*ctx.saved_tensors, gradient, LIMIT, ctx.dtype)
 
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class TanhScore(nn.Module):
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        return tanh_scores(self.ask(query), keys, self.vector.weight[0])
+        return tanh_scores(self.ask(query), keys, self.vector.weight.view(-1))
 
 
 class AdditiveScore(TanhScore):

@@ -35,7 +35,9 @@ class SoftAttention(nn.Module):
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside
         the window; and the logarithm of what damps the weights after the softmax [B, Q, L], if anything does."""
-        logits = at_least_single(self.score(query, memory.keys)) / self.temperature
+        logits = at_least_single(self.score(query, memory.keys))
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if self.window is None:
             return logits, None
         inside, damping = self.window(query, step)
@@ -52,7 +54,7 @@ class SoftAttention(nn.Module):
         if isinstance(score, TanhScore) and self.window is None and fuses(query.device.type):
             from caption.attention.fused import attend
 
-            vector = score.vector.weight[0]
+            vector = score.vector.weight.view(-1)
             return Attended(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
         weights = self.weigh(*self.logits(query, memory, step))  # [B, Q, L]
         return Attended(contexts(weights, memory.values), weights)
