@@ -11,6 +11,7 @@ from caption.attention import Attended, Attention, Draw, Memory, at_least_single
 from caption.config import DecoderConfig
 from caption.dropout import Dropout
 from caption.errors import UserError
+from caption.gate import gated
 from caption.graphs import Graphs, records
 from caption.lstm import lstm
 from caption.machine import send
@@ -196,10 +197,9 @@ class Decoder(RecurrentDecoder):
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
         """Eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context [B, Q, C], attention."""
         attended = self.attention(state.hidden, memory, state.step)
-        gate = torch.sigmoid(self.gate(state.hidden))  # beta_t, section 4.2.1, [B, Q, 1]
-        context = gate * attended.context
+        context, gate = gated(attended.context, state.hidden, self.gate.weight, self.gate.bias)  # section 4.2.1
         hidden, cell = lstm(state.cell, word_gates, self.hidden_to_gates(state.hidden), self.context_to_gates(context))
-        return State(hidden, cell, step=state.step + 1), context, attended._replace(gate=gate.squeeze(-1))
+        return State(hidden, cell, step=state.step + 1), context, attended._replace(gate=gate)
 
     def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
         """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., C] -> [..., V]."""

@@ -1,6 +1,7 @@
 // What PyTorch is slow at on a CPU; native.py compiles it, and gives LANES, a power of two. The additive score of
 // additive.py and the context of contexts.py read what is large, keys [B, L, A] and values [B, L, D], once for all Q rows
-// of an image; A and D are multiples of LANES. Then the transpose of a matrix, the LSTM's cell, and the cross-entropy.
+// of an image; A and D are multiples of LANES. Then the transpose of a matrix, the LSTM's cell, the gate, and the
+// cross-entropy.
 
 #include <math.h>
 #include <omp.h>
@@ -297,6 +298,65 @@ void lstm_gradients(const float *opened, const float *cell, const float *next, c
             }
             for (int k = 0; k < 4; k++) put(found[k], of_gates, half, (n * 4 + k) * H + first, count);
         }
+}
+
+// Context z [N, C] and hidden state h [N, H], floats or bfloat16, weight w [H], bias b [1] -> beta z, and
+// beta = sigmoid(w . h + b) [N].
+void gated(const void *context, const void *hidden, const float *weight, const float *bias, void *found, float *gate,
+           int64_t half, int64_t N, int64_t C, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        float copy[SOME], sum = *bias;
+        for (int64_t first = 0; first < H; first += SOME) {
+            int64_t count = H - first < SOME ? H - first : SOME;
+            const float *h = widened(hidden, half, n * H + first, count, copy), *w = weight + first;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < count; i++) sum += w[i] * h[i];
+        }
+        float beta = gate[n] = sigmoid(sum);
+        for (int64_t first = 0; first < C; first += SOME) {
+            int64_t count = C - first < SOME ? C - first : SOME;
+            const float *z = widened(context, half, n * C + first, count, copy);
+            float some[SOME];
+            for (int64_t i = 0; i < count; i++) some[i] = beta * z[i];
+            put(some, found, half, n * C + first, count);
+        }
+    }
+}
+
+// From the gradients of beta z and of beta those of the context, the hidden state, the weight and, by each row [N], the
+// bias.
+void gated_gradients(const void *context, const void *hidden, const float *weight, const float *gate,
+                     const void *of_found, const float *of_gate, void *of_context, void *of_hidden, float *of_weight,
+                     float *of_bias, int64_t half, int64_t N, int64_t C, int64_t H) {
+#pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        float copies[2][SOME], some[SOME], sum = of_gate[n];
+        for (int64_t first = 0; first < C; first += SOME) {
+            int64_t count = C - first < SOME ? C - first : SOME;
+            const float *z = widened(context, half, n * C + first, count, copies[0]);
+            const float *of = widened(of_found, half, n * C + first, count, copies[1]);
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < count; i++) sum += z[i] * of[i];
+            for (int64_t i = 0; i < count; i++) some[i] = gate[n] * of[i];
+            put(some, of_context, half, n * C + first, count);
+        }
+        of_bias[n] = sum * gate[n] * (1 - gate[n]);
+        for (int64_t first = 0; first < H; first += SOME) {
+            int64_t count = H - first < SOME ? H - first : SOME;
+            for (int64_t i = 0; i < count; i++) some[i] = of_bias[n] * weight[first + i];
+            put(some, of_hidden, half, n * H + first, count);
+        }
+    }
+    for (int64_t first = 0; first < H; first += SOME) {
+        int64_t count = H - first < SOME ? H - first : SOME;
+        float copy[SOME], *of = of_weight + first;
+        for (int64_t i = 0; i < count; i++) of[i] = 0;
+        for (int64_t n = 0; n < N; n++) {
+            const float *h = widened(hidden, half, n * H + first, count, copy);
+            for (int64_t i = 0; i < count; i++) of[i] += of_bias[n] * h[i];
+        }
+    }
 }
 
 // Logits x [N, V], floats or bfloat16 -> their maximum and sum_v e^(x_v - maximum) [N].

@@ -1,8 +1,8 @@
-"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, the LSTM's cell, the
-cross-entropy, their gradients, and the transpose of a matrix.
+"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, its gate, the
+LSTM's cell, the cross-entropy, their gradients, and the transpose of a matrix.
 
 Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
-additive.py, contexts.py, lstm.py, surprise.py and stepwise.py do the same in PyTorch.
+additive.py, contexts.py, gate.py, lstm.py, surprise.py and stepwise.py do the same in PyTorch.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from torch import Tensor
 LANES = 16  # numbers of a vector; widths must be a multiple
 WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
 FEW = 2**14  # numbers from which on it pays where nothing is learnt: not to compile for a single caption
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
+FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
 
 
 @functools.cache
@@ -44,7 +44,8 @@ def library() -> ctypes.CDLL | None:
 def takes(rows: Tensor, regions: Tensor, *more: Tensor) -> bool:
     """Whether the kernels are for rows [B, Q, ...] that look at keys [B, L, A] or values [B, L, D]."""
     single = all(each.dtype == torch.float32 for each in (rows, regions, *more))
-    if rows.device.type != "cpu" or not single or regions.shape[-1] % LANES:
+    alone = len(rows) == 1 and not torch.is_grad_enabled()  # one image's caption is there before the compiler is
+    if rows.device.type != "cpu" or not single or alone or regions.shape[-1] % LANES:
         return False
     return rows.shape[1] * regions.numel() >= WORTH and library() is not None
 
@@ -120,6 +121,30 @@ def lstm_gradients(
     sizes = (of_hidden.dtype == torch.bfloat16, *cell.shape)
     _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), sizes)
     return of_cell, of_gates
+
+
+def gated(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """context z [N, C] and hidden state h [N, H], both single or bfloat16, weight w [1, H], bias b [1] -> beta z and
+    beta = sigmoid(w h + b) [N]."""
+    assert len(context) == len(hidden) and weight.shape == (1, hidden.shape[1])
+    found, gate = context.new_empty(context.shape), weight.new_empty(len(context))
+    _run("gated", (context, hidden, weight, bias, found, gate), _of_gated(context, hidden))
+    return found, gate
+
+
+def gated_gradients(
+    context: Tensor, hidden: Tensor, weight: Tensor, gate: Tensor, of_found: Tensor, of_gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From the gradients of what `gated` found those of what it was given."""
+    of_context, of_hidden = context.new_empty(context.shape), hidden.new_empty(hidden.shape)
+    of_weight, of_bias = weight.new_empty(weight.shape), gate.new_empty(gate.shape)  # of the bias by each row
+    tensors = (context, hidden, weight, gate, of_found, of_gate, of_context, of_hidden, of_weight, of_bias)
+    _run("gated_gradients", tensors, _of_gated(context, hidden))
+    return of_context, of_hidden, of_weight, of_bias.sum(0, keepdim=True)
+
+
+def _of_gated(context: Tensor, hidden: Tensor) -> tuple[int, ...]:
+    return context.dtype == torch.bfloat16, *context.shape, hidden.shape[1]
 
 
 def transposed(matrix: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ METRICS = (
 )  # fmt: skip
 ORDER = (
     *LEAVES, *METRICS, "visualise", "modelconfig", "config", "command", "machine", "dropout", "compiled", "graphs",
-    "native", "stepwise", "lstm", "attention.base", "attention.contexts", "attention.additive", "attention.scores",
-    "attention.windows", "attention.fused", "attention.soft", "attention.hard", "attention.multihead",
-    "attention.glimpses", "attention", "surprise", "cnn", "padding", "encoder", "decoder", "transformer", "parallel",
-    "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical", "vectors", "objective", "engine",
-    "presets", "runlog", "evaluation", "page", "report", "described",
+    "native", "stepwise", "lstm", "gate", "attention.base", "attention.contexts", "attention.additive",
+    "attention.scores", "attention.windows", "attention.fused", "attention.soft", "attention.hard",
+    "attention.multihead", "attention.glimpses", "attention", "surprise", "cnn", "padding", "encoder", "decoder",
+    "transformer", "parallel", "losses", "search", "checkpoint", "captioner", "datafile", "data", "selfcritical",
+    "vectors", "objective", "engine", "presets", "runlog", "evaluation", "page", "report", "described",
 )  # fmt: skip
 
 

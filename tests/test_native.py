@@ -17,6 +17,7 @@ from caption.attention.additive import exponentials, for_many, tanh_scores
 from caption.attention.contexts import contexts
 from caption.config import DecoderConfig, SearchConfig
 from caption.decoder import Decoder
+from caption.gate import gated
 from caption.lstm import equations, lstm_rows
 from caption.search import search
 from caption.stepwise import transposed
@@ -258,6 +259,26 @@ def test_lstm_of_several_precisions_and_of_no_number() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "width", "seen"), [((1, 1), 1, 1), ((3, 5), 12, 33), ((2, 1), 1030, 2050)])
+def test_gate(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[int, int], width: int, seen: int, dtype: torch.dtype
+) -> None:
+    """Against PyTorch in double precision; beta and the gradients of weight and bias are single."""
+    torch.manual_seed(0)
+    values = [torch.randn(*rows, seen).to(dtype), torch.randn(*rows, width).to(dtype)]
+    values += [torch.randn(1, width) / width**0.5, torch.randn(1)]
+    wanted = gradients_of(gated, [each.double() for each in values])
+    monkeypatch.setattr(torch, "sigmoid", None)  # would fail
+    found = gradients_of(gated, values)
+    assert [each.dtype for each in found] == [dtype, torch.float32, dtype, dtype, torch.float32, torch.float32]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        close = 1e-5 if one.dtype == torch.float32 else 2**-8
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=close)
+
+
+@needs_compiler
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 1024), (4, 1025), (2, 9490)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
@@ -291,11 +312,11 @@ def test_not_compiled_for_a_single_caption(monkeypatch: pytest.MonkeyPatch) -> N
     """Which would take as long as the caption."""
     monkeypatch.setattr(native, "WORTH", WORTH)
     monkeypatch.setattr(native, "library", None)  # would fail
-    decoder = Decoder(DecoderConfig(), SoftAttention(AdditiveScore(512, 6, 512), 6), 6, 20).eval()
+    decoder = Decoder(DecoderConfig(), SoftAttention(AdditiveScore(512, 2048, 512), 2048), 2048, 20).eval()
     with torch.inference_mode():
-        assert search(decoder, decoder.prepare(torch.randn(1, 196, 6)), SearchConfig(beam_size=5, max_length=3))
+        assert search(decoder, decoder.prepare(torch.randn(1, 196, 2048)), SearchConfig(beam_size=10, max_length=3))
     with pytest.raises(TypeError, match="not callable"):
-        decoder(decoder.prepare(torch.randn(1, 4, 6)), torch.full((1, 1, 3), 4), torch.full((1, 1), 3))
+        decoder(decoder.prepare(torch.randn(1, 4, 2048)), torch.full((1, 1, 3), 4), torch.full((1, 1), 3))
 
 
 @pytest.mark.parametrize("why", ["no compiler", "an error", "not to be loaded"])

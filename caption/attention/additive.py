@@ -46,33 +46,35 @@ class _Exponentials(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return native.of_exponentials(*ctx.saved_tensors, gradient, LIMIT, ctx.dtype)
+        (found,) = ctx.saved_tensors
+        return native.of_exponentials(found, gradient, LIMIT, ctx.dtype)
 
 
 def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], both of `exponentials`, and v [A] -> scores e_t [B, Q, L]."""
-    scores: Tensor = _TanhScores.apply(asked, keys, vector)  # type: ignore[no-untyped-call]
+    scores: Tensor = _TanhScores.apply(asked, keys, vector, native.takes(asked, keys, vector))  # type: ignore[no-untyped-call]
     return scores
 
 
 class _TanhScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor, in_c: bool) -> Tensor:
         ctx.save_for_backward(asked, keys, vector)
+        ctx.in_c = in_c
         ctx.many = keys.grad_fn if hasattr(keys.grad_fn, "summed") else None
         with torch.autocast(asked.device.type, enabled=False):
-            return (native.scores if native.takes(asked, keys, vector) else block_scores)(asked, keys, vector)
+            return (native.scores if in_c else block_scores)(asked, keys, vector)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
         asked, keys, vector = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
-            if not native.takes(asked, keys, vector):
-                return block_gradients(asked, keys, vector, gradient)
+            if not ctx.in_c:
+                return *block_gradients(asked, keys, vector, gradient), None
             of_keys = keys.new_zeros(keys.shape) if ctx.many is None else _Many.place(ctx.many, keys)
             of_asked, of_vector = native.gradients(asked, keys, vector, gradient, of_keys)
-            return of_asked, of_keys if ctx.many is None else None, of_vector
+            return of_asked, of_keys if ctx.many is None else None, of_vector, None
 
 
 def for_many(keys: Tensor) -> Tensor:
