@@ -69,7 +69,7 @@ class Steps:
     def __call__(self, x: Tensor) -> Tensor:
         weight, x = self.layer.weight, in_working_precision(x)
         bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
-        if self.forth is None or self.forth.plain.dtype != x.dtype:
+        if self.forth is None or self.forth.matrix.dtype != x.dtype:
             self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)
         if not torch.is_grad_enabled():
             return self.forth(x, bias)
@@ -79,23 +79,30 @@ class Steps:
         result: Tensor = _Step.apply(x, self.token, bias, self)
         return result
 
+    def turned(self, gradients: Tensor) -> "Weights":
+        """W^T, for gradients [..., m] of the results."""
+        if self.forth is not None and not self.forth.reordered:
+            return Weights(self.forth.matrix.t(), packs(gradients), several=False)
+        # Copied in single precision, for which there is a quick way.
+        return Weights(transposed(self.layer.weight.detach()).to(gradients.dtype), packs(gradients))
+
     def end(self) -> None:
         """No step follows. The token holds what holds these steps: in a circle, nothing would be freed in time."""
         self.token = None
+        if self.forth is not None and self.forth.reordered:  # of no use to the backward pass
+            self.forth = None
 
 
 class Weights:
     """A matrix [m, n], for several products or one, if wished in the order in which oneDNN multiplies by it."""
 
     def __init__(self, weight: Tensor, packed: bool, several: bool = True) -> None:
-        self.plain = weight
-        self.packed = None
-        if packed:  # oneDNN itself brings it into that order for a single product
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if several else weight
+        self.packed, self.reordered = packed, packed and several  # for a single product oneDNN does so itself
+        self.matrix = torch.ops.mkldnn._reorder_linear_weight(weight) if self.reordered else weight
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., n] -> [..., m]."""
-        return F.linear(x, self.plain, bias) if self.packed is None else onednn_linear(x, self.packed, bias)
+        return (onednn_linear if self.packed else F.linear)(x, self.matrix, bias)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -145,6 +152,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, nothing: Tensor) -> tuple[Tensor, None]:
         passed = [*ctx.steps.passed.values()]
         ctx.steps.passed.clear()
+        ctx.steps.back = None
         rows, gradients = passed[0] if len(passed) == 1 else map(torch.cat, zip(*passed, strict=True))
         return of_weight(rows, gradients).to(ctx.dtype), None
 
@@ -167,11 +175,7 @@ class _Step(torch.autograd.Function):
         steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
-            if steps.back is None:
-                weight, packed, several = steps.forth.plain.t(), packs(gradient), steps.taken > 1
-                if packed and several:  # copied in single precision, for which there is a quick way
-                    weight = transposed(steps.layer.weight.detach()).to(weight.dtype)
-                steps.back = Weights(weight, packed, several)
+            steps.back = steps.back or steps.turned(gradient)
             of_x = steps.back(gradient)
         if ctx.needs_input_grad[2]:
             of_bias = gradients.sum(0)

@@ -53,7 +53,7 @@ def test_packed_where_it_pays() -> None:
     here = torch.backends.mkldnn.is_available()
     few, rows = torch.randn(3, 7), torch.randn(stepwise.MANY + 1, 7)
     assert packs(few) == packs(rows) == here
-    assert (Weights(few, packs(few)).packed is not None) == here
+    assert Weights(few, packs(few)).reordered == here and not Weights(few, packs(few), several=False).reordered
     assert not packs(few.double())
     assert packs(few.bfloat16()) == packs(rows.bfloat16()) == (here and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
