@@ -3,9 +3,10 @@
     python -m benchmarks.attend [--images 13 64] [--device cpu] [--keep]
 
 L = 196, A = 512, five rows an image; values of width 2,048 in fp32 and in bf16, which get no gradient, as with a frozen
-encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py in PyTorch, `kernel` in C (kernels.c), and on a GPU the
-whole look in Triton (fused.py). The limit is the time of reading keys and values once, forward and again backward, and
-of writing the keys' gradient, at the rate at which this machine copies a large tensor, measured in the same run.
+encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py in PyTorch, but for the exponentials, `kernel` in C
+(kernels.c), and on a GPU the whole look in Triton (fused.py). The limit is the time of reading keys and values once,
+forward and again backward, and of writing the keys' gradient, at the rate at which this machine copies a large tensor,
+measured in the same run.
 """
 
 import functools

@@ -13,7 +13,7 @@ from caption import native
 def gated(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """context z [B, Q, C], hidden state h [B, Q, H], weight [1, H] and bias [1] of f_beta -> beta z [B, Q, C] and
     beta = sigmoid(f_beta(h)) [B, Q]."""
-    alike = context.dtype == hidden.dtype and native.computes(weight)
+    alike = context.dtype == hidden.dtype and weight.dtype == torch.float32
     if not alike or not native.computes(hidden, torch.bfloat16):
         gate = torch.sigmoid(F.linear(hidden, weight, bias))
         return gate * context, gate.squeeze(-1)

@@ -1,7 +1,7 @@
 // What PyTorch is slow at on a CPU; native.py compiles it, and gives LANES, a power of two. The additive score of
 // additive.py and the context of contexts.py read what is large, keys [B, L, A] and values [B, L, D], once for all Q rows
-// of an image; A and D are multiples of LANES. Then the transpose of a matrix, the LSTM's cell, the gate, and the
-// cross-entropy.
+// of an image; A and D are multiples of LANES. Then the transpose of a matrix, e^(2x), the LSTM's cell, the gate, and
+// the cross-entropy.
 
 #include <math.h>
 #include <omp.h>
@@ -195,6 +195,7 @@ static inline float tangent(float x) {
 // Some of the numbers as floats: themselves or, of bfloat16, whose bits are the upper half of a float's, a copy.
 static const float *widened(const void *numbers, int64_t half, int64_t first, int64_t count, float *copy) {
     if (!half) return (const float *)numbers + first;
+#pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         union { uint32_t bits; float value; } wide = {(uint32_t)((const uint16_t *)numbers)[first + i] << 16};
         copy[i] = wide.value;
@@ -204,6 +205,7 @@ static const float *widened(const void *numbers, int64_t half, int64_t first, in
 
 // Back to bfloat16: to the nearest, of two the even.
 static void narrow(const float *values, uint16_t *half, int64_t count) {
+#pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         union { float value; uint32_t bits; } wide = {values[i]};
         half[i] = values[i] != values[i] ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
@@ -240,6 +242,7 @@ void of_exponentials(const float *found, const float *gradient, void *of_values,
         int64_t count = n - first < SOME ? n - first : SOME;
         const float *e = found + first, *g = gradient + first;
         float of[SOME];
+#pragma omp simd
         for (int64_t i = 0; i < count; i++) of[i] = e[i] <= least || e[i] >= most ? 0 : 2 * g[i] * e[i];
         put(of, of_values, half, first, count);
     }
@@ -250,6 +253,7 @@ static void summed(const void *a, const void *b, const void *c, int64_t half, in
     float copies[3][SOME];
     const float *x = widened(a, half, first, count, copies[0]), *y = widened(b, half, first, count, copies[1]);
     const float *z = widened(c, half, first, count, copies[2]);
+#pragma omp simd
     for (int64_t i = 0; i < count; i++) sum[i] = x[i] + y[i] + z[i];
 }
 
@@ -318,6 +322,7 @@ void gated(const void *context, const void *hidden, const float *weight, const f
             int64_t count = C - first < SOME ? C - first : SOME;
             const float *z = widened(context, half, n * C + first, count, copy);
             float some[SOME];
+#pragma omp simd
             for (int64_t i = 0; i < count; i++) some[i] = beta * z[i];
             put(some, found, half, n * C + first, count);
         }
@@ -338,12 +343,14 @@ void gated_gradients(const void *context, const void *hidden, const float *weigh
             const float *of = widened(of_found, half, n * C + first, count, copies[1]);
 #pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < count; i++) sum += z[i] * of[i];
+#pragma omp simd
             for (int64_t i = 0; i < count; i++) some[i] = gate[n] * of[i];
             put(some, of_context, half, n * C + first, count);
         }
         of_bias[n] = sum * gate[n] * (1 - gate[n]);
         for (int64_t first = 0; first < H; first += SOME) {
             int64_t count = H - first < SOME ? H - first : SOME;
+#pragma omp simd
             for (int64_t i = 0; i < count; i++) some[i] = of_bias[n] * weight[first + i];
             put(some, of_hidden, half, n * H + first, count);
         }
@@ -351,9 +358,11 @@ void gated_gradients(const void *context, const void *hidden, const float *weigh
     for (int64_t first = 0; first < H; first += SOME) {
         int64_t count = H - first < SOME ? H - first : SOME;
         float copy[SOME], *of = of_weight + first;
+#pragma omp simd
         for (int64_t i = 0; i < count; i++) of[i] = 0;
         for (int64_t n = 0; n < N; n++) {
             const float *h = widened(hidden, half, n * H + first, count, copy);
+#pragma omp simd
             for (int64_t i = 0; i < count; i++) of[i] += of_bias[n] * h[i];
         }
     }
@@ -390,6 +399,7 @@ void of_logits(const void *logits, const int64_t *targets, const float *most, co
             int64_t count = V - v < SOME ? V - v : SOME;
             const float *x = widened(logits, half, n * V + v, count, copy);
             float *of = half ? found : (float *)of_logits + n * V + v;
+#pragma omp simd
             for (int64_t i = 0; i < count; i++) of[i] = slopes[n] * exponential(x[i] - most[n] - beyond[n]);
             if (v <= targets[n] && targets[n] < v + SOME) of[targets[n] - v] -= slopes[n];
             if (half) narrow(found, (uint16_t *)of_logits + n * V + v, count);

@@ -1,5 +1,5 @@
-"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score, the context, its gate, the
-LSTM's cell, the cross-entropy, their gradients, and the transpose of a matrix.
+"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score and its exponentials, the context,
+its gate, the LSTM's cell, the cross-entropy, their gradients, and the transpose of a matrix.
 
 Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
 additive.py, contexts.py, gate.py, lstm.py, surprise.py and stepwise.py do the same in PyTorch.

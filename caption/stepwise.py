@@ -80,7 +80,7 @@ class Steps:
         return result
 
     def turned(self, gradients: Tensor) -> "Weights":
-        """W^T, for gradients [..., m] of the results."""
+        """W^T, for gradients [..., m] of the results. W must not have changed since they were computed."""
         if self.forth is not None and not self.forth.reordered:
             return Weights(self.forth.matrix.t(), packs(gradients), several=False)
         # Copied in single precision, for which there is a quick way.
@@ -127,7 +127,7 @@ def transposed(matrix: Tensor) -> Tensor:
 
 
 def packs(x: Tensor) -> bool:
-    """Whether oneDNN is there for rows like x [..., n], and its own order of a matrix pays for them."""
+    """Whether oneDNN is there for rows like x [..., n], and multiplies them fastest."""
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -172,7 +172,8 @@ class _Step(torch.autograd.Function):
         gradients = gradient.reshape(-1, gradient.shape[-1])
         if steps.passing != torch._C._current_graph_task_id():  # an earlier one did not come to _Gather
             steps.passed, steps.passing = {}, torch._C._current_graph_task_id()
-        steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
+        if ctx.needs_input_grad[1]:  # or nothing would take them away
+            steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
             steps.back = steps.back or steps.turned(gradient)
