@@ -12,6 +12,8 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 
 #define SOME 1024  // numbers of a row that are worked on at a time, so that they stay in the innermost cache
 
+static inline int64_t at_most(int64_t left) { return left < SOME ? left : SOME; }
+
 // How many of an image's n vectors a task takes: all or, where images are few for the threads, a part.
 static int64_t portion(int64_t B, int64_t n) {
     int64_t wide = n;
@@ -203,28 +205,25 @@ static const float *widened(const void *numbers, int64_t half, int64_t first, in
     return copy;
 }
 
-// Back to bfloat16: to the nearest, of two the even.
-static void narrow(const float *values, uint16_t *half, int64_t count) {
+// Values to some of the numbers, floats or bfloat16: rounded to the nearest, of two to the even.
+static void put(const float *values, void *numbers, int64_t half, int64_t first, int64_t count) {
+    if (!half) {
+        memcpy((float *)numbers + first, values, count * sizeof(float));
+        return;
+    }
+    uint16_t *there = (uint16_t *)numbers + first;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         union { float value; uint32_t bits; } wide = {values[i]};
-        half[i] = values[i] != values[i] ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
+        there[i] = values[i] != values[i] ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
     }
-}
-
-// Values to some of the numbers, floats or bfloat16.
-static void put(const float *values, void *numbers, int64_t half, int64_t first, int64_t count) {
-    if (half)
-        narrow(values, (uint16_t *)numbers + first, count);
-    else
-        memcpy((float *)numbers + first, values, count * sizeof(float));
 }
 
 // Values x [n], floats or bfloat16 -> e^(2x), of x no further from 0 than the limit.
 void exponentials(const void *values, float *found, int64_t half, int64_t limit, int64_t n) {
 #pragma omp parallel for
     for (int64_t first = 0; first < n; first += SOME) {
-        int64_t count = n - first < SOME ? n - first : SOME;
+        int64_t count = at_most(n - first);
         float copy[SOME];
         const float *x = widened(values, half, first, count, copy);
 #pragma omp simd
@@ -239,7 +238,7 @@ void of_exponentials(const float *found, const float *gradient, void *of_values,
     float least = exponential(-2 * limit), most = exponential(2 * limit);
 #pragma omp parallel for
     for (int64_t first = 0; first < n; first += SOME) {
-        int64_t count = n - first < SOME ? n - first : SOME;
+        int64_t count = at_most(n - first);
         const float *e = found + first, *g = gradient + first;
         float of[SOME];
 #pragma omp simd
@@ -264,7 +263,7 @@ void lstm(const void *word, const void *state, const void *seen, const float *ce
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++)
         for (int64_t first = 0; first < H; first += SOME) {
-            int64_t count = H - first < SOME ? H - first : SOME;
+            int64_t count = at_most(H - first);
             const float *c = cell + n * H + first;
             float *i = opened + n * 4 * H + first, *f = i + H, *o = f + H, *g = o + H, *d = next + n * H + first;
             float h[SOME];
@@ -286,7 +285,7 @@ void lstm_gradients(const float *opened, const float *cell, const float *next, c
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++)
         for (int64_t first = 0; first < H; first += SOME) {
-            int64_t count = H - first < SOME ? H - first : SOME, at = n * H + first;
+            int64_t count = at_most(H - first), at = n * H + first;
             const float *i = opened + n * 4 * H + first, *f = i + H, *o = f + H, *g = o + H;
             const float *c = cell + at, *d = next + at, *of_d = of_next + at;
             float copy[SOME], found[4][SOME], *of_c = of_cell + at;
@@ -312,14 +311,14 @@ void gated(const void *context, const void *hidden, const float *weight, const f
     for (int64_t n = 0; n < N; n++) {
         float copy[SOME], sum = *bias;
         for (int64_t first = 0; first < H; first += SOME) {
-            int64_t count = H - first < SOME ? H - first : SOME;
+            int64_t count = at_most(H - first);
             const float *h = widened(hidden, half, n * H + first, count, copy), *w = weight + first;
 #pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < count; i++) sum += w[i] * h[i];
         }
         float beta = gate[n] = sigmoid(sum);
         for (int64_t first = 0; first < C; first += SOME) {
-            int64_t count = C - first < SOME ? C - first : SOME;
+            int64_t count = at_most(C - first);
             const float *z = widened(context, half, n * C + first, count, copy);
             float some[SOME];
 #pragma omp simd
@@ -338,7 +337,7 @@ void gated_gradients(const void *context, const void *hidden, const float *weigh
     for (int64_t n = 0; n < N; n++) {
         float copies[2][SOME], some[SOME], sum = of_gate[n];
         for (int64_t first = 0; first < C; first += SOME) {
-            int64_t count = C - first < SOME ? C - first : SOME;
+            int64_t count = at_most(C - first);
             const float *z = widened(context, half, n * C + first, count, copies[0]);
             const float *of = widened(of_found, half, n * C + first, count, copies[1]);
 #pragma omp simd reduction(+ : sum)
@@ -349,14 +348,14 @@ void gated_gradients(const void *context, const void *hidden, const float *weigh
         }
         of_bias[n] = sum * gate[n] * (1 - gate[n]);
         for (int64_t first = 0; first < H; first += SOME) {
-            int64_t count = H - first < SOME ? H - first : SOME;
+            int64_t count = at_most(H - first);
 #pragma omp simd
             for (int64_t i = 0; i < count; i++) some[i] = of_bias[n] * weight[first + i];
             put(some, of_hidden, half, n * H + first, count);
         }
     }
     for (int64_t first = 0; first < H; first += SOME) {
-        int64_t count = H - first < SOME ? H - first : SOME;
+        int64_t count = at_most(H - first);
         float copy[SOME], *of = of_weight + first;
 #pragma omp simd
         for (int64_t i = 0; i < count; i++) of[i] = 0;
@@ -374,13 +373,13 @@ void partition(const void *logits, float *most, float *sums, int64_t half, int64
     for (int64_t n = 0; n < N; n++) {
         float copy[SOME], maximum = -INFINITY, sum = 0;
         for (int64_t v = 0; v < V; v += SOME) {
-            int64_t count = V - v < SOME ? V - v : SOME;
+            int64_t count = at_most(V - v);
             const float *x = widened(logits, half, n * V + v, count, copy);
 #pragma omp simd reduction(max : maximum)
             for (int64_t i = 0; i < count; i++) maximum = x[i] > maximum ? x[i] : maximum;
         }
         for (int64_t v = 0; v < V; v += SOME) {
-            int64_t count = V - v < SOME ? V - v : SOME;
+            int64_t count = at_most(V - v);
             const float *x = widened(logits, half, n * V + v, count, copy);
 #pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < count; i++) sum += exponential(x[i] - maximum);
@@ -396,13 +395,12 @@ void of_logits(const void *logits, const int64_t *targets, const float *most, co
     for (int64_t n = 0; n < N; n++) {
         float copy[SOME], found[SOME];
         for (int64_t v = 0; v < V; v += SOME) {
-            int64_t count = V - v < SOME ? V - v : SOME;
+            int64_t count = at_most(V - v);
             const float *x = widened(logits, half, n * V + v, count, copy);
-            float *of = half ? found : (float *)of_logits + n * V + v;
 #pragma omp simd
-            for (int64_t i = 0; i < count; i++) of[i] = slopes[n] * exponential(x[i] - most[n] - beyond[n]);
-            if (v <= targets[n] && targets[n] < v + SOME) of[targets[n] - v] -= slopes[n];
-            if (half) narrow(found, (uint16_t *)of_logits + n * V + v, count);
+            for (int64_t i = 0; i < count; i++) found[i] = slopes[n] * exponential(x[i] - most[n] - beyond[n]);
+            if (v <= targets[n] && targets[n] < v + SOME) found[targets[n] - v] -= slopes[n];
+            put(found, of_logits, half, n * V + v, count);
         }
     }
 }
