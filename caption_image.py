@@ -11,11 +11,11 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from caption.command import parse, run
 from caption.config import SearchConfig
+from caption.config.cli import parse, run
+from caption.data.images import BadImage, open_image, window
+from caption.data.vocabulary import tokenise
 from caption.errors import UserError
-from caption.images import BadImage, open_image, window
-from caption.vocabulary import tokenise
 
 SHOWN = 448  # longer side of a picture in figures and pages, in pixels
 
@@ -52,17 +52,17 @@ def main(arguments: list[str]) -> None:
     paths = find_pictures(args.image)
     import torch  # takes seconds, for which --help, and a slip of the pen, need not wait
 
-    from caption import machine
     from caption.captioner import Captioner
-    from caption.described import as_json, describe, look, looks_of_heads
-    from caption.page import entry, write_page
-    from caption.visualise import draw_attention
+    from caption.describe import as_json, describe, look, looks_of_heads
+    from caption.device import choose_device
+    from caption.visualise.figures import draw_attention
+    from caption.visualise.html import entry, write_page
 
     page = args.output.lower().endswith(".html")
     figures = figure_paths(args, paths) if args.output and not page else {}
     if args.against and not figures:
         raise UserError("--against draws figures, so it needs --output with a figure's name or a folder")
-    device = machine.choose_device(args.device)
+    device = choose_device(args.device)
     captioner = Captioner.load(args.checkpoint).to(device)
     models = [captioner, Captioner.load(args.against).to(device)] if args.against else [captioner]
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
@@ -135,7 +135,7 @@ def find_pictures(given: tuple[str, ...]) -> list[Path]:
 
 def figure_paths(args: Arguments, paths: list[Path]) -> dict[Path, Path]:
     """Where each picture's figure goes; its folder is made. Raises UserError rather than write over a picture."""
-    from caption.visualise import KINDS
+    from caption.visualise.figures import KINDS
 
     output = Path(args.output)
     if output.suffix.lower() in KINDS and not output.is_dir():

@@ -14,20 +14,24 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from caption import data, datafile, engine, evaluation, machine, parallel, runlog
-from caption.captioner import Captioner
-from caption.command import parse, run
+from caption import distributed
+from caption.captioner import Captioner, check_features, check_fits
 from caption.config import SearchConfig
+from caption.config.cli import parse, run
+from caption.data import dataset, hdf5
+from caption.data.images import fit_image
+from caption.data.vocabulary import tokenise
+from caption.device import choose_device, choose_precision, keep_freed_memory
 from caption.errors import UserError
-from caption.images import fit_image
-from caption.metrics.diversity import diversity
-from caption.metrics.grounding import Found, Objects, grounding_scores
-from caption.metrics.official import captions_from_text
-from caption.metrics.score import Score, compare, intervals
+from caption.evaluation import table
+from caption.evaluation.bootstrap import Score, compare, intervals
+from caption.evaluation.coco import captions_from_text
+from caption.evaluation.diversity import diversity
+from caption.evaluation.grounding import Found, Objects, grounding_scores
+from caption.evaluation.report import Report, item
 from caption.progress import Bar
-from caption.report import Report, item
 from caption.search import Hypothesis
-from caption.vocabulary import tokenise
+from caption.training import loop, run_dir
 
 Split = Literal["train", "val", "test"]
 
@@ -85,13 +89,13 @@ def main(arguments: list[str]) -> None:
         compare_runs(parse(Compare, arguments, "evaluate.py"))
         return
     args = parse(Arguments, arguments, "evaluate.py", __doc__)
-    device = parallel.begin(machine.choose_device(args.device))
-    machine.keep_freed_memory(device)
+    device = distributed.begin(choose_device(args.device))
+    keep_freed_memory(device)
     captioner = Captioner.load(args.checkpoint).to(device)
-    data.check_fits(args.data, captioner.vocabulary, captioner.image)
-    data.check_features(args.data, captioner.encoder)
+    check_fits(args.data, captioner.vocabulary, captioner.image)
+    check_features(args.data, captioner.encoder)
     captioner.check_search(args.search)
-    split = data.CaptionData(args.data, args.split)
+    split = dataset.CaptionData(args.data, args.split)
     objects = read_objects(args.grounding, split)
     if args.report and split.features:
         raise UserError(
@@ -99,14 +103,14 @@ def main(arguments: list[str]) -> None:
         )
 
     # The captions, and where the model looked, in the file's order.
-    batches = parallel.mine(data.in_order(len(split), args.batch_size))
-    loader = data.make_loader(split, batches, args.workers, device.type == "cuda")
-    precision = parallel.from_first(machine.choose_precision(args.precision, device))
+    batches = distributed.mine(dataset.in_order(len(split), args.batch_size))
+    loader = dataset.make_loader(split, batches, args.workers, device.type == "cuda")
+    precision = distributed.from_first(choose_precision(args.precision, device))
     torch.manual_seed(args.seed)
-    parallel.part_ways(args.seed, 0)
+    distributed.part_ways(args.seed, 0)
     best: dict[int, Hypothesis] = {}
     read: dict[int, Found] = {}  # of references
-    for index, hypotheses, read_captions in engine.generate(
+    for index, hypotheses, read_captions in loop.generate(
         captioner, loader, args.search, device, precision, references=objects is not None
     ):
         best[index] = hypotheses[0]
@@ -114,9 +118,9 @@ def main(arguments: list[str]) -> None:
             for reference, weight in read_captions:
                 one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.cells)
                 read[index] = read.get(index, Found()).plus(one)
-    best, read = parallel.gather(best), parallel.gather(read)
-    first = parallel.number() == 0
-    parallel.end()
+    best, read = distributed.gather(best), distributed.gather(read)
+    first = distributed.number() == 0
+    distributed.end()
     if not first:
         return
     chosen = [best[index] for index in range(len(split))]
@@ -126,15 +130,15 @@ def main(arguments: list[str]) -> None:
 
     # What they are worth.
     references = split.references()
-    scores, missing = evaluation.score_captions(captions_from_text(texts, references), args.java)
-    scores += evaluation.reading(words, references)
-    scores.append(evaluation.entropy(weights))
+    scores, missing = table.score_captions(captions_from_text(texts, references), args.java)
+    scores += table.reading(words, references)
+    scores.append(table.entropy(weights))
     notes: list[list[str]] = [[] for _ in texts]
     if objects:
         looks = zip(words, weights, split.image_ids, strict=True)
         scores += grounding_scores([objects.look(*look, captioner.encoder.cells) for look in looks])
         scores += grounding_scores([read.get(index, Found()) for index in range(len(split))], ", references")
-        truths, notes = evaluation.truth(words, objects, split.image_ids)
+        truths, notes = table.truth(words, objects, split.image_ids)
         scores += truths
     values = {score.name: score.value for score in scores}
     values |= diversity(words, training_captions(args.data))
@@ -142,55 +146,55 @@ def main(arguments: list[str]) -> None:
 
     how = told(dataclasses.asdict(args.search), precision)
     print(f"{args.checkpoint} on {args.data}, {args.split}: {len(split)} pictures, {how}")
-    print(evaluation.table(values, ranges))
+    print(table.table(values, ranges))
     even = math.log(math.prod(captioner.encoder.grid))
     print(f"entropy is in nats a word, of even attention {even:.2f}")
     print("".join(f"{line}\n" for line in missing), end="")
-    pictures = zip(split.image_ids, split.file_names, texts, evaluation.per_picture(scores, chosen), strict=True)
+    pictures = zip(split.image_ids, split.file_names, texts, table.per_picture(scores, chosen), strict=True)
     images = [{"image_id": i, "file_name": name, "caption": text, **more} for i, name, text, more in pictures]
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "pictures": len(split)}
     content = {**settings, "scores": values, "intervals": ranges, "images": images}
     folder = Path(args.checkpoint).parent
     for name, text in (
-        (f"scores_{args.split}.json", evaluation.as_json(content)),
-        (f"captions_{args.split}.json", runlog.coco_results(split.image_ids, texts)),
+        (f"scores_{args.split}.json", table.as_json(content)),
+        (f"captions_{args.split}.json", run_dir.coco_results(split.image_ids, texts)),
     ):
-        runlog.write_text(folder / name, text)
+        run_dir.write_text(folder / name, text)
         print(f"wrote {folder / name}")
     if args.report:
         report = Report(Path(args.report), captioner.encoder.cells)
-        for numbers in Bar(data.in_order(len(split), args.batch_size), "pictures", "batches"):
+        for numbers in Bar(dataset.in_order(len(split), args.batch_size), "pictures", "batches"):
             report.write_pictures(numbers, split.images(numbers).numpy())
         report.write_looks(words, chosen)
         each = zip(split.file_names, words, chosen, references, images, notes, strict=True)
         items = [item(name, w, h, texts, image["scores"], note) for name, w, h, texts, image, note in each]
         title = f"{args.data}, {args.split}: {len(split)} pictures, {how}"
-        report.write_index(args.checkpoint, title, values, ranges, runlog.read_records(folder), items)
+        report.write_index(args.checkpoint, title, values, ranges, run_dir.read_records(folder), items)
         print(f"wrote {report.folder / 'index.html'}")
 
 
 def compare_runs(args: Compare) -> None:
     """Score the captions of both runs once more and tell which differences are real."""
     runs = [read_scores(Path(folder) / f"scores_{args.split}.json") for folder in args.compare]
-    split = data.CaptionData(args.data or runs[0]["data"], args.split)
+    split = dataset.CaptionData(args.data or runs[0]["data"], args.split)
     objects = read_objects(args.grounding, split)
     both: list[dict[str, Score]] = []
     missing: list[str] = []
     references = split.references()
     texts = [captions_of(one, folder, split) for one, folder in zip(runs, args.compare, strict=True)]
     for captions in texts:
-        scores, missing = evaluation.score_captions(captions_from_text(captions, references), args.java)
+        scores, missing = table.score_captions(captions_from_text(captions, references), args.java)
         words = [caption.split() for caption in captions]
-        scores += evaluation.reading(words, references)
+        scores += table.reading(words, references)
         if objects:
-            scores += evaluation.truth(words, objects, split.image_ids)[0]
+            scores += table.truth(words, objects, split.image_ids)[0]
         both.append({score.name: score for score in scores})
     print(f"{split.path}, {args.split}: {len(split)} pictures")
     for letter, folder, one in zip("AB", args.compare, runs, strict=True):
         print(f"{letter}: {folder}, {told(one['search'], one['precision'])}")
     common = [name for name in both[0] if name in both[1]]
     a, b = ([scores[name] for name in common] for scores in both)
-    print(evaluation.comparison(compare(a, b, args.seed)))
+    print(table.comparison(compare(a, b, args.seed)))
     print("".join(f"{line}\n" for line in missing), end="")
 
 
@@ -202,7 +206,7 @@ def read_scores(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read; score that run first, by evaluate.py --checkpoint") from None
 
 
-def captions_of(scored: Any, folder: str, split: data.CaptionData) -> list[str]:
+def captions_of(scored: Any, folder: str, split: dataset.CaptionData) -> list[str]:
     """The captions that were scored, in the order of the split. Raises UserError when they are of other pictures."""
     texts = {image["image_id"]: image["caption"] for image in scored["images"]}
     if set(texts) != set(split.image_ids):
@@ -213,16 +217,16 @@ def captions_of(scored: Any, folder: str, split: data.CaptionData) -> list[str]:
     return [texts[image_id] for image_id in split.image_ids]
 
 
-def read_objects(path: str, split: data.CaptionData) -> Objects | None:
+def read_objects(path: str, split: dataset.CaptionData) -> Objects | None:
     """The instance file, if one is given; its masks fitted as the pictures were. Raises UserError when it is not of
     these pictures."""
     if not path:
         return None
-    image = datafile.read_image_config(split.path)
+    image = hdf5.read_image_config(split.path)
     objects = Objects(path, partial(fit_image, size=image.size, fit=image.fit))
     objects.check_covers(split.image_ids, split.file_names, f"{split.path}, {split.split}")
     seed = objects.coco.dataset.get("info", {}).get("seed")
-    source = datafile.read_manifest(split.path)["source"]
+    source = hdf5.read_manifest(split.path)["source"]
     if seed is not None and seed != source.get("seed"):
         raise UserError(f"{path}: of pictures drawn with seed {seed}, but those of {split.path} are of another")
     return objects
@@ -230,9 +234,9 @@ def read_objects(path: str, split: data.CaptionData) -> Objects | None:
 
 def training_captions(path: str) -> list[list[str]] | None:
     """Of the training split, if the file has one."""
-    if "train" not in datafile.read_manifest(path)["splits"]:
+    if "train" not in hdf5.read_manifest(path)["splits"]:
         return None
-    references = data.CaptionData(path, "train").references()
+    references = dataset.CaptionData(path, "train").references()
     return [tokenise(text) for texts in references for text in texts] or None
 
 

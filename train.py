@@ -10,15 +10,19 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, compiled, data, datafile, engine, machine, parallel, runlog, vectors
-from caption.captioner import Captioner
-from caption.command import parse, run
+from caption import checkpoint, distributed
+from caption.captioner import Captioner, check_features, check_fits
 from caption.config import Config
+from caption.config.cli import parse, run
+from caption.config.presets import PRESETS
+from caption.data import dataset, embeddings, hdf5
+from caption.data.vocabulary import Vocabulary
+from caption.device import allow_tf32, choose_device, choose_precision, free_memory, keep_freed_memory
 from caption.errors import UserError
-from caption.metrics.official import captions_from_text, official
-from caption.presets import PRESETS
-from caption.selfcritical import Critic
-from caption.vocabulary import Vocabulary
+from caption.evaluation.coco import captions_from_text, official
+from caption.ops import torch_compile
+from caption.training import loop, run_dir
+from caption.training.self_critical import Critic
 
 EXAMPLES = 10  # pictures whose captions are kept from every epoch
 
@@ -37,52 +41,52 @@ class Resume:
 
 def main(arguments: list[str]) -> None:
     config, state = read_arguments(arguments)
-    device = parallel.begin(machine.choose_device(config.device))
-    config = parallel.from_first(config)  # another machine might have chosen another precision
+    device = distributed.begin(choose_device(config.device))
+    config = distributed.from_first(config)  # another machine might have chosen another precision
     folder, training = Path(config.output), config.training
-    if training.batch_size < parallel.count() * training.accumulate:
+    if training.batch_size < distributed.count() * training.accumulate:
         raise UserError(
-            f"training.batch_size is {training.batch_size}, but {parallel.count()} processes share a batch, each in "
-            f"{training.accumulate} parts; give at least {parallel.count() * training.accumulate}"
+            f"training.batch_size is {training.batch_size}, but {distributed.count()} processes share a batch, each in "
+            f"{training.accumulate} parts; give at least {distributed.count() * training.accumulate}"
         )
     torch.manual_seed(training.seed)
     if training.compile:
-        compiled.want(device)
-    machine.keep_freed_memory(device)
-    machine.allow_tf32(device)
+        torch_compile.want(device)
+    keep_freed_memory(device)
+    allow_tf32(device)
 
     # The data.
-    train, val = data.CaptionData(config.data, "train"), data.CaptionData(config.data, "val")
+    train, val = dataset.CaptionData(config.data, "train"), dataset.CaptionData(config.data, "val")
     workers, pin = training.workers, device.type == "cuda"
-    if training.cache == "auto" and 4 * (train.size + val.size) < machine.free_memory(device):
+    if training.cache == "auto" and 4 * (train.size + val.size) < free_memory(device):
         for split in (train, val):
             split.keep_on(device)
         workers, pin = 0, False
         print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB (or: --training.cache never)")
-    rows, batches = data.training_batches(train, training.batching, training.batch_size, training.seed)
-    shares = parallel.Shares(batches, training.accumulate)
-    train_loader = data.make_loader(parallel.StandIns(rows), shares, workers, pin)
-    val_batches = parallel.mine(data.in_order(len(val), 2 * training.batch_size))
-    val_loader = data.make_loader(val, val_batches, workers, pin)
+    rows, batches = dataset.training_batches(train, training.batching, training.batch_size, training.seed)
+    shares = distributed.Shares(batches, training.accumulate)
+    train_loader = dataset.make_loader(distributed.StandIns(rows), shares, workers, pin)
+    val_batches = distributed.mine(dataset.in_order(len(val), 2 * training.batch_size))
+    val_loader = dataset.make_loader(val, val_batches, workers, pin)
 
     # The model, new or as it was saved.
     if state is None:
-        vocabulary, image = datafile.read_vocabulary(config.data), datafile.read_image_config(config.data)
+        vocabulary, image = hdf5.read_vocabulary(config.data), hdf5.read_image_config(config.data)
         captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.start_from).to(device)
         if config.start_from:
             begin_with(captioner, config)
         elif config.decoder.vectors:
-            print(vectors.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
-        optimizer, progress = engine.make_optimizer(captioner, training), engine.Progress()
-        if parallel.number() == 0:
-            runlog.create_folder(config)
+            print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
+        optimizer, progress = loop.make_optimizer(captioner, training), loop.Progress()
+        if distributed.number() == 0:
+            run_dir.create_folder(config)
     else:
         captioner = Captioner.from_content(state, folder / "last.pt").to(device)
-        data.check_fits(config.data, captioner.vocabulary, captioner.image)
-        optimizer = engine.make_optimizer(captioner, training)
-        progress = engine.restore_training(state, optimizer, device)
-    data.check_features(config.data, captioner.encoder, training.mirror)
-    parallel.part_ways(training.seed, progress.step)
+        check_fits(config.data, captioner.vocabulary, captioner.image)
+        optimizer = loop.make_optimizer(captioner, training)
+        progress = loop.restore_training(state, optimizer, device)
+    check_features(config.data, captioner.encoder, training.mirror)
+    distributed.part_ways(training.seed, progress.step)
     print(describe(config, captioner, len(train), len(val)))
 
     # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.
@@ -94,14 +98,14 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     def save(every: int) -> None:
-        stop = parallel.total_of(stop_asked)[0] > 0  # all at the same step
+        stop = distributed.total_of(stop_asked)[0] > 0  # all at the same step
         if stop or (every and progress.step % every == 0):
-            engine.check_finite(progress)
-            more = engine.training_state(optimizer, progress, device)
-            if parallel.number() == 0:
+            loop.check_finite(progress)
+            more = loop.training_state(optimizer, progress, device)
+            if distributed.number() == 0:
                 checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
         if stop:
-            if parallel.number() == 0:
+            if distributed.number() == 0:
                 print(f"\nstopped and saved; go on with: python train.py --resume {folder}", file=sys.stderr)
             sys.exit(130)
 
@@ -109,7 +113,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, ask_to_stop)
 
     critic: Critic | None = None
-    log = runlog.Run(folder, progress.epoch) if parallel.number() == 0 else None
+    log = run_dir.Run(folder, progress.epoch) if distributed.number() == 0 else None
     batches.start(1)
     steps = training.epochs * len(batches)
     # The first epoch of what training ends with: patience is not for what comes before.
@@ -129,7 +133,7 @@ def main(arguments: list[str]) -> None:
             critic = Critic(training.self_critical, train, config.search.max_length)
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         batches.start(epoch, skip=progress.batch)
-        trained = engine.train_epoch(
+        trained = loop.train_epoch(
             captioner,
             train_loader,
             optimizer,
@@ -140,11 +144,11 @@ def main(arguments: list[str]) -> None:
             critic,
         )
         save(every=1)  # whatever happens in validation
-        validated = engine.validate(captioner, val_loader, training, device)
-        found = engine.generate(captioner, val_loader, config.search, device, training.precision)
-        numbers = parallel.gather({one.image: one.hypotheses[0].words for one in found})
+        validated = loop.validate(captioner, val_loader, training, device)
+        found = loop.generate(captioner, val_loader, config.search, device, training.precision)
+        numbers = distributed.gather({one.image: one.hypotheses[0].words for one in found})
         texts = [" ".join(captioner.vocabulary.decode(numbers[index])) for index in range(len(val))]
-        scores = parallel.from_first(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
+        scores = distributed.from_first(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
         better = scores["BLEU-4"] > progress.best_score
         told = f"reward {trained['reward']:.3f}" if critical else f"loss {trained['cross_entropy']:.3f}"
         print(
@@ -160,22 +164,22 @@ def main(arguments: list[str]) -> None:
             progress.reductions += 1
         progress = progress.next_epoch()
         save(every=1)
-    parallel.end()
+    distributed.end()
     print(f"best: epoch {progress.best_epoch}, BLEU-4 {progress.best_score:.2f} on val; {folder / 'best.pt'}")
 
 
 def write_epoch(
-    log: runlog.Run,
+    log: run_dir.Run,
     epoch: int,
     trained: dict[str, float],
     validated: dict[str, float],
-    val: data.CaptionData,
+    val: dataset.CaptionData,
     texts: list[str],
 ) -> dict[str, float]:
     """Score the captions of the validation split, write all of an epoch down, and return the scores."""
     scored = official(captions_from_text(texts, val.references()))
     scores = {score.name: score.value for score in scored}
-    runlog.write_text(log.folder / "captions_val.json", runlog.coco_results(val.image_ids, texts))
+    run_dir.write_text(log.folder / "captions_val.json", run_dir.coco_results(val.image_ids, texts))
     shown, each = val.file_names[:EXAMPLES], {score.name: score.each for score in scored}
     log.record(
         {
@@ -194,7 +198,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
     """The configuration, and the checkpoint to go on from, if any. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
         given = parse(Resume, arguments, "train.py")
-        config = runlog.read_config(given.resume)
+        config = run_dir.read_config(given.resume)
         config = dataclasses.replace(
             config, output=given.resume, data=given.data or config.data, device=given.device or config.device
         )
@@ -210,20 +214,20 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             parse(presets, arguments, "train.py", f"{__doc__}\n\nGo on with a run: `python train.py --resume FOLDER`")
         arguments = [next(iter(PRESETS)), "--help"]
     config = parse(presets, arguments, "train.py")
-    datafile.read_manifest(config.data)
+    hdf5.read_manifest(config.data)
     if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.start_from:
         raise UserError(
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    precision = machine.choose_precision(config.training.precision, machine.choose_device(config.device))
+    precision = choose_precision(config.training.precision, choose_device(config.device))
     return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
 
 
 def begin_with(captioner: Captioner, config: Config) -> None:
     """Fill a new model from `start_from`. Raises UserError when the two have other words or other shapes."""
     content = checkpoint.load(config.start_from)
-    data.check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
+    check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
     try:
         captioner.load_state_dict(content["model"])
     except RuntimeError as error:

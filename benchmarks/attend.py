@@ -17,12 +17,13 @@ import torch
 
 from benchmarks import measure
 from benchmarks.train_step import CAPTIONS, WIDTH, L, PlainScore
-from caption import machine, native
 from caption.attention import AdditiveScore, SoftAttention, soft
-from caption.stepwise import unrolled
+from caption.device import allow_tf32, autocast
+from caption.ops import cpu
+from caption.ops.recurrent_linear import unrolled
 
 D = 2048
-takes = native.takes
+takes = cpu.takes
 
 
 def copy_rate(device: torch.device) -> float:
@@ -39,15 +40,15 @@ def make_look(
     precision, kind = mode.split()
     attention = SoftAttention((PlainScore if kind == "plain" else AdditiveScore)(WIDTH, D, WIDTH), D).to(device)
     regions, query = torch.randn(images, L, D, device=device), torch.randn(images, CAPTIONS, WIDTH, device=device)
-    with torch.no_grad(), machine.autocast(device, precision):
+    with torch.no_grad(), autocast(device, precision):
         memory = attention.prepare(regions)
     query.requires_grad_()
     memory = memory._replace(keys=memory.keys.detach().requires_grad_())
 
     def look(backward: bool) -> None:
-        native.takes = takes if kind == "kernel" else lambda *tensors: False  # type: ignore[assignment]
+        cpu.takes = takes if kind == "kernel" else lambda *tensors: False  # type: ignore[assignment]
         soft.fuses = lambda device: kind == "kernel" and device == "cuda"  # type: ignore[assignment]
-        with torch.set_grad_enabled(backward), machine.autocast(device, precision):
+        with torch.set_grad_enabled(backward), autocast(device, precision):
             context = attention(query, memory).context
         if backward:
             torch.autograd.grad(context.sum(), (query, memory.keys))
@@ -59,7 +60,7 @@ def main() -> None:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[13, 64])
     args, device = measure.begin(parser)
-    machine.allow_tf32(device)
+    allow_tf32(device)
     kinds = ("plain", "blocks", "kernel")
     print(measure.machine(device))
     for images in args.images:

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import git
-from caption import data, datafile, engine
 from caption.captioner import Captioner
-from caption.presets import PRESETS
-from caption.selfcritical import Critic
+from caption.config.presets import PRESETS
+from caption.data import dataset, hdf5
+from caption.training import loop
+from caption.training.self_critical import Critic
 
 VARIANTS = (
     "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
@@ -96,11 +97,11 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     """Captions a second of every variant over those of soft: medians of steps on the same batches, taken in turn."""
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    split = data.CaptionData(source, "train")
+    split = dataset.CaptionData(source, "train")
     steps = {name: make_step(PRESETS[f"shapes-{name}"][1], split, device) for name in {"soft", *variants}}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    rows, batches = data.training_batches(split, "images", 8, 1)
-    loader = data.make_loader(rows, batches)
+    rows, batches = dataset.training_batches(split, "images", 8, 1)
+    loader = dataset.make_loader(rows, batches)
     for number, batch in zip(range(STEPS + 2), loader, strict=False):
         for name, step in steps.items():
             begun = time.perf_counter()
@@ -111,19 +112,19 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     return {name: soft / statistics.median(times[name]) for name in steps}
 
 
-def make_step(config: Any, split: data.CaptionData, device: torch.device) -> Callable[[data.Batch], None]:
+def make_step(config: Any, split: dataset.CaptionData, device: torch.device) -> Callable[[dataset.Batch], None]:
     """One step of training in the preset's last epoch, in which locations or captions are drawn, if they ever are."""
     source = split.path
-    image, vocabulary = datafile.read_image_config(source), datafile.read_vocabulary(source)
+    image, vocabulary = hdf5.read_image_config(source), hdf5.read_vocabulary(source)
     captioner = Captioner(image, config.encoder, config.decoder, vocabulary)
-    optimizer = engine.make_optimizer(captioner, config.training)
-    progress = engine.Progress(epoch=config.training.epochs)
+    optimizer = loop.make_optimizer(captioner, config.training)
+    progress = loop.Progress(epoch=config.training.epochs)
     critical = config.training.self_critical
     critic = Critic(critical, split, config.search.max_length) if critical.first_epoch else None
 
-    def step(batch: data.Batch) -> None:
+    def step(batch: dataset.Batch) -> None:
         loader: Any = [batch]
-        engine.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, critic=critic)
+        loop.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, critic=critic)
 
     return step
 

@@ -17,11 +17,11 @@ import torch
 
 import evaluate
 from benchmarks import measure
-from caption import engine
-from caption.data import CaptionData
-from caption.decoder import RecurrentDecoder
-from caption.encoder import Encoder
-from caption.transformer import TransformerDecoder
+from caption.data.dataset import CaptionData
+from caption.decoders.base import RecurrentDecoder
+from caption.decoders.transformer import TransformerDecoder
+from caption.encoders.base import Encoder
+from caption.training import loop
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "encoder": [(Encoder, "forward")],
@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> None:
     for part, methods in PARTS.items():
         for kind, name in methods:
             setattr(kind, name, timed(spent, part, getattr(kind, name)))
-    generate, pictures = engine.generate, 0
+    generate, pictures = loop.generate, 0
 
-    def timed_generate(*arguments: Any, **more: Any) -> Iterator[engine.Generated]:
+    def timed_generate(*arguments: Any, **more: Any) -> Iterator[loop.Generated]:
         nonlocal pictures
         start = time.perf_counter()
         found = [*generate(*arguments, **more)]
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         pictures = len(found)
         yield from found
 
-    engine.generate = timed_generate  # type: ignore[assignment]
+    loop.generate = timed_generate  # type: ignore[assignment]
     start = time.perf_counter()
     evaluate.main([*arguments, "--device", "cpu"])
     spent["whole"] = time.perf_counter() - start

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from caption.machine import choose_device, keep_freed_memory
+from caption.device import choose_device, keep_freed_memory
 
 HISTORY = Path(__file__).with_name("history.jsonl")
 

@@ -25,7 +25,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 from tqdm import tqdm
 
-from preprocess.pool import in_order, processors
+from preprocess.workers import in_order, processors
 
 TIMED = """
 import sys, time

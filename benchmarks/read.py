@@ -23,8 +23,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from caption.data import CaptionData, make_loader
-from caption.datafile import RECORDS
+from caption.data.dataset import CaptionData, make_loader
+from caption.data.hdf5 import RECORDS
 
 COUNT, SIZE = 2000, 224
 

@@ -17,10 +17,10 @@ import torch
 
 from benchmarks import measure
 from benchmarks.train_step import WIDTH, L, V, make_decoder
-from caption import machine
 from caption.config import SearchConfig
+from caption.device import autocast
+from caption.ops.recurrent_linear import unrolled
 from caption.search import search
-from caption.stepwise import unrolled
 
 IMAGES, WORDS = 32, 12
 
@@ -46,13 +46,13 @@ def main() -> None:
     def whole(precision: str, beams: int) -> None:
         config = SearchConfig(beam_size=beams, min_length=WORDS, max_length=WORDS)
         decoder = decoders[precision]
-        with machine.autocast(device, precision):
+        with autocast(device, precision):
             search(decoder, decoder.prepare(features), config)
 
     @torch.inference_mode()
     def decoder_alone(precision: str, beams: int) -> None:
         decoder = decoders[precision]
-        with machine.autocast(device, precision):
+        with autocast(device, precision):
             memory = decoder.prepare(features)
             state, words = decoder.start(memory, beams), torch.ones(IMAGES, beams, dtype=torch.long, device=device)
             for _ in range(WORDS):

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from caption import compiled, losses, machine
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
-from caption.data import GroupedBatches, collate
-from caption.decoder import Decoder
+from caption.data.dataset import GroupedBatches, collate
+from caption.decoders.base import Decoder
+from caption.device import allow_tf32, autocast
+from caption.ops import torch_compile
+from caption.training import losses
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
 MODES = tuple(f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" plain", "", " hard", " compiled"))
@@ -100,7 +102,7 @@ def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, 
 
     def step(features: Tensor, captions: Tensor, lengths: Tensor) -> None:
         nonlocal moving
-        with machine.autocast(device, precision):
+        with autocast(device, precision):
             decoded = decoder(decoder.prepare(features)._replace(drawn=drawn), captions.to(device), lengths)
         earned, rewards = losses.earnings(decoded, training.reinforce, moving)
         if rewards is not None:
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--profile", action="store_true", help="the ten operations that take longest, of the last mode")
     args, device = measure.begin(parser)
-    machine.allow_tf32(device)
+    allow_tf32(device)
     print(measure.machine(device))
     modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith("compiled")]
     for width in args.width:
@@ -140,7 +142,7 @@ def measure_width(
     steps = {mode: make_step(mode, width, device) for mode in modes}
 
     def through(mode: str) -> None:
-        compiled.switch(mode.endswith("compiled"))
+        torch_compile.switch(mode.endswith("compiled"))
         for captions, lengths in batches:
             steps[mode](features, captions, lengths)
 
@@ -159,7 +161,7 @@ def measure_width(
     figures: dict[str, object] = {"width": width, "bound, ms": round(1e3 * bound, 1)}
     for mode in modes:
         each = [taken / len(batches) for taken in times[mode]]
-        compiled.switch(mode.endswith("compiled"))
+        torch_compile.switch(mode.endswith("compiled"))
         memory = measure.peak_memory(functools.partial(steps[mode], features, *batches[0]), device)
         median = statistics.median(each)
         print(f"{mode:14}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")

@@ -8,23 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import (
-    GLIMPSES,
-    SCORES,
-    SELECTIONS,
-    WINDOWS,
-    Attention,
-    Memory,
-    MultiHeadAttention,
-    at_least_single,
-)
+from caption.attention import GLIMPSES, SCORES, SELECTIONS, WINDOWS, Attention, Memory, MultiHeadAttention
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
-from caption.decoder import Decoded, Decoder, LuongDecoder, RecurrentDecoder, shifted
-from caption.encoder import Encoder
+from caption.config.validation import from_dict
+from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
+from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.decoders.base import Decoded, Decoder, LuongDecoder, RecurrentDecoder, shifted
+from caption.decoders.transformer import TransformerDecoder
+from caption.device import at_least_single
+from caption.encoders.base import Encoder
 from caption.errors import UserError
-from caption.fields import from_dict
-from caption.transformer import TransformerDecoder
-from caption.vocabulary import SPECIALS, Vocabulary
 
 Grid = tuple[int, int]
 
@@ -162,3 +155,44 @@ class Captioner(nn.Module):
     def load(cls, path: str | Path) -> "Captioner":
         """The model in a checkpoint, on the CPU, in evaluation mode."""
         return cls.from_content(checkpoint.load(path), path).eval()
+
+
+def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:
+    """Raises UserError when the file numbers words, or brings pictures into a square, differently from the model."""
+    own = read_vocabulary(path)
+    if own.digest != vocabulary.digest:
+        raise UserError(
+            f"{path}: its vocabulary ({len(own)} words, digest {own.digest[:8]}) is not the model's ({len(vocabulary)} "
+            f"words, {vocabulary.digest[:8]}); make the file again with --vocabulary and the model's training data"
+        )
+    found = read_image_config(path)
+    if found != image:
+        raise UserError(
+            f"{path}: its pictures have size {found.size} ({found.fit}), the model's {image.size} ({image.fit}); make "
+            f"the file again with --size {image.size} --fit {image.fit}"
+        )
+
+
+def check_features(path: str | Path, encoder: Encoder, mirror: bool = False) -> None:
+    """Raises UserError when the file holds features that are not this encoder's, or pictures are to be mirrored."""
+    manifest = read_manifest(path)
+    if manifest["store"] != "features":
+        return
+    if mirror:
+        raise UserError(f"{path}: holds features, but training.mirror needs pictures: make it with --store pixels")
+    if encoder.trained:
+        raise UserError(
+            f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "
+            "file with --store pixels"
+        )
+    theirs, ours = manifest["encoder"], encoder.identity()
+    if theirs != ours:
+        different = [
+            f"{name} {theirs.get(name, 'as usual')} (the model's: {ours.get(name, 'as usual')})"
+            for name in dict.fromkeys([*ours, *theirs])
+            if theirs.get(name) != ours.get(name)
+        ]
+        raise UserError(
+            f"{path}: its features are not of the model's encoder: {', '.join(different)}; make the file again "
+            "with the model's encoder, or with --store pixels"
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from caption.errors import UserError
-from caption.whole import whole
+from caption.files import whole
 
 FORMAT = "show-attend-and-tell checkpoint 1"
 

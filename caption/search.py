@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from caption.attention import Attended, Memory, at_least_single
+from caption.attention import Attended, Memory
 from caption.config import Attend, SearchConfig
-from caption.stepwise import unrolled
-from caption.vocabulary import END, PAD, START, UNKNOWN
+from caption.data.vocabulary import END, PAD, START, UNKNOWN
+from caption.device import at_least_single
+from caption.ops.recurrent_linear import unrolled
 
 
 class Stepper(Protocol):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from caption.command import parse, run
+from caption.config.cli import parse, run
 from preprocess.coco import Coco
 from preprocess.flickr8k import Flickr8k
 from preprocess.flickr30k import Flickr30k

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from caption.errors import UserError
-from preprocess.listing import Example
+from preprocess.records import Example
 from preprocess.sources import Pictures, by_picture, example, read_json
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from caption.config import EncoderConfig
-from caption.encoder import Encoder
+from caption.device import choose_device
+from caption.encoders.base import Encoder
 from caption.errors import UserError
-from caption.machine import choose_device
 
 
 def make_encoder(

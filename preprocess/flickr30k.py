@@ -7,7 +7,7 @@ from pathlib import Path
 from preprocess.captions import read_captions
 from preprocess.flickr8k import listed
 from preprocess.folder import Folder
-from preprocess.listing import Example
+from preprocess.records import Example
 
 LISTS = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from caption.errors import UserError
 from preprocess.captions import Row, read_tokens
-from preprocess.listing import Example
+from preprocess.records import Example
 from preprocess.sources import Pictures, by_picture, example, read_lines
 
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}

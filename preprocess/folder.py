@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caption.datafile import SPLITS
+from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from preprocess.captions import read_captions
-from preprocess.listing import Example
+from preprocess.records import Example
 from preprocess.sources import Pictures, by_picture, example
 
 SYNONYMS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "restval": "train"}

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import tyro
 
-from caption.datafile import RECORDS, SPLITS, Records, open_file
+from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
+from caption.data.vocabulary import UNKNOWN
 from caption.errors import UserError
-from caption.vocabulary import UNKNOWN
 
 KINDS = (".png", ".pdf", ".svg", ".jpg")
 BAR = 40  # letters of the longest bar

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caption.datafile import SPLITS
+from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
-from preprocess.listing import Example
+from preprocess.records import Example
 from preprocess.sources import Pictures, example, read_json
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from caption.datafile import FORMAT, RECORDS, open_file
+from caption.data.hdf5 import FORMAT, RECORDS, open_file
 from caption.errors import UserError
 from preprocess.verify import digests
 

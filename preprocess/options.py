@@ -8,7 +8,7 @@ from typing import Literal
 from caption.config import EncoderConfig
 from caption.errors import UserError
 from preprocess import journal
-from preprocess.pool import processors
+from preprocess.workers import processors
 
 
 @dataclass(frozen=True, kw_only=True)

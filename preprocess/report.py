@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caption.errors import UserError
-from preprocess.listing import Problem
+from preprocess.records import Problem
 
 
 def report_path(output: Path) -> Path:

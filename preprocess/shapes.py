@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from caption.progress import Bar
-from preprocess.drawn import Drawn, file_name, image_id, split_and_number, write_drawn
+from preprocess.synthetic import Drawn, file_name, image_id, split_and_number, write_drawn
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 COLOURS = {

@@ -13,10 +13,11 @@ import numpy as np
 from PIL.Image import Image
 
 from caption.config import ImageConfig
+from caption.config.model import Fit
+from caption.data.images import open_image
 from caption.errors import UserError
-from caption.images import Fit, open_image
-from preprocess.listing import Example, Listing, Problem, Texts
 from preprocess.options import Output, check_output
+from preprocess.records import Example, Listing, Problem, Texts
 from preprocess.writer import write
 
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")

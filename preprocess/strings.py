@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from caption.datafile import SPLITS
+from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from caption.progress import Bar
-from preprocess.drawn import Drawn, file_name, image_id, split_and_number, write_drawn
+from preprocess.synthetic import Drawn, file_name, image_id, split_and_number, write_drawn
 
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 CHARACTERS = LETTERS + DIGITS

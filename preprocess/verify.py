@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import tyro
 
-from caption.datafile import RECORDS, SPLITS, Records, open_file
+from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
 from caption.errors import UserError
 from caption.progress import Bar
 

@@ -1,4 +1,4 @@
-"""A listing and its pictures -> the HDF5 file that `caption.datafile` describes."""
+"""A listing and its pictures -> the HDF5 file that `caption.data.hdf5` describes."""
 
 import json
 import shutil
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from caption.config import ImageConfig
-from caption.datafile import FORMAT, SPLITS, read_vocabulary
+from caption.data.hdf5 import FORMAT, SPLITS, read_vocabulary
+from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
+from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
-from caption.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.progress import Bar, Counted
-from caption.vocabulary import SPECIALS, Vocabulary
 from preprocess import journal, report
+from preprocess.backends import Features, Jpegs, Maker, Pixels, told_size
 from preprocess.journal import Journal, unfinished
-from preprocess.listing import Listing, Problem, spans
 from preprocess.options import Output, read_shard
-from preprocess.pool import in_order
-from preprocess.stores import Features, Jpegs, Maker, Pixels, told_size
+from preprocess.records import Listing, Problem, spans
 from preprocess.verify import digests
+from preprocess.workers import in_order
 
 CHUNK = 32  # pictures a job
 SYNC_SECONDS = 5.0  # the most work that a loss of power can undo

@@ -22,10 +22,10 @@ from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory, SoftAttention
 from caption.captioner import Captioner
 from caption.captioner import make_decoder as build_decoder
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
-from caption.datafile import read_vocabulary
-from caption.decoder import Decoder
+from caption.data.hdf5 import read_vocabulary
+from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.decoders.base import Decoder
 from caption.search import Hypothesis, search
-from caption.vocabulary import SPECIALS, Vocabulary
 from preprocess.__main__ import main as preprocess
 
 V, D, L = 11, 6, 5

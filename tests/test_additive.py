@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from caption.attention import AdditiveScore, additive
-from caption.attention.additive import exponentials, tanh_scores
+from caption.attention import AdditiveScore
+from caption.ops import exp_tanh
+from caption.ops.exp_tanh import exponentials, tanh_scores
 
 
 def plain(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def gradients(score: Tensor, values: list[Tensor]) -> tuple[Tensor, ...]:
 def test_equals_the_plain_score(
     monkeypatch: pytest.MonkeyPatch, cached: int, dtype: torch.dtype, close: float, spread: float
 ) -> None:
-    monkeypatch.setattr(additive, "CACHED", cached)
+    monkeypatch.setattr(exp_tanh, "CACHED", cached)
     values = inputs(dtype, spread)
     wanted = plain(*values)
     found = tanh_scores(exponentials(values[0]), exponentials(values[1]), values[2])

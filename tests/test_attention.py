@@ -11,9 +11,9 @@ from torch import Tensor
 from caption.attention import SCORES, WINDOWS, Memory, SoftAttention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
+from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
 from caption.search import beam, greedy, search
-from caption.vocabulary import SPECIALS, Vocabulary
 
 L = 6  # regions, on a grid of 2 x 3
 WINDOWED = ["", "local_m", "local_p"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import train
-from caption import compiled, native
 from caption.errors import UserError
-from caption.lstm import equations
-from caption.surprise import plain
+from caption.ops import cpu, torch_compile
+from caption.ops.lstm import equations
+from caption.ops.token_nll import plain
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
@@ -40,9 +40,9 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
             return plain(logits, targets)
 
         for function, given in ((equations, gates), (words, [logits])):
-            monkeypatch.setitem(compiled._state, "wanted", False)
+            monkeypatch.setitem(torch_compile._state, "wanted", False)
             wanted = with_gradients(function, given)
-            monkeypatch.setitem(compiled._state, "wanted", True)
+            monkeypatch.setitem(torch_compile._state, "wanted", True)
             for one, other in zip(with_gradients(function, given), wanted, strict=True):
                 torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
     assert counters["stats"]["unique_graphs"] <= 4 * 2  # of one image, of one row, of one of both, of several
@@ -50,15 +50,15 @@ def test_compiled_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU has kernels in C, and takes the option of a run that began on a GPU as it is."""
-    monkeypatch.setitem(compiled._state, "wanted", False)
+    monkeypatch.setitem(torch_compile._state, "wanted", False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    compiled.want(torch.device("cpu"))
-    assert not compiled.wanted()
+    torch_compile.want(torch.device("cpu"))
+    assert not torch_compile.wanted()
     with pytest.raises(UserError, match=r"training.compile needs Triton"):
-        compiled.want(torch.device("cuda"))
+        torch_compile.want(torch.device("cuda"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    compiled.want(torch.device("cuda"))
-    assert compiled.wanted()
+    torch_compile.want(torch.device("cuda"))
+    assert torch_compile.wanted()
 
 
 def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +71,14 @@ def test_plain_unless_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training(monkeypatch: pytest.MonkeyPatch, shapes: Path, tmp_path: Path) -> None:
     """Two epochs with what a GPU would compile, compiled here, and without: the same losses, but for rounding."""
     losses = []
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(cpu, "library", lambda: None)
     for compile in (False, True):
-        monkeypatch.setattr(compiled, "want", lambda device, compile=compile: compiled.switch(compile))
+        monkeypatch.setattr(torch_compile, "want", lambda device, compile=compile: torch_compile.switch(compile))
         folder = tmp_path / str(compile)
         given = ["shapes-soft", "--data", str(shapes), "--output", str(folder), "--device", "cpu"]
         more = ["--training.epochs", "2", "--training.precision", "fp32", "--training.compile"]
         train.main([*given, *more])
-        assert compiled.wanted() == compile
+        assert torch_compile.wanted() == compile
         log = (folder / "log.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["train"]["cross_entropy"] for line in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and len(losses[0]) == 2

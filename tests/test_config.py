@@ -6,10 +6,10 @@ import itertools
 import pytest
 
 from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
-from caption.engine import rate_factor
+from caption.config.presets import PRESETS
+from caption.config.validation import from_dict
 from caption.errors import UserError
-from caption.fields import from_dict
-from caption.presets import PRESETS
+from caption.training.loop import rate_factor
 
 
 def test_round_trip() -> None:

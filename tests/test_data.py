@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from caption.data import (
+from caption.data.dataset import (
     CaptionData,
     GroupedBatches,
     collate,
@@ -17,9 +17,9 @@ from caption.data import (
     make_loader,
     training_batches,
 )
-from caption.datafile import read_manifest, read_vocabulary
+from caption.data.hdf5 import read_manifest, read_vocabulary
+from caption.data.vocabulary import END, PAD, tokenise
 from caption.errors import UserError
-from caption.vocabulary import END, PAD, tokenise
 
 
 def captions_of(batch) -> list[tuple[int, ...]]:

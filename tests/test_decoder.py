@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import D, L, V, check_gradients, make_decoder, make_memory
 
-from caption import losses
 from caption.attention import AdditiveScore, Memory, SoftAttention
 from caption.config import DecoderConfig, TrainingConfig
-from caption.decoder import Decoder, live_rectangles
-from caption.vocabulary import END, PAD, START
+from caption.data.vocabulary import END, PAD, START
+from caption.decoders.base import Decoder, live_rectangles
+from caption.training import losses
 
 CAPTIONS = torch.tensor(
     [

@@ -8,15 +8,15 @@ import torch
 from conftest import KINDS, D, V, check_gradients, far_from_uniform, make_kind, saved_and_loaded
 from torch import Tensor, nn
 
-from caption import losses
 from caption.attention import MultiHeadAttention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TrainingConfig, TransformerConfig
-from caption.decoder import LuongDecoder, shifted
+from caption.data.vocabulary import END, PAD, SPECIALS, START, Vocabulary
+from caption.decoders.base import LuongDecoder, shifted
+from caption.decoders.transformer import LEARNED, TransformerDecoder, sinusoids
 from caption.errors import UserError
 from caption.search import beam, follow, greedy, search
-from caption.transformer import LEARNED, TransformerDecoder, sinusoids
-from caption.vocabulary import END, PAD, SPECIALS, START, Vocabulary
+from caption.training import losses
 
 CAPTIONS = torch.tensor(
     [

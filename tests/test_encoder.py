@@ -13,11 +13,11 @@ import pytest
 import torch
 import torchvision
 
-from caption import encoder as module
 from caption.config import EncoderConfig
-from caption.encoder import Encoder, download
+from caption.encoders import base as module
+from caption.encoders.base import Encoder, download
+from caption.encoders.same_padding import SameConv2d
 from caption.errors import UserError
-from caption.padding import SameConv2d
 
 
 def pictures(count: int, size: int) -> torch.Tensor:

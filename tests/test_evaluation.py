@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from caption.evaluation import as_json, blocks, comparison, entropy, per_picture, table
-from caption.metrics.score import Difference, Score, intervals, mean
+from caption.evaluation.bootstrap import Difference, Score, intervals, mean
+from caption.evaluation.table import as_json, blocks, comparison, entropy, per_picture, table
 from caption.search import Hypothesis
 
 VALUES = {"truthful": 50.0, "truthful, unseen": 12.345, "length ratio": 0.98765, "words": 7, "pointing": math.nan}

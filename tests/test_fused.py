@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from caption.attention import AdditiveScore, ConcatScore, SoftAttention, soft
-from caption.attention.additive import exponentials, tanh_scores
+from caption.ops.exp_tanh import exponentials, tanh_scores
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux alone")
-from caption.attention import fused
+from caption.ops import triton_attention as fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter multiplies no bfloat16")
@@ -89,7 +89,7 @@ def test_only_gpus_fuse() -> None:
 
 
 def test_the_kernels_are_not_imported_without_a_gpu() -> None:
-    code = "import sys, caption.captioner; sys.exit('caption.attention.fused' in sys.modules)"
+    code = "import sys, caption.captioner; sys.exit('caption.ops.triton_attention' in sys.modules)"
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, check=False).returncode == 0

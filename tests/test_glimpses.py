@@ -11,14 +11,14 @@ import torch
 from conftest import KINDS, D, far_from_uniform, make_kind
 from torch import Tensor
 
-from caption import losses
 from caption.attention import GLIMPSES, SELECTIONS, GaussianGrid, Retina
 from caption.attention import glimpses as module
 from caption.attention.glimpses import BOUND, SPREAD
 from caption.config import DRAWING, Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
+from caption.data.vocabulary import END
 from caption.errors import UserError
 from caption.search import search
-from caption.vocabulary import END
+from caption.training import losses
 
 GRID = (4, 5)
 H, L = 7, 20

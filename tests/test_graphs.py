@@ -14,11 +14,11 @@ from conftest import KINDS, D, make_attention, make_decoder, make_kind, read_log
 from torch import Tensor, nn
 
 import train
-from caption import decoder as decoders
-from caption import graphs
-from caption.decoder import BUCKET, RecurrentDecoder
-from caption.graphs import Graphs
-from caption.vocabulary import END, PAD
+from caption.data.vocabulary import END, PAD
+from caption.decoders import base as decoders
+from caption.decoders.base import BUCKET, RecurrentDecoder
+from caption.ops import cuda_graphs
+from caption.ops.cuda_graphs import Graphs
 
 SMALL = [
     "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--training.precision", "fp32",
@@ -37,10 +37,10 @@ class StandIn:
     def __init__(self) -> None:
         self.recorded = 0
 
-    def warm(self, work: graphs.Work) -> None:
+    def warm(self, work: cuda_graphs.Work) -> None:
         work()
 
-    def record(self, work: graphs.Work) -> graphs.Recorded:
+    def record(self, work: cuda_graphs.Work) -> cuda_graphs.Recorded:
         self.recorded += 1
         results = work()
 
@@ -117,7 +117,7 @@ def test_backward_comes_next_and_once(small: Small) -> None:
 
 
 def test_beyond_the_limit_nothing_is_recorded(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "LIMIT", 1)
+    monkeypatch.setattr(cuda_graphs, "LIMIT", 1)
     recorder = StandIn()
     recorded = Graphs(small, recorder)
     wanted = [*passes(other := copy.deepcopy(small), other, [2, 3, 2])]
@@ -159,7 +159,7 @@ def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn()
-    monkeypatch.setattr(graphs, "Recorder", lambda: made)
+    monkeypatch.setattr(cuda_graphs, "Recorder", lambda: made)
     monkeypatch.setattr(decoders, "records", lambda device: True)
     return made
 

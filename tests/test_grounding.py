@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from caption.data.images import fit_image
+from caption.encoders.grid import Cells
 from caption.errors import UserError
-from caption.images import fit_image
-from caption.maps import Cells
-from caption.metrics.grounding import Found, Objects, grounding_scores
-from caption.metrics.nouns import NAMES, plural
+from caption.evaluation.categories import NAMES, plural
+from caption.evaluation.grounding import Found, Objects, grounding_scores
 
 CELLS = Cells.even(4, 4, 16)
 

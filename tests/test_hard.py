@@ -10,14 +10,14 @@ import torch
 from conftest import D, make_decoder
 from torch import Tensor
 
-from caption import losses, objective
 from caption.attention import AdditiveScore, HardAttention, Memory
 from caption.attention import hard as hard_module
 from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
-from caption.data import Batch
-from caption.decoder import Decoded, Decoder
+from caption.data.dataset import Batch
+from caption.data.vocabulary import END, PAD
+from caption.decoders.base import Decoded, Decoder
 from caption.search import search
-from caption.vocabulary import END, PAD
+from caption.training import losses, objective
 
 LOCATIONS, STEPS = 3, 3
 CAPTION = torch.tensor([[[4, 6, END]]])

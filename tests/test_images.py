@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.images import BadImage, decode_jpeg, encode_jpeg, fit_image, open_image, read_square, to_array
+from caption.data.images import BadImage, decode_jpeg, encode_jpeg, fit_image, open_image, read_square, to_array
 
 RED = (200, 30, 40)
 

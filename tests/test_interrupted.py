@@ -14,7 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from caption.datafile import Records, read_manifest
+from caption.data.hdf5 import Records, read_manifest
 from caption.errors import UserError
 from preprocess import journal, writer
 from preprocess.__main__ import main as preprocess

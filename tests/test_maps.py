@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from caption.config import EncoderConfig
-from caption.encoder import Encoder
-from caption.images import Fit, open_image, read_square, window
-from caption.maps import Cells, Window, centred, peak, upsample
+from caption.data.images import Fit, Window, open_image, read_square, window
+from caption.encoders.base import Encoder
+from caption.encoders.grid import Cells
+from caption.visualise.upsample import centred, peak, upsample
 
 CELLS = [
     Cells.even(7, 7, 224),

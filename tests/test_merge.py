@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data import CaptionData
-from caption.datafile import read_manifest
+from caption.data.dataset import CaptionData
+from caption.data.hdf5 import read_manifest
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 

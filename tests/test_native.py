@@ -11,26 +11,26 @@ import torch
 from conftest import make_decoder
 from torch import Tensor
 
-from caption import native
-from caption.attention import AdditiveScore, SoftAttention, additive
-from caption.attention.additive import exponentials, for_many, tanh_scores
-from caption.attention.contexts import contexts
+from caption.attention import AdditiveScore, SoftAttention
 from caption.config import DecoderConfig, SearchConfig
-from caption.decoder import Decoder
-from caption.gate import gated
-from caption.lstm import equations, lstm_rows
+from caption.decoders.base import Decoder
+from caption.ops import cpu, exp_tanh
+from caption.ops.contexts import contexts
+from caption.ops.exp_tanh import exponentials, for_many, tanh_scores
+from caption.ops.gate import gated
+from caption.ops.lstm import equations, lstm_rows
+from caption.ops.recurrent_linear import transposed
+from caption.ops.token_nll import plain, surprises
 from caption.search import search
-from caption.stepwise import transposed
-from caption.surprise import plain, surprises
 
 needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")
-WORTH = native.WORTH
+WORTH = cpu.WORTH
 SHAPES = [(1, 1, 1, 16), (2, 3, 7, 48), (5, 1, 20, 16), (1, 4, 3, 512), (13, 5, 196, 64)]  # B, Q, L, A
 
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "WORTH", 0)
+    monkeypatch.setattr(cpu, "WORTH", 0)
 
 
 def inputs(shape: tuple[int, int, int, int], spread: float = 1.0) -> list[Tensor]:
@@ -55,8 +55,8 @@ def test_equals_pytorch(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, 
     """In double precision, by the loop over blocks."""
     values = inputs(shape, spread)
     wanted = results([each.detach().double().requires_grad_() for each in values])
-    monkeypatch.setattr(additive, "block_scores", None)  # would fail
-    monkeypatch.setattr(additive, "block_gradients", None)
+    monkeypatch.setattr(exp_tanh, "block_scores", None)  # would fail
+    monkeypatch.setattr(exp_tanh, "block_gradients", None)
     for one, other in zip(results(values), wanted, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=0)
 
@@ -90,7 +90,7 @@ def test_what_lies_apart_in_memory() -> None:
     some = [query[1:3, ::2], keys[1:3], vector]
     scores = tanh_scores(exponentials(some[0]), exponentials(some[1]), vector)
     with torch.no_grad():
-        whole = additive.block_scores(exponentials(query), exponentials(keys), vector)
+        whole = exp_tanh.block_scores(exponentials(query), exponentials(keys), vector)
     torch.testing.assert_close(scores, whole[1:3, ::2], atol=1e-5, rtol=1e-5)
     found = torch.autograd.grad(scores.sum(), [query, keys, vector])
     copies = [each.detach().clone().contiguous().requires_grad_() for each in some]
@@ -171,13 +171,13 @@ def test_keys_and_gates_and_logits_that_lie_the_other_way_round(shared: bool) ->
 @needs_compiler
 def test_keys_gradient_is_summed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     query, keys, vector = inputs((4, 3, 7, 32))
-    work, places = native.gradients, []
+    work, places = cpu.gradients, []
 
     def seen(*given: Tensor) -> tuple[Tensor, Tensor]:
         places.append(given[-1].data_ptr())
         return work(*given)
 
-    monkeypatch.setattr(native, "gradients", seen)
+    monkeypatch.setattr(cpu, "gradients", seen)
     sum(each.sum() for each in looks(query, for_many(exponentials(keys)), vector)).backward()
     assert len(places) == 4 and len(set(places)) == 2  # those of fewer images have their own
 
@@ -200,12 +200,12 @@ def test_the_same_by_any_number_of_threads() -> None:
 def test_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Single precision, widths of whole vectors, and enough to do."""
     asked, keys = torch.ones(2, 3, 32), torch.ones(2, 5, 32)
-    assert native.takes(asked, keys)
-    assert not native.takes(asked.double(), keys.double())
-    assert not native.takes(asked[..., :31], keys[..., :31])
-    assert not native.takes(asked, keys, torch.ones(32).bfloat16())
-    monkeypatch.setattr(native, "WORTH", 2 * 3 * 5 * 32 + 1)
-    assert not native.takes(asked, keys)
+    assert cpu.takes(asked, keys)
+    assert not cpu.takes(asked.double(), keys.double())
+    assert not cpu.takes(asked[..., :31], keys[..., :31])
+    assert not cpu.takes(asked, keys, torch.ones(32).bfloat16())
+    monkeypatch.setattr(cpu, "WORTH", 2 * 3 * 5 * 32 + 1)
+    assert not cpu.takes(asked, keys)
 
 
 @needs_compiler
@@ -236,7 +236,7 @@ def test_lstm(monkeypatch: pytest.MonkeyPatch, rows: int, width: int, scale: flo
     torch.manual_seed(0)
     values = [torch.randn(rows, width), *(scale * torch.randn(rows, 4 * width).to(dtype) for _ in range(3))]
     wanted = gradients_of(equations, [each.double() for each in values])
-    monkeypatch.setattr("caption.lstm.equations", None)  # would fail
+    monkeypatch.setattr("caption.ops.lstm.equations", None)  # would fail
     found = gradients_of(lstm_rows, values)
     assert [each.dtype for each in found] == [dtype, torch.float32, torch.float32, dtype, dtype, dtype]
     for one, other in zip(found, wanted, strict=True):
@@ -310,8 +310,8 @@ def test_surprises_of_no_number_and_of_no_word() -> None:
 
 def test_not_compiled_for_a_single_caption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which would take as long as the caption."""
-    monkeypatch.setattr(native, "WORTH", WORTH)
-    monkeypatch.setattr(native, "library", None)  # would fail
+    monkeypatch.setattr(cpu, "WORTH", WORTH)
+    monkeypatch.setattr(cpu, "library", None)  # would fail
     decoder = Decoder(DecoderConfig(), SoftAttention(AdditiveScore(512, 2048, 512), 2048), 2048, 20).eval()
     with torch.inference_mode():
         assert search(decoder, decoder.prepare(torch.randn(1, 196, 2048)), SearchConfig(beam_size=10, max_length=3))
@@ -330,7 +330,7 @@ def test_without(monkeypatch: pytest.MonkeyPatch, why: str, capsys: pytest.Captu
             raise subprocess.CalledProcessError(1, command, stderr=b"kernels.c:1: error: why\nmore")
         Path(command[-1]).write_text("no library")
 
-    native.library.cache_clear()
+    cpu.library.cache_clear()
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(shutil, "which", lambda name: None if why == "no compiler" else name)
     decoder = make_decoder().float()
@@ -338,8 +338,8 @@ def test_without(monkeypatch: pytest.MonkeyPatch, why: str, capsys: pytest.Captu
     for _ in range(2):
         decoded = decoder(decoder.prepare(regions), torch.full((2, 2, 3), 4), torch.full((2, 2), 3))
     assert decoded.logits.isfinite().all()
-    assert not native.takes(torch.ones(1, 1, 16), torch.ones(1, 1, 16))
+    assert not cpu.takes(torch.ones(1, 1, 16), torch.ones(1, 1, 16))
     assert len(asked) == (why != "no compiler")
     told = capsys.readouterr().err
     assert told.count("\n") == len(asked) and ("error: why" in told) == (why == "an error")
-    native.library.cache_clear()
+    cpu.library.cache_clear()

@@ -14,12 +14,12 @@ import pytest
 from nltk.translate.bleu_score import corpus_bleu
 from pycocotools.coco import COCO
 
-from caption.metrics import java
-from caption.metrics.diversity import diversity
-from caption.metrics.ngrams import Words
-from caption.metrics.official import Captions, captions_from_text, official
-from caption.metrics.score import Score
-from caption.runlog import coco_results
+from caption.evaluation import meteor_spice
+from caption.evaluation.bootstrap import Score
+from caption.evaluation.coco import Captions, captions_from_text, official
+from caption.evaluation.diversity import diversity
+from caption.evaluation.ngrams import Words
+from caption.training.run_dir import coco_results
 
 FLICKR8K = Path(__file__).parents[2] / "shared/data/flickr8k/Flickr8k_text"
 
@@ -133,15 +133,15 @@ def test_meteor_equals_its_program(meteor: Any, monkeypatch: pytest.MonkeyPatch)
     references = [[chance.choices(words, k=chance.randint(3, 12)) for _ in range(3)] for _ in range(60)]
     written = [chance.choice([several[0], chance.choices(words, k=8), ["x"]]) for several in references]
     value, each = meteor.compute_score(*as_strings(written, references))
-    scores, missing = java.java_scores(references, written)
+    scores, missing = meteor_spice.java_scores(references, written)
     assert scores[0].name == "METEOR" and all(line.startswith("SPICE is left out") for line in missing)
     assert scores[0].value == pytest.approx(100 * value, abs=1e-9)
     assert np.allclose(scores[0].each, 100 * np.array(each), atol=1e-9)
 
 
 def test_without_java_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(java.shutil, "which", lambda name: None)
-    scores, missing = java.java_scores([[["a"]]], [["a"]])
+    monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: None)
+    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
     assert scores == [] and len(missing) == 1
     assert "no java here" in missing[0] and "default-jre-headless" in missing[0] and "\n" not in missing[0]
 
@@ -149,14 +149,14 @@ def test_without_java_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_a_program_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one picture, where no pipe breaks before the end."""
     meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    monkeypatch.setattr(java.shutil, "which", lambda name: "/bin/java")
+    monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: "/bin/java")
 
     class Silent:
         def _stat(self, caption: str, references: list[str]) -> str:
             return ""
 
     monkeypatch.setattr(meteor, "Meteor", Silent)
-    scores, missing = java.java_scores([[["a"]]], [["a"]])
+    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
     assert scores == [] and missing[0].startswith("METEOR is left out: its program failed")
 
 
@@ -164,7 +164,7 @@ def test_spice_is_asked_when_its_models_are_there(monkeypatch: pytest.MonkeyPatc
     """A stand-in for its program: the models are 400 MB and cannot come with the tests."""
     spice = pytest.importorskip("pycocoevalcap.spice.spice")
     meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    monkeypatch.setattr(java.shutil, "which", lambda name: "/bin/java")
+    monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: "/bin/java")
     monkeypatch.setattr(spice, "__file__", str(tmp_path / "spice.py"))
     monkeypatch.setattr(meteor, "Meteor", lambda: (_ for _ in ()).throw(OSError("no memory")))
     (tmp_path / "lib").mkdir()
@@ -176,7 +176,7 @@ def test_spice_is_asked_when_its_models_are_there(monkeypatch: pytest.MonkeyPatc
             return 0.3, [{"All": {"f": 0.2 if written[i] == ["a"] else float("nan")}} for i in known]
 
     monkeypatch.setattr(spice, "Spice", Program)
-    scores, missing = java.java_scores([[["a"]], [["b"]]], [["a"], ["b"]])
+    scores, missing = meteor_spice.java_scores([[["a"]], [["b"]]], [["a"], ["b"]])
     assert [(score.name, score.value) for score in scores] == [("SPICE", 10.0)]
     assert len(missing) == 1 and "METEOR is left out: its program failed (no memory)" in missing[0]
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from caption.maps import Cells, Window, upsample
-from caption.page import PIXELS, entry, write_page
-from caption.report import CHUNK, Report, item
+from caption.data.images import Window
+from caption.encoders.grid import Cells
+from caption.evaluation.report import CHUNK, Report, item
 from caption.search import Hypothesis
-from caption.visualise import DIM
+from caption.visualise.figures import DIM
+from caption.visualise.html import PIXELS, entry, write_page
+from caption.visualise.upsample import upsample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 GRID = Cells(3, 3, 96, 10.0, 32.0)

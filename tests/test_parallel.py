@@ -15,12 +15,13 @@ from conftest import read_log
 
 import evaluate
 import train
-from caption import checkpoint, objective, parallel
+from caption import checkpoint, distributed
 from caption.attention import hard
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, TrainingConfig
-from caption.data import CaptionData, make_loader, training_batches
+from caption.data.dataset import CaptionData, make_loader, training_batches
 from caption.errors import UserError
+from caption.training import objective
 
 ROOT = Path(__file__).parents[1]
 # A small encoder that trains, with no statistics of its batches; batches that do not share out evenly; no dropout.
@@ -174,13 +175,13 @@ def test_every_caption_once_an_epoch(
 ) -> None:
     """Of all processes' parts together, whatever stands in left out; and each takes as many parts."""
     data = CaptionData(shapes, "train")
-    monkeypatch.setattr(parallel, "count", lambda: processes)
+    monkeypatch.setattr(distributed, "count", lambda: processes)
     words: list[list[int]] = []
     lengths = []
     for rank in range(processes):
-        monkeypatch.setattr(parallel, "number", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "number", lambda rank=rank: rank)
         rows, batches = training_batches(data, batching, 7, seed=1)
-        loader = make_loader(parallel.StandIns(rows), parallel.Shares(batches, parts))
+        loader = make_loader(distributed.StandIns(rows), distributed.Shares(batches, parts))
         lengths.append(len([*loader]))
         assert lengths[-1] == len(loader) == len(batches) * parts
         for batch in loader:
@@ -198,7 +199,7 @@ def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decod
     config = DecoderConfig(kind=decoder, embedding=16, hidden=16, attention=16, selection=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    lost = model(parallel.StandIns(CaptionData(shapes, "train"))[~3], draw=draw)
+    lost = model(distributed.StandIns(CaptionData(shapes, "train"))[~3], draw=draw)
     assert (lost.words, lost.captions) == (0, 0) and (lost.drawn is None or lost.drawn.tolist() == [0, 0])
     assert all(term.item() == 0 for term in lost.terms.values())
     lost.total.backward()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data import CaptionData
-from caption.datafile import read_image_config, read_manifest, read_vocabulary
+from caption.data.dataset import CaptionData
+from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
+from caption.data.vocabulary import UNKNOWN, tokenise
 from caption.errors import UserError
-from caption.vocabulary import UNKNOWN, tokenise
 from preprocess.__main__ import main as preprocess
-from preprocess.listing import Example, Listing
+from preprocess.records import Example, Listing
 
 NAMES = [f"{number}.jpg" for number in range(6)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from caption.metrics.ptb import tokenise
+from caption.evaluation.ptb import tokenise
 
 FLICKR8K = Path(__file__).parents[1] / "../shared/data/flickr8k/Flickr8k_text/Flickr8k.token.txt"
 

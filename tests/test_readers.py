@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from caption.data import CaptionData
+from caption.data.dataset import CaptionData
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 from preprocess.folder import share_out

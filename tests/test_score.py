@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caption.metrics.score import Score, compare, intervals, mean, quotient
+from caption.evaluation.bootstrap import Score, compare, intervals, mean, quotient
 
 
 def test_a_mean_and_a_share() -> None:

@@ -19,11 +19,11 @@ import evaluate
 import train
 from caption import checkpoint
 from caption.captioner import Captioner
-from caption.command import parse
 from caption.config import SearchConfig
-from caption.data import CaptionData
+from caption.config.cli import parse
+from caption.data.dataset import CaptionData
 from caption.errors import UserError
-from caption.runlog import coco_results
+from caption.training.run_dir import coco_results
 from preprocess.__main__ import main as preprocess
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ from conftest import make_decoder, make_memory
 
 from caption.attention import Memory
 from caption.config import SearchConfig
-from caption.decoder import Decoder
+from caption.data.vocabulary import END, PAD, START, UNKNOWN
+from caption.decoders.base import Decoder
 from caption.search import Hypothesis, beam, greedy, search
-from caption.vocabulary import END, PAD, START, UNKNOWN
 
 
 def score(decoder: Decoder, memory: Memory, words: list[int]) -> tuple[float, torch.Tensor]:

@@ -14,19 +14,21 @@ from conftest import KINDS, make_kind
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from torch import Tensor
 
-from caption import checkpoint, engine, losses, vectors
+from caption import checkpoint
 from caption.captioner import Captioner
 from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, SelfCriticalConfig, TrainingConfig
-from caption.data import Batch, CaptionData, pad_captions
-from caption.datafile import read_image_config, read_vocabulary
-from caption.decoder import shifted
+from caption.data import embeddings
+from caption.data.dataset import Batch, CaptionData, pad_captions
+from caption.data.hdf5 import read_image_config, read_vocabulary
+from caption.data.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from caption.decoders.base import shifted
 from caption.errors import UserError
-from caption.metrics.cider import cider_d
-from caption.metrics.ngrams import count_ngrams
-from caption.metrics.reward import Reward
+from caption.evaluation.cider import cider_d
+from caption.evaluation.ngrams import count_ngrams
+from caption.evaluation.reward import Reward
 from caption.search import sample
-from caption.selfcritical import Critic
-from caption.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from caption.training import loop, losses
+from caption.training.self_critical import Critic
 from train import main as train
 
 
@@ -320,16 +322,16 @@ def test_schedules() -> None:
     config = TrainingConfig(
         epochs=4, warmup_steps=10, learning_rate=1e-3, self_critical=SelfCriticalConfig(3, learning_rate=1e-4)
     )
-    rates = [engine.rate_factor(config, step, 400, 0) for step in range(400)]
+    rates = [loop.rate_factor(config, step, 400, 0) for step in range(400)]
     assert rates[9] == 1 and rates[199] < 0.001 and rates[200] == 1 and rates[399] < 0.001
     assert rates[:200] == [
-        engine.rate_factor(dataclasses.replace(config, epochs=2, self_critical=SelfCriticalConfig()), s, 200, 0)
+        loop.rate_factor(dataclasses.replace(config, epochs=2, self_critical=SelfCriticalConfig()), s, 200, 0)
         for s in range(200)
     ]
     noam = TrainingConfig(schedule="inverse_sqrt", warmup_steps=40, learning_rate=(512 * 40) ** -0.5)
     for step in (1, 20, 40, 41, 400):  # from 1, as in the paper
         wanted = 512**-0.5 * min(step**-0.5, step * 40**-1.5)
-        assert noam.learning_rate * engine.rate_factor(noam, step - 1, 1000, 0) == pytest.approx(wanted)
+        assert noam.learning_rate * loop.rate_factor(noam, step - 1, 1000, 0) == pytest.approx(wanted)
 
 
 def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> None:
@@ -339,11 +341,11 @@ def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> Non
     config = TrainingConfig(
         epochs=2, learning_rate=1e-3, encoder_learning_rate=1e-5, self_critical=critical, schedule="constant"
     )
-    optimizer = engine.make_optimizer(captioner, config)
+    optimizer = loop.make_optimizer(captioner, config)
     loader = [data.__getitems__([0, 1])]
     for critic, rate in ((None, 1e-3), (Critic(critical, data, 4), 1e-4)):
-        progress = engine.Progress(epoch=2 if critic else 1)
-        engine.train_epoch(captioner, loader, optimizer, config, progress, 2, critic=critic)
+        progress = loop.Progress(epoch=2 if critic else 1)
+        loop.train_epoch(captioner, loader, optimizer, config, progress, 2, critic=critic)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 100])
 
 
@@ -356,9 +358,9 @@ def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes:
     def train_epochs(epochs: int, count: int, critical: SelfCriticalConfig) -> list[float]:
         shares.clear()
         config = TrainingConfig(epochs=epochs, scheduled_sampling=0.6, self_critical=critical)
-        optimizer = engine.make_optimizer(captioner, config)
+        optimizer = loop.make_optimizer(captioner, config)
         for epoch in range(1, count + 1):
-            engine.train_epoch(captioner, loader, optimizer, config, engine.Progress(epoch=epoch), 9)
+            loop.train_epoch(captioner, loader, optimizer, config, loop.Progress(epoch=epoch), 9)
         return shares
 
     assert train_epochs(3, 3, SelfCriticalConfig()) == pytest.approx([0, 0.3, 0.6])
@@ -420,14 +422,14 @@ def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
     torch.manual_seed(0)
     embedding = torch.randn(8, 3) * 0.1
     before = embedding.clone()
-    told = vectors.fill(embedding, vocabulary, str(path))
+    told = embeddings.fill(embedding, vocabulary, str(path))
     assert told == f"{path}: vectors for 3 of 4 words (75.0%); without: zebra"
     assert torch.equal(embedding[[0, 1, 2, 3, 7]], before[[0, 1, 2, 3, 7]])
     given = torch.tensor([[1.0, 2, 3], [0, 0, 2], [-1, 0, 1]])
     sizes = [values.square().mean().sqrt() for values in (before[4:], given)]
     torch.testing.assert_close(embedding[4:7], given * (sizes[0] / sizes[1]))
     path.write_text("4 3\ndog 1 2 3\n")  # word2vec's
-    assert "1 of 4" in vectors.fill(embedding, vocabulary, str(path))
+    assert "1 of 4" in embeddings.fill(embedding, vocabulary, str(path))
 
 
 @pytest.mark.parametrize(
@@ -444,7 +446,7 @@ def test_vectors_that_cannot_be_used(tmp_path: Path, content: str | None, messag
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=message):
-        vectors.fill(torch.randn(5, 3), Vocabulary([*SPECIALS, "dog"]), str(path))
+        embeddings.fill(torch.randn(5, 3), Vocabulary([*SPECIALS, "dog"]), str(path))
 
 
 def test_training_begins_with_vectors(shapes: Path, tmp_path: Path, capsys) -> None:

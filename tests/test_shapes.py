@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from caption.data import CaptionData
+from caption.data.dataset import CaptionData
 from preprocess import shapes as module
 from preprocess.shapes import COLOURS, SHAPES, UNSEEN, Thing, make_scene
 

@@ -8,16 +8,16 @@ import torch
 from conftest import D, make_kind
 from torch import Tensor
 
-from caption import stepwise
 from caption.config import SearchConfig
+from caption.data.vocabulary import END
+from caption.ops import recurrent_linear
+from caption.ops.recurrent_linear import StepLinear, Steps, Weights, packs, unrolled
 from caption.search import search
-from caption.stepwise import StepLinear, Steps, Weights, packs, unrolled
-from caption.vocabulary import END
 
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepwise, "LARGE", 0)
+    monkeypatch.setattr(recurrent_linear, "LARGE", 0)
 
 
 def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double, width: int = 5) -> tuple[StepLinear, list[Tensor]]:
@@ -51,7 +51,7 @@ def test_equals_linear(width: int, bias: bool, dtype: torch.dtype, close: float)
 def test_packed_where_it_pays() -> None:
     """Or the tests above, and speed, would say nothing of it."""
     here = torch.backends.mkldnn.is_available()
-    few, rows = torch.randn(3, 7), torch.randn(stepwise.MANY + 1, 7)
+    few, rows = torch.randn(3, 7), torch.randn(recurrent_linear.MANY + 1, 7)
     assert packs(few) == packs(rows) == here
     assert Weights(few, packs(few)).reordered == here and not Weights(few, packs(few), several=False).reordered
     assert not packs(few.double())
@@ -63,16 +63,16 @@ def test_packed_where_it_pays() -> None:
 def test_many_rows_alone(bias: bool, width: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside `unrolled`, too: a call is a step of its own. In half precision as nn.Linear there."""
     layer = StepLinear(7, width, bias=bias)
-    x = torch.randn(2, stepwise.MANY, 7).requires_grad_()
+    x = torch.randn(2, recurrent_linear.MANY, 7).requires_grad_()
     made = []
-    monkeypatch.setattr(stepwise, "Steps", lambda *each: made.append(Steps(*each)) or made[-1])
+    monkeypatch.setattr(recurrent_linear, "Steps", lambda *each: made.append(Steps(*each)) or made[-1])
 
     def results() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             result = layer(x)
         return [result, *torch.autograd.grad((slopes * result).sum(), [x, *layer.parameters()])]
 
-    slopes = torch.randn(2, stepwise.MANY, width)
+    slopes = torch.randn(2, recurrent_linear.MANY, width)
     found = results()
     monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
     for one, other in zip(found, results(), strict=True):
@@ -87,7 +87,7 @@ def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, reads = layer_and_steps(True, torch.float)
     for supported in (True, False):
         if not supported:
-            monkeypatch.setattr(stepwise, "packs", lambda x: False)
+            monkeypatch.setattr(recurrent_linear, "packs", lambda x: False)
         with torch.autocast("cpu", torch.bfloat16):
             with unrolled(layer):
                 found = layer(reads[0])
@@ -147,7 +147,7 @@ def test_memory_is_freed_at_once(backward: bool, inside: bool) -> None:
     gc.disable()
     try:
         with unrolled(layer if inside else None):
-            results = [layer(torch.randn(stepwise.MANY + 1, 7)) for _ in range(2)]
+            results = [layer(torch.randn(recurrent_linear.MANY + 1, 7)) for _ in range(2)]
         held += [weakref.ref(result.grad_fn) for result in results]
         held += [weakref.ref(result.grad_fn.steps) for result in results if hasattr(result.grad_fn, "steps")]
         assert len(held) > 2 or not torch.backends.mkldnn.is_available()
@@ -189,7 +189,7 @@ def test_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepwise, "LARGE", 36)
+    monkeypatch.setattr(recurrent_linear, "LARGE", 36)
     small, large = StepLinear(7, 5), StepLinear(6, 6)
     with unrolled(torch.nn.Sequential(small, large)):
         assert small.steps is None and large.steps is not None

@@ -12,12 +12,11 @@ from PIL import Image
 
 import evaluate
 import train
-from caption import data
 from caption.captioner import Captioner
 from caption.config import EncoderConfig
-from caption.data import CaptionData
-from caption.datafile import Records, read_manifest
-from caption.encoder import Encoder
+from caption.data.dataset import CaptionData
+from caption.data.hdf5 import Records, read_image_config, read_manifest, read_vocabulary
+from caption.encoders.base import Encoder
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 
@@ -102,8 +101,8 @@ def test_training_and_evaluation(folder: Path, store: str, tmp_path: Path, capsy
 
 def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
     vocabulary, image = (
-        data.read_vocabulary(folder / "pixels.h5"),
-        data.read_image_config(folder / "pixels.h5"),
+        read_vocabulary(folder / "pixels.h5"),
+        read_image_config(folder / "pixels.h5"),
     )
     from caption.config import DecoderConfig
 

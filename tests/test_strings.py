@@ -13,14 +13,14 @@ from pycocotools.coco import COCO
 from torch import nn
 from torch.nn.functional import conv2d
 
-from caption import evaluation
-from caption.cnn import CNNS, SharedBlock
 from caption.config import EncoderConfig
-from caption.data import CaptionData
-from caption.datafile import read_manifest, read_vocabulary
+from caption.data.dataset import CaptionData
+from caption.data.hdf5 import read_manifest, read_vocabulary
+from caption.data.vocabulary import SPECIALS
+from caption.encoders.cnn import CNNS, SharedBlock
 from caption.errors import UserError
-from caption.metrics.reading import reading_scores, spells
-from caption.vocabulary import SPECIALS
+from caption.evaluation import table
+from caption.evaluation.string_accuracy import reading_scores, spells
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
 from preprocess.strings import CHARACTERS, FONTS, boxes, draw_named, lay_out, make_string, read_font, split_of
@@ -252,9 +252,9 @@ def test_character_error_rate_is_nltk_s() -> None:
 
 
 def test_only_strings_are_scored_as_strings() -> None:
-    assert [score.name for score in evaluation.reading([["a"]], [["a b"]])] == ["exact match", "character error rate"]
-    assert evaluation.reading([["a"]], [["a dog"]]) == []
-    assert evaluation.reading([["a"]], [["a b", "a b"]]) == []  # several captions of a picture
+    assert [score.name for score in table.reading([["a"]], [["a b"]])] == ["exact match", "character error rate"]
+    assert table.reading([["a"]], [["a dog"]]) == []
+    assert table.reading([["a"]], [["a b", "a b"]]) == []  # several captions of a picture
 
 
 def test_instances_hold_only_what_is_known(strings: Path) -> None:

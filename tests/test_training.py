@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import copy_file, read_log
-from torch import distributed
 
 import train
-from caption import checkpoint, data, engine, losses, machine, objective, parallel
+from caption import checkpoint, distributed
 from caption.attention import Draw
-from caption.captioner import Captioner
+from caption.captioner import Captioner, check_fits
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
-from caption.data import CaptionData
-from caption.decoder import Decoded
+from caption.data import dataset
+from caption.data.dataset import CaptionData
+from caption.decoders.base import Decoded
+from caption.device import allow_tf32, choose_device, choose_precision
 from caption.errors import UserError
 from caption.search import search
+from caption.training import loop, losses, objective
 
 SMALL = [
     "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--decoder.dropout", "0.3",
@@ -114,10 +116,10 @@ def test_pictures_stay_where_they_fit(
     size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
     runs = []
     for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
-        monkeypatch.setattr(machine, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(train, "free_memory", lambda device, free=free: free)
         more = ["--training.epochs", "1", "--training.workers", "1", *(["--training.cache", *more] if more else [])]
         runs.append(run(shapes, tmp_path / name, *more)["model"])
-        told = f"all pictures stay on {machine.choose_device('auto')}: 0.0 GB"
+        told = f"all pictures stay on {choose_device('auto')}: 0.0 GB"
         assert (told in capsys.readouterr().out) == (name == "kept")
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
@@ -148,14 +150,14 @@ def test_hard_attention_can_begin_as_soft(shapes: Path, tmp_path: Path) -> None:
 
 def average_of_two(rank: int, folder: str) -> None:
     """One of two processes: b of captions of its own."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     decoded = uneven(rank)
     torch.save(baseline_after(decoded), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def baseline_after(decoded: Decoded) -> torch.Tensor:
-    drawn = parallel.total(losses.draws_rewards(losses.word_rewards(decoded), decoded))
+    drawn = distributed.total(losses.draws_rewards(losses.word_rewards(decoded), decoded))
     return losses.next_baseline(torch.tensor(-3.0), drawn)
 
 
@@ -222,9 +224,9 @@ def test_patience(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
-    split = data.CaptionData(shapes, "train")
+    split = dataset.CaptionData(shapes, "train")
     few = [[split.caption(5 * i)] for i in range(8)]
-    batch = data.collate(range(8), few, split.images)
+    batch = dataset.collate(range(8), few, split.images)
     optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
     captioner.train()
     for step in range(200):
@@ -240,7 +242,7 @@ def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> No
 
 
 def test_a_batch_of_three_is_three_of_one(shapes: Path, captioner: Captioner) -> None:
-    split = data.CaptionData(shapes, "test")
+    split = dataset.CaptionData(shapes, "test")
     images = split.images(range(3))
     captioner.eval()
     config = SearchConfig(max_length=6)
@@ -261,13 +263,13 @@ def test_saved_and_loaded_is_the_same_model(captioner: Captioner, tmp_path: Path
 
 
 def test_not_finite_stops_with_the_terms(shapes: Path, captioner: Captioner) -> None:
-    rows, batches = data.training_batches(data.CaptionData(shapes, "train"), "images", 8, 1)
+    rows, batches = dataset.training_batches(dataset.CaptionData(shapes, "train"), "images", 8, 1)
     with torch.no_grad():
         captioner.decoder.output.bias[5] = torch.nan
     config = TrainingConfig(precision="fp32")
-    optimizer = engine.make_optimizer(captioner, config)
+    optimizer = loop.make_optimizer(captioner, config)
     with pytest.raises(UserError, match=r"no longer finite \(cross_entropy nan, doubly_stochastic .*lower"):
-        engine.train_epoch(captioner, data.make_loader(rows, batches), optimizer, config, engine.Progress(), 5)
+        loop.train_epoch(captioner, dataset.make_loader(rows, batches), optimizer, config, loop.Progress(), 5)
 
 
 class Code:
@@ -297,22 +299,22 @@ def test_checkpoints_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_another_vocabulary_is_refused(shapes: Path, tmp_path: Path, captioner: Captioner) -> None:
     other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
-    data.check_fits(shapes, captioner.vocabulary, captioner.image)
+    check_fits(shapes, captioner.vocabulary, captioner.image)
     with pytest.raises(UserError, match="is not the model's.*make the file again with --vocabulary"):
-        data.check_fits(other, captioner.vocabulary, captioner.image)
+        check_fits(other, captioner.vocabulary, captioner.image)
     with pytest.raises(UserError, match=r"have size 32 \(squash\), the model's 64 \(crop\).*--size 64 --fit crop"):
-        data.check_fits(shapes, captioner.vocabulary, ImageConfig(64, "crop"))
+        check_fits(shapes, captioner.vocabulary, ImageConfig(64, "crop"))
 
 
 def test_tf32_only_on_a_gpu() -> None:
-    machine.allow_tf32(torch.device("cpu"))
+    allow_tf32(torch.device("cpu"))
     assert torch.get_float32_matmul_precision() == "highest"
-    machine.allow_tf32(torch.device("cuda"))
+    allow_tf32(torch.device("cuda"))
     assert torch.get_float32_matmul_precision() == "high"
 
 
 def test_auto_precision_is_one_of_the_two() -> None:
-    assert machine.choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
-    assert machine.choose_precision("bf16", torch.device("cpu")) == "bf16"
+    assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not to be had here"):
-        machine.choose_device("abacus")
+        choose_device("abacus")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from caption.metrics.truth import FAULTS, Said, Thing, Verdict, holds, judge, parse, truth_scores
+from caption.evaluation.scene_truth import FAULTS, Said, Thing, Verdict, holds, judge, parse, truth_scores
 from preprocess.shapes import make_scene
 
 SCENE = [

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from caption.maps import Cells, Window
-from caption.visualise import DIM, Look, brightness, draw_attention, draw_curves
+from caption.data.images import Window
+from caption.encoders.grid import Cells
+from caption.visualise.figures import DIM, Look, brightness, draw_attention, draw_curves
 
 CELLS = Cells.even(2, 2, 32)
 UP_AND_DOWN = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])

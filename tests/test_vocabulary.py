@@ -2,7 +2,7 @@
 
 import pytest
 
-from caption.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenise
+from caption.data.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenise
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """Half precision widened to single, for sums that would lose too much; single and double as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Memory(NamedTuple):

@@ -15,8 +15,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Draw, Memory, at_least_single
+from caption.attention.base import Attended, Draw, Memory
 from caption.attention.windows import Grid
+from caption.device import at_least_single
 
 BOUND = 10.0  # of each number that the Gaussian grid is made from: e^10 cells, or five pictures away
 SPREAD = 0.15  # sigma of the retina's draws; the picture reaches from -1 to 1

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caption.attention.base import Attended, Draw, Memory
-from caption.attention.contexts import contexts
 from caption.attention.soft import SoftAttention
+from caption.ops.contexts import contexts
 
 
 class HardAttention(SoftAttention):

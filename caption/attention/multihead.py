@@ -8,7 +8,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory, at_least_single
+from caption.attention.base import Attended, Memory
+from caption.device import at_least_single
 from caption.errors import UserError
 
 

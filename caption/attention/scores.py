@@ -15,9 +15,9 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.additive import exponentials, for_many, tanh_scores
 from caption.errors import UserError
-from caption.stepwise import StepLinear
+from caption.ops.exp_tanh import exponentials, for_many, tanh_scores
+from caption.ops.recurrent_linear import StepLinear
 
 
 class Score(Protocol):

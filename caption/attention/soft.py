@@ -6,10 +6,10 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory, at_least_single
-from caption.attention.contexts import contexts
+from caption.attention.base import Attended, Memory
 from caption.attention.scores import Score, TanhScore
-from caption.machine import in_working_precision
+from caption.device import at_least_single, in_working_precision
+from caption.ops.contexts import contexts
 
 
 class SoftAttention(nn.Module):
@@ -52,7 +52,7 @@ class SoftAttention(nn.Module):
         """query [B, Q, H] at step t, from 0 -> context [B, Q, D] and weights [B, Q, L]."""
         score = self.score
         if isinstance(score, TanhScore) and self.window is None and fuses(query.device.type):
-            from caption.attention.fused import attend
+            from caption.ops.triton_attention import attend
 
             vector = score.vector.weight.view(-1)
             return Attended(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
