@@ -21,7 +21,7 @@ from caption.config.cli import parse, run
 from caption.data import dataset, hdf5
 from caption.data.images import fit_image
 from caption.data.vocabulary import tokenise
-from caption.device import choose_device, choose_precision, keep_freed_memory
+from caption.device import choose_device, choose_precision, tune_malloc
 from caption.errors import UserError
 from caption.evaluation import table
 from caption.evaluation.bootstrap import Score, compare, intervals
@@ -29,7 +29,7 @@ from caption.evaluation.coco import captions_from_text
 from caption.evaluation.diversity import diversity
 from caption.evaluation.grounding import Found, Objects, grounding_scores
 from caption.evaluation.report import Report, item
-from caption.progress import Bar
+from caption.progress import ProgressBar
 from caption.search import Hypothesis
 from caption.training import loop, run_dir
 
@@ -89,8 +89,8 @@ def main(arguments: list[str]) -> None:
         compare_runs(parse(Compare, arguments, "evaluate.py"))
         return
     args = parse(Arguments, arguments, "evaluate.py", __doc__)
-    device = distributed.begin(choose_device(args.device))
-    keep_freed_memory(device)
+    device = distributed.init(choose_device(args.device))
+    tune_malloc(device)
     captioner = Captioner.load(args.checkpoint).to(device)
     check_fits(args.data, captioner.vocabulary, captioner.image)
     check_features(args.data, captioner.encoder)
@@ -103,11 +103,11 @@ def main(arguments: list[str]) -> None:
         )
 
     # The captions, and where the model looked, in the file's order.
-    batches = distributed.mine(dataset.in_order(len(split), args.batch_size))
+    batches = distributed.shard(dataset.in_order(len(split), args.batch_size))
     loader = dataset.make_loader(split, batches, args.workers, device.type == "cuda")
-    precision = distributed.from_first(choose_precision(args.precision, device))
+    precision = distributed.broadcast(choose_precision(args.precision, device))
     torch.manual_seed(args.seed)
-    distributed.part_ways(args.seed, 0)
+    distributed.seed_rank(args.seed, 0)
     best: dict[int, Hypothesis] = {}
     read: dict[int, Found] = {}  # of references
     for index, hypotheses, read_captions in loop.generate(
@@ -119,8 +119,8 @@ def main(arguments: list[str]) -> None:
                 one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.cells)
                 read[index] = read.get(index, Found()).plus(one)
     best, read = distributed.gather(best), distributed.gather(read)
-    first = distributed.number() == 0
-    distributed.end()
+    first = distributed.rank() == 0
+    distributed.destroy()
     if not first:
         return
     chosen = [best[index] for index in range(len(split))]
@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {folder / name}")
     if args.report:
         report = Report(Path(args.report), captioner.encoder.cells)
-        for numbers in Bar(dataset.in_order(len(split), args.batch_size), "pictures", "batches"):
+        for numbers in ProgressBar(dataset.in_order(len(split), args.batch_size), "pictures", "batches"):
             report.write_pictures(numbers, split.images(numbers).numpy())
         report.write_looks(words, chosen)
         each = zip(split.file_names, words, chosen, references, images, notes, strict=True)

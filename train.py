@@ -17,7 +17,7 @@ from caption.config.cli import parse, run
 from caption.config.presets import PRESETS
 from caption.data import dataset, embeddings, hdf5
 from caption.data.vocabulary import Vocabulary
-from caption.device import allow_tf32, choose_device, choose_precision, free_memory, keep_freed_memory
+from caption.device import allow_tf32, choose_device, choose_precision, free_memory, tune_malloc
 from caption.errors import UserError
 from caption.evaluation.coco import captions_from_text, official
 from caption.ops import torch_compile
@@ -41,18 +41,19 @@ class Resume:
 
 def main(arguments: list[str]) -> None:
     config, state = read_arguments(arguments)
-    device = distributed.begin(choose_device(config.device))
-    config = distributed.from_first(config)  # another machine might have chosen another precision
+    device = distributed.init(choose_device(config.device))
+    config = distributed.broadcast(config)  # another machine might have chosen another precision
     folder, training = Path(config.output), config.training
-    if training.batch_size < distributed.count() * training.accumulate:
+    processes = distributed.world_size()
+    if training.batch_size < processes * training.accumulate:
         raise UserError(
-            f"training.batch_size is {training.batch_size}, but {distributed.count()} processes share a batch, each in "
-            f"{training.accumulate} parts; give at least {distributed.count() * training.accumulate}"
+            f"training.batch_size is {training.batch_size}, but {processes} processes share a batch, each in "
+            f"{training.accumulate} parts; give at least {processes * training.accumulate}"
         )
     torch.manual_seed(training.seed)
     if training.compile:
         torch_compile.want(device)
-    keep_freed_memory(device)
+    tune_malloc(device)
     allow_tf32(device)
 
     # The data.
@@ -64,9 +65,9 @@ def main(arguments: list[str]) -> None:
         workers, pin = 0, False
         print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB (or: --training.cache never)")
     rows, batches = dataset.training_batches(train, training.batching, training.batch_size, training.seed)
-    shares = distributed.Shares(batches, training.accumulate)
-    train_loader = dataset.make_loader(distributed.StandIns(rows), shares, workers, pin)
-    val_batches = distributed.mine(dataset.in_order(len(val), 2 * training.batch_size))
+    shares = distributed.DistributedBatches(batches, training.accumulate)
+    train_loader = dataset.make_loader(distributed.PaddingBatches(rows), shares, workers, pin)
+    val_batches = distributed.shard(dataset.in_order(len(val), 2 * training.batch_size))
     val_loader = dataset.make_loader(val, val_batches, workers, pin)
 
     # The model, new or as it was saved.
@@ -78,15 +79,15 @@ def main(arguments: list[str]) -> None:
         elif config.decoder.vectors:
             print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
         optimizer, progress = loop.make_optimizer(captioner, training), loop.Progress()
-        if distributed.number() == 0:
+        if distributed.rank() == 0:
             run_dir.create_folder(config)
     else:
-        captioner = Captioner.from_content(state, folder / "last.pt").to(device)
+        captioner = Captioner.from_checkpoint(state, folder / "last.pt").to(device)
         check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = loop.make_optimizer(captioner, training)
         progress = loop.restore_training(state, optimizer, device)
     check_features(config.data, captioner.encoder, training.mirror)
-    distributed.part_ways(training.seed, progress.step)
+    distributed.seed_rank(training.seed, progress.step)
     print(describe(config, captioner, len(train), len(val)))
 
     # Ctrl-C and a scheduler's SIGTERM: finish the step, save, leave. A second one ends the program at once.
@@ -98,14 +99,14 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     def save(every: int) -> None:
-        stop = distributed.total_of(stop_asked)[0] > 0  # all at the same step
+        stop = distributed.sum_integers(stop_asked)[0] > 0  # all at the same step
         if stop or (every and progress.step % every == 0):
             loop.check_finite(progress)
             more = loop.training_state(optimizer, progress, device)
-            if distributed.number() == 0:
-                checkpoint.save(folder / "last.pt", {**captioner.content(), **more})
+            if distributed.rank() == 0:
+                checkpoint.save(folder / "last.pt", {**captioner.to_checkpoint(), **more})
         if stop:
-            if distributed.number() == 0:
+            if distributed.rank() == 0:
                 print(f"\nstopped and saved; go on with: python train.py --resume {folder}", file=sys.stderr)
             sys.exit(130)
 
@@ -113,7 +114,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, ask_to_stop)
 
     critic: Critic | None = None
-    log = run_dir.Run(folder, progress.epoch) if distributed.number() == 0 else None
+    log = run_dir.Run(folder, progress.epoch) if distributed.rank() == 0 else None
     batches.start(1)
     steps = training.epochs * len(batches)
     # The first epoch of what training ends with: patience is not for what comes before.
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> None:
         found = loop.generate(captioner, val_loader, config.search, device, training.precision)
         numbers = distributed.gather({one.image: one.hypotheses[0].words for one in found})
         texts = [" ".join(captioner.vocabulary.decode(numbers[index])) for index in range(len(val))]
-        scores = distributed.from_first(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
+        scores = distributed.broadcast(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
         better = scores["BLEU-4"] > progress.best_score
         told = f"reward {trained['reward']:.3f}" if critical else f"loss {trained['cross_entropy']:.3f}"
         print(
@@ -159,12 +160,12 @@ def main(arguments: list[str]) -> None:
         if better:
             progress.best_score, progress.best_epoch = scores["BLEU-4"], epoch
         if better and log:
-            checkpoint.save(folder / "best.pt", {**captioner.content(), "epoch": epoch, "scores": scores})
+            checkpoint.save(folder / "best.pt", {**captioner.to_checkpoint(), "epoch": epoch, "scores": scores})
         if not better and (epoch - since) % training.plateau_epochs == 0:
             progress.reductions += 1
         progress = progress.next_epoch()
         save(every=1)
-    distributed.end()
+    distributed.destroy()
     print(f"best: epoch {progress.best_epoch}, BLEU-4 {progress.best_score:.2f} on val; {folder / 'best.pt'}")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks import measure
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
-from caption.data.dataset import GroupedBatches, collate
+from caption.data.dataset import BucketSampler, collate
 from caption.decoders.base import Decoder
 from caption.device import allow_tf32, autocast
 from caption.ops import torch_compile
@@ -60,7 +60,7 @@ def coco_lengths(images: int, seed: int) -> np.ndarray:
 def make_batches(count: int, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
     """Captions and lengths of batches as the loader groups them."""
     words = coco_lengths(2600, seed)
-    grouped = GroupedBatches(-np.sort(-(words + 1), 1), IMAGES, seed)
+    grouped = BucketSampler(-np.sort(-(words + 1), 1), IMAGES, seed)
     generator = np.random.default_rng(seed)
     batches = []
     for members in list(grouped)[:count]:

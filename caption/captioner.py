@@ -13,9 +13,9 @@ from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConf
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS, Vocabulary
-from caption.decoders.base import Decoded, Decoder, LuongDecoder, RecurrentDecoder, shifted
+from caption.decoders.base import Decoder, DecoderOutput, LuongDecoder, RecurrentDecoder, shifted
 from caption.decoders.transformer import TransformerDecoder
-from caption.device import at_least_single
+from caption.device import upcast_float32
 from caption.encoders.base import Encoder
 from caption.errors import UserError
 
@@ -64,7 +64,7 @@ class Captioner(nn.Module):
         self.encoder = Encoder(encoder, image.size, load_weights)
         self.decoder = make_decoder(decoder, self.encoder.width, self.encoder.grid, len(vocabulary))
 
-    def remember(self, images: Tensor) -> Memory:
+    def encode(self, images: Tensor) -> Memory:
         """Pictures uint8 [B, 3, S, S], or features of this encoder float16 [B, L, D], -> what the decoder attends over.
 
         Once an image.
@@ -82,18 +82,18 @@ class Captioner(nn.Module):
         captions: Tensor,
         lengths: Tensor,
         drawn: Tensor | None = None,
-        weigh: bool = True,
+        need_weights: bool = True,
         own: float = 0.0,
-    ) -> Decoded:
+    ) -> DecoderOutput:
         """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU.
 
         `drawn` [B, Q]: with hard attention, the captions that attend to drawn locations; None: all to the expectation.
-        `weigh`: attention's weights are asked for; without, a Transformer is faster. `own`: share of the words read
-        that the model drew itself.
+        `need_weights`: attention's weights are asked for; without, a Transformer is faster. `own`: share of the words
+        read that the model drew itself.
         """
-        memory = self.remember(images)._replace(drawn=drawn)
+        memory = self.encode(images)._replace(drawn=drawn)
         inputs = self._own_words(memory, captions, lengths, own) if own else None
-        decoded: Decoded = self.decoder(memory, captions, lengths, inputs, weigh)
+        decoded: DecoderOutput = self.decoder(memory, captions, lengths, inputs, need_weights)
         return decoded
 
     @torch.no_grad()
@@ -103,9 +103,9 @@ class Captioner(nn.Module):
         All are drawn at once, each after the caption's own words (Duckworth et al., 2019), not word by word after
         those drawn before: one pass more, and the same for every decoder.
         """
-        decoded = self.decoder(memory, captions, lengths, weigh=False)
+        decoded = self.decoder(memory, captions, lengths, need_weights=False)
         torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
-        words = torch.multinomial(at_least_single(decoded.logits).softmax(-1), 1).squeeze(1)  # [N]
+        words = torch.multinomial(upcast_float32(decoded.logits).softmax(-1), 1).squeeze(1)  # [N]
         replaced = (torch.rand(words.shape, device=words.device) < share) & (words >= len(SPECIALS))
         read = captions.flatten().index_copy(0, decoded.positions, torch.where(replaced, words, decoded.targets))
         return shifted(read.view_as(captions))
@@ -126,7 +126,7 @@ class Captioner(nn.Module):
                 f"attend is {search.attend}, but this model's attention is soft: it has the expectation alone"
             )
 
-    def content(self) -> dict[str, Any]:
+    def to_checkpoint(self) -> dict[str, Any]:
         """The part of a checkpoint that makes this model again."""
         return {
             "configs": {name: dataclasses.asdict(config) for name, config in self.configs.items()},
@@ -135,7 +135,7 @@ class Captioner(nn.Module):
         }
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
+    def from_checkpoint(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
         """The model of a loaded checkpoint. Raises UserError when its parts do not fit together."""
         configs = content["configs"]
         captioner = cls(
@@ -154,7 +154,7 @@ class Captioner(nn.Module):
     @classmethod
     def load(cls, path: str | Path) -> "Captioner":
         """The model in a checkpoint, on the CPU, in evaluation mode."""
-        return cls.from_content(checkpoint.load(path), path).eval()
+        return cls.from_checkpoint(checkpoint.load(path), path).eval()
 
 
 def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from caption.errors import UserError
-from caption.files import whole
+from caption.files import atomic_write
 
 FORMAT = "show-attend-and-tell checkpoint 1"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """The file is whole or it is not there, even if the machine fails."""
-    with whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
         os.fsync(file.fileno())

@@ -20,7 +20,7 @@ def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list
     device = next(captioner.parameters()).device
     if not captioner.decoder.stochastic:
         config = dataclasses.replace(config, attend="expectation")
-    memory = captioner.remember(torch.from_numpy(image).unsqueeze(0).to(device))
+    memory = captioner.encode(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:
         return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
     return search(captioner.decoder, memory, config, heads=True)[0]

@@ -53,18 +53,18 @@ def allow_tf32(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def in_working_precision(values: Tensor) -> Tensor:
+def to_autocast_dtype(values: Tensor) -> Tensor:
     """As autocast would have the factors of a product, if it is on: cast once, not at every step."""
     kind = values.device.type
     return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
 
 
-def at_least_single(values: Tensor) -> Tensor:
+def upcast_float32(values: Tensor) -> Tensor:
     """Half precision widened to single, for sums that would lose too much; single and double as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def send(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """The values on a device, without waiting for what it does: from pinned memory they are copied beside it."""
     if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
         values = values.pin_memory()
@@ -76,7 +76,7 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def tune_malloc(device: torch.device) -> None:
     """On a CPU, let the C library keep what is freed for what comes next, where it is glibc. By default it gives large
     tensors back to the system, which clears every page of the next one."""
     if device.type != "cpu":

@@ -20,7 +20,7 @@ from caption.device import choose_device
 T = TypeVar("T")
 
 
-def begin(device: torch.device) -> torch.device:
+def init(device: torch.device) -> torch.device:
     """Join the processes that torchrun started, if it did; the device of this one. Only the first prints."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
@@ -28,69 +28,69 @@ def begin(device: torch.device) -> torch.device:
         device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # a UserError, if there are fewer
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    if number():
+    if rank():
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     return device
 
 
-def end() -> None:
+def destroy() -> None:
     """Leave them."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def number() -> int:
+def rank() -> int:
     """Of this process, from 0; the first one writes."""
-    return distributed.get_rank() if count() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """The sum over all processes."""
-    if count() > 1:
+    if world_size() > 1:
         values = values.clone()
         distributed.all_reduce(values)
     return values
 
 
-def total_of(*values: int) -> list[int]:
+def sum_integers(*values: int) -> list[int]:
     """The same of numbers on the CPU; a GPU is not asked."""
-    return [int(value) for value in total(torch.tensor(values, dtype=torch.int64)).tolist()]
+    return [int(value) for value in all_reduce(torch.tensor(values, dtype=torch.int64)).tolist()]
 
 
 def gather(mine: dict[int, T]) -> dict[int, T]:
     """What all processes have, in each."""
-    if count() == 1:
+    if world_size() == 1:
         return mine
-    parts: list[Any] = [None] * count()
+    parts: list[Any] = [None] * world_size()
     distributed.all_gather_object(parts, mine)
     return {key: value for part in parts for key, value in part.items()}
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """The first process' value, in each."""
     values = [value]
-    if count() > 1:
+    if world_size() > 1:
         distributed.broadcast_object_list(values)
     return values[0]
 
 
-def part_ways(seed: int, step: int) -> None:
+def seed_rank(seed: int, step: int) -> None:
     """Random numbers of its own for each process but the first."""
-    if number():
-        torch.manual_seed(int(np.random.SeedSequence((seed, step, number())).generate_state(1)[0]))
+    if rank():
+        torch.manual_seed(int(np.random.SeedSequence((seed, step, rank())).generate_state(1)[0]))
 
 
-def mine(batches: list[list[int]]) -> list[list[int]]:
+def shard(batches: list[list[int]]) -> list[list[int]]:
     """This process' share of batches that are all of one kind."""
-    return batches[number() :: count()]
+    return batches[rank() :: world_size()]
 
 
-class Shares(Sampler[list[int]]):
+class DistributedBatches(Sampler[list[int]]):
     """This process' part of every batch, in `parts` pieces after each other.
 
     Every n-th item, since neighbours are of like length. Where a batch has too few items, its first stands in, as
@@ -104,13 +104,13 @@ class Shares(Sampler[list[int]]):
         return len(self.batches) * self.parts  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
-        every = count() * self.parts
+        every = world_size() * self.parts
         for batch in self.batches:
-            for part in range(number() * self.parts, (number() + 1) * self.parts):
+            for part in range(rank() * self.parts, (rank() + 1) * self.parts):
                 yield batch[part::every] or [~batch[0]]
 
 
-class StandIns(Dataset[Any]):
+class PaddingBatches(Dataset[Any]):
     """A data set that also gives stand-ins: an image with captions of no words, which count nowhere."""
 
     def __init__(self, data: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Another name to write under; what was written takes the right one in the end. Nothing is left of a failure."""
     part = path.with_name(path.name + ".part")
     try:

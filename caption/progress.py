@@ -20,7 +20,7 @@ class Work(Protocol[T]):
     def __iter__(self) -> Iterator[T]: ...
 
 
-class Counted(Generic[T]):
+class Sized(Generic[T]):
     """Work whose length is known from elsewhere."""
 
     def __init__(self, items: Iterable[T], length: int) -> None:
@@ -33,7 +33,7 @@ class Counted(Generic[T]):
         return iter(self.items)
 
 
-class Bar(Generic[T]):
+class ProgressBar(Generic[T]):
     """Iterate over `work` and tell on stderr how far it is; `done` items of it were done before."""
 
     def __init__(self, work: Work[T], what: str, unit: str, done: int = 0, keep: bool = False) -> None:
@@ -62,7 +62,7 @@ class Bar(Generic[T]):
         if self.bar is not None:
             self.bar.close()
 
-    def tell(self, note: str) -> None:
+    def set_note(self, note: str) -> None:
         """Show this with the progress."""
         self.note = f", {note}"
         if self.bar is not None:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from caption.attention import Attended, Memory
+from caption.attention import AttentionOutput, Memory
 from caption.config import Attend, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.device import at_least_single
+from caption.device import upcast_float32
 from caption.ops.recurrent_linear import unrolled
 
 
@@ -22,7 +22,7 @@ class Stepper(Protocol):
 
     def start(self, memory: Memory, rows: int) -> Any: ...
 
-    def step(self, words: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Attended]: ...
+    def step(self, words: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, AttentionOutput]: ...
 
 
 class Hypothesis(NamedTuple):
@@ -97,7 +97,7 @@ def _roll_out(
     looks = []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
-        allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)
+        allowed = _forbid(upcast_float32(logits).log_softmax(-1), history, config)
         words = choose(allowed).masked_fill(finished, PAD)
         gained = allowed.gather(-1, words.unsqueeze(-1)).squeeze(-1)
         totals = totals + gained.masked_fill(finished, 0)
@@ -122,7 +122,7 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = F
     looks, parents = [], []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
-        allowed = _forbid(at_least_single(logits).log_softmax(-1), history, config)  # [B, K, V]
+        allowed = _forbid(upcast_float32(logits).log_softmax(-1), history, config)  # [B, K, V]
         vocabulary = allowed.shape[-1]
         lengths = lengths + ~finished
         candidates = allowed.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
@@ -146,7 +146,7 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-def _look(attended: Attended, heads: bool) -> Tensor:
+def _look(attended: AttentionOutput, heads: bool) -> Tensor:
     """Where each row looked at one step: the location chosen (-1 if none), beta (-1 if the decoder has none), the
     weights and, if asked for, those of every head [B, K, 2 + L] or [B, K, 2 + (1 + M) L]."""
     none = torch.full_like(attended.weights[..., 0], -1)

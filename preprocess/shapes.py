@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from caption.progress import Bar
+from caption.progress import ProgressBar
 from preprocess.synthetic import Drawn, file_name, image_id, split_and_number, write_drawn
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
@@ -210,7 +210,7 @@ def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int, s
     """COCO's instance format, and what truth is told by: colour, size, centre and radius (shares of the side)
     of an object, and which pictures hold an unseen combination."""
     images, annotations = [], []
-    for split, number, things, unseen in Bar(scenes, "masks", "pictures"):
+    for split, number, things, unseen in ProgressBar(scenes, "masks", "pictures"):
         identity = image_id(split, number)
         images.append(
             {

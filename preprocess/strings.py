@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
-from caption.progress import Bar
+from caption.progress import ProgressBar
 from preprocess.synthetic import Drawn, file_name, image_id, split_and_number, write_drawn
 
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
@@ -217,7 +217,7 @@ def _brightness(colour: Sequence[int]) -> float:
 def instance_file(texts: Sequence[tuple[str, int, str]], size: int, seed: int) -> dict[str, Any]:
     """COCO's instance format: a category a character, and as its outline the corners of its ink's box."""
     images, annotations = [], []
-    for split, number, text in Bar(texts, "boxes", "pictures"):
+    for split, number, text in ProgressBar(texts, "boxes", "pictures"):
         identity, name = image_id(split, number), file_name("strings", split, number)
         images.append({"id": identity, "file_name": name, "width": size, "height": size, "split": split})
         chance = random.Random(string_seed(seed, split, number) + " picture")

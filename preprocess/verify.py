@@ -12,7 +12,7 @@ import tyro
 
 from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
 from caption.errors import UserError
-from caption.progress import Bar
+from caption.progress import ProgressBar
 
 TOLD = 10  # names of bad pictures in the message
 
@@ -64,7 +64,7 @@ class Verify:
         pictures = 0
         for split, checksums in splits.items():
             records = Records(self.file, split)
-            for index in Bar(range(len(records)), split, "pictures"):
+            for index in ProgressBar(range(len(records)), split, "pictures"):
                 if zlib.crc32(records.read_bytes(index)) != checksums[index]:
                     bad.append(f"{split}: picture {index}, {names[split][index]}")
             pictures += len(records)

@@ -19,7 +19,7 @@ from caption.data.hdf5 import FORMAT, SPLITS, read_vocabulary
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
-from caption.progress import Bar, Counted
+from caption.progress import ProgressBar, Sized
 from preprocess import journal, report
 from preprocess.backends import Features, Jpegs, Maker, Pixels, told_size
 from preprocess.journal import Journal, unfinished
@@ -114,8 +114,8 @@ def write(
         tasks = (Task([listing.paths[n] for n in order[numbers]], store.places(numbers)) for numbers in jobs)
         results = in_order(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
         todo = sum(map(len, jobs))
-        work = Counted(_fill(store, log, folder, jobs, results), todo)
-        for _ in Bar(work, "pictures", "pictures", len(order) - todo):
+        work = Sized(_fill(store, log, folder, jobs, results), todo)
+        for _ in ProgressBar(work, "pictures", "pictures", len(order) - todo):
             pass
 
         bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(log.bad.items())]

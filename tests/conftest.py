@@ -152,10 +152,10 @@ def saved_and_loaded(decoder: DecoderConfig) -> tuple[Captioner, list[list[Hypot
     torch.manual_seed(0)
     encoder = EncoderConfig(name="small_cnn", finetune_from="all")
     made = Captioner(ImageConfig(32, "squash"), encoder, decoder, Vocabulary([*SPECIALS, "a", "b"])).eval()
-    again = Captioner.from_content(made.content(), "memory").eval()
+    again = Captioner.from_checkpoint(made.to_checkpoint(), "memory").eval()
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     config = SearchConfig(beam_size=2, max_length=4)
-    a, b = (search(model.decoder, model.remember(pictures), config) for model in (made, again))
+    a, b = (search(model.decoder, model.encode(pictures), config) for model in (made, again))
     assert [[h.words for h in found] for found in a] == [[h.words for h in found] for found in b]
     return again, a
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from caption.data.dataset import (
+    BucketSampler,
     CaptionData,
-    GroupedBatches,
     collate,
     in_order,
     make_loader,
@@ -74,7 +74,7 @@ def test_grouping_saves_padding() -> None:
         run = sum(len(batch) * lengths[batch].max(0).sum() for batch in batches)
         return run / lengths.sum() - 1
 
-    grouped = waste(list(GroupedBatches(-lengths, 16, seed=1)))
+    grouped = waste(list(BucketSampler(-lengths, 16, seed=1)))
     assert grouped < 0.5 * waste(in_order(4000, 16))
 
 

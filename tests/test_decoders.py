@@ -245,7 +245,7 @@ def test_temperature_of_several_heads() -> None:
 def test_fused_attention_is_the_same(kind: str) -> None:
     decoder = make_kind(kind)
     memory = decoder.prepare(regions())
-    plain, fused = (decoder(memory, CAPTIONS, LENGTHS, weigh=weigh) for weigh in (True, False))
+    plain, fused = (decoder(memory, CAPTIONS, LENGTHS, need_weights=need_weights) for need_weights in (True, False))
     torch.testing.assert_close(plain.logits, fused.logits)
     assert fused.weights is None
 

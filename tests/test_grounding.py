@@ -9,12 +9,12 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from caption.data.images import fit_image
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.categories import NAMES, plural
 from caption.evaluation.grounding import Found, Objects, grounding_scores
 
-CELLS = Cells.even(4, 4, 16)
+CELLS = FeatureGrid.even(4, 4, 16)
 
 
 def instance_file(path: Path, objects: list[tuple[int, str, tuple[slice, slice]]], size: tuple[int, int]) -> Path:

@@ -15,7 +15,7 @@ from caption.attention import hard as hard_module
 from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
 from caption.data.vocabulary import END, PAD
-from caption.decoders.base import Decoded, Decoder
+from caption.decoders.base import Decoder, DecoderOutput
 from caption.search import search
 from caption.training import losses, objective
 
@@ -42,12 +42,12 @@ def force(monkeypatch: pytest.MonkeyPatch):
     return follow
 
 
-def remember(decoder: Decoder, locations: int = LOCATIONS) -> Memory:
+def encode(decoder: Decoder, locations: int = LOCATIONS) -> Memory:
     torch.manual_seed(3)
     return decoder.attention.prepare(torch.randn(1, locations, D, dtype=torch.double))
 
 
-def decode(decoder: Decoder, memory: Memory, drawn: list[bool]) -> Decoded:
+def decode(decoder: Decoder, memory: Memory, drawn: list[bool]) -> DecoderOutput:
     """Teacher forcing of the caption, once for each entry of `drawn`."""
     rows = len(drawn)
     memory = memory._replace(drawn=torch.tensor([drawn]))
@@ -62,7 +62,7 @@ def gradient(decoder: Decoder, value: Tensor) -> Tensor:
 
 def bound(decoder: Decoder, paths=PATHS, locations: int = LOCATIONS) -> tuple[Tensor, Tensor]:
     """L_s = sum_s p(s | a) log p(y | s, a), eq. 10, and log p(y | a), both with gradient; all paths as rows."""
-    decoded = decode(decoder, remember(decoder, locations), [True] * len(paths))
+    decoded = decode(decoder, encode(decoder, locations), [True] * len(paths))
     words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).view(-1, STEPS).sum(1)
     path = decoded.draw.log_probability[0].sum(-1)
     assert path.exp().sum().item() == pytest.approx(1, abs=1e-12)
@@ -76,7 +76,7 @@ def estimates(
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
     for path in PATHS:
         force([path])
-        decoded = decode(decoder, remember(decoder), [True])
+        decoded = decode(decoder, encode(decoder), [True])
         earned = losses.earnings(decoded, config, moving)[0]
         loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
         yield math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)
@@ -119,7 +119,7 @@ def test_leave_one_out(decoder, force, reward: str) -> None:
     pairs = []
     for both in itertools.product(paths, repeat=2):
         force(list(both))
-        decoded = decode(decoder, remember(decoder, 2), [True, True])
+        decoded = decode(decoder, encode(decoder, 2), [True, True])
         earned = losses.earnings(decoded, config, ZERO)[0]
         loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
         pairs.append((math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)))
@@ -132,11 +132,11 @@ def test_entropy(decoder, force) -> None:
     """lambda_e adds the gradient of the steps' entropies along the path drawn, as eq. 11 says. (That of the entropy
     of all paths would hold the effect of early draws on later entropies, too.) Rows that took the expectation have an
     entropy like the others."""
-    rows = decode(decoder, remember(decoder), [True, False])
+    rows = decode(decoder, encode(decoder), [True, False])
     torch.testing.assert_close(rows.draw.entropy, -(rows.weights * rows.weights.log()).sum(-1))
     pairs = list(estimates(decoder, force, dataclasses.replace(EXACT, entropy=0.7)))
     force(PATHS)
-    decoded = decode(decoder, remember(decoder), [True] * len(PATHS))
+    decoded = decode(decoder, encode(decoder), [True] * len(PATHS))
     probabilities = decoded.draw.log_probability[0].sum(-1).exp().detach()
     alphas = decoded.weights[0]
     entropies = (probabilities * -(alphas * alphas.log()).sum((1, 2))).sum()
@@ -149,11 +149,11 @@ def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, forc
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=EXACT)
     chance = 0.3
     drew = expectation(list(estimates(decoder, force, EXACT)))
-    soft = decode(decoder, remember(decoder), [False])
+    soft = decode(decoder, encode(decoder), [False])
     assert soft.draw.location.eq(-1).all() and soft.draw.log_probability.eq(0).all()
     earned = losses.earnings(soft, EXACT, ZERO)[0]
     took = -gradient(decoder, losses.total(losses.terms(soft, training, earned), training) * STEPS)
-    plain = decoder(remember(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
+    plain = decoder(encode(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
     assert plain.draw is None
     torch.testing.assert_close(took, -gradient(decoder, losses.cross_entropy(plain) * STEPS))
     expected = (1 - chance) * exact(decoder, force) + chance * took
@@ -185,13 +185,13 @@ def test_baseline_is_the_moving_average(decoder) -> None:
     """b_k = 0.9 b_(k-1) + 0.1 mean log p over the captions that drew; captions that are not there do not count."""
     torch.manual_seed(0)
     captions = torch.tensor([[[4, 6, END], [5, END, PAD], [PAD, PAD, PAD]]])
-    memory = remember(decoder)._replace(drawn=torch.tensor([[True, False, True]]))
+    memory = encode(decoder)._replace(drawn=torch.tensor([[True, False, True]]))
     decoded = decoder(memory, captions, torch.tensor([[3, 2, 0]]))
     words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1)
     drew = words[:3].sum().item()  # the first caption alone
     minus_two = torch.tensor(-2.0)
 
-    def following(moving: Tensor | None, decoded: Decoded) -> Tensor:
+    def following(moving: Tensor | None, decoded: DecoderOutput) -> Tensor:
         return losses.next_baseline(moving, losses.draws_rewards(losses.word_rewards(decoded), decoded))
 
     assert following(None, decoded).item() == pytest.approx(drew)
@@ -206,7 +206,7 @@ def test_baseline_is_the_moving_average(decoder) -> None:
 
 def test_draws_follow_alpha_and_the_context_is_the_region(decoder) -> None:
     rows = 20000
-    memory = remember(decoder)._replace(drawn=torch.ones(1, rows, dtype=torch.bool))
+    memory = encode(decoder)._replace(drawn=torch.ones(1, rows, dtype=torch.bool))
     query = torch.randn(1, 1, 8, dtype=torch.double).expand(1, rows, 8)
     torch.manual_seed(0)
     attended = decoder.attention(query, memory)
@@ -295,7 +295,7 @@ def test_forward_equals_a_loop_of_step(decoder) -> None:
 def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     """Reward to go, word by word, and b shared out evenly among a caption's words."""
     captions = torch.tensor([[[4, 6, END], [5, END, PAD]]])
-    memory = remember(decoder)._replace(drawn=torch.tensor([[True, True]]))
+    memory = encode(decoder)._replace(drawn=torch.tensor([[True, True]]))
     decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
     a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
     to_go = dataclasses.replace(EXACT, reward="to_go")
@@ -311,7 +311,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     """Two captions, two draws each, as rows 0 0 1 1: never one caption against the other."""
     captions = torch.tensor([[[4, 6, END], [4, 6, END], [5, END, PAD], [5, END, PAD]]])
     torch.manual_seed(0)
-    memory = remember(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
+    memory = encode(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
     rewards = losses.word_rewards(decoded)
     config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out")
@@ -338,8 +338,8 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     torch.manual_seed(0)
     objective.decode(captioner, batch, config, torch.device("cpu"), draw=True)
     objective.decode(captioner, batch, config, torch.device("cpu"), draw=False)
-    (_, rows, lengths, drawn, weigh, own), without = asked
-    assert weigh and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    (_, rows, lengths, drawn, need_weights, own), without = asked
+    assert need_weights and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):
         assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
         assert torch.equal(drawn[:, draw::3], drawn[:, ::3])

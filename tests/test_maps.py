@@ -11,20 +11,20 @@ from PIL import Image
 from caption.config import EncoderConfig
 from caption.data.images import Fit, Window, open_image, read_square, window
 from caption.encoders.base import Encoder
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.visualise.upsample import centred, peak, upsample
 
 CELLS = [
-    Cells.even(7, 7, 224),
-    Cells.even(14, 14, 224),
-    Cells.even(8, 8, 64),
-    Cells(7, 7, 224, 0.0, 32.0),
-    Cells(8, 8, 299, 37.0, 32.0),
+    FeatureGrid.even(7, 7, 224),
+    FeatureGrid.even(14, 14, 224),
+    FeatureGrid.even(8, 8, 64),
+    FeatureGrid(7, 7, 224, 0.0, 32.0),
+    FeatureGrid(8, 8, 299, 37.0, 32.0),
 ]
 
 
 @pytest.mark.parametrize("cells", CELLS)
-def test_the_peak_is_the_middle_of_the_strongest_cell(cells: Cells) -> None:
+def test_the_peak_is_the_middle_of_the_strongest_cell(cells: FeatureGrid) -> None:
     count = cells.rows * cells.columns
     weights = torch.full((count, count), 0.1).fill_diagonal_(1).numpy()  # map i: cell i
     for cell, attention in enumerate(upsample(weights, cells)):
@@ -35,13 +35,13 @@ def test_the_peak_is_the_middle_of_the_strongest_cell(cells: Cells) -> None:
 
 
 @pytest.mark.parametrize("cells", CELLS)
-def test_even_attention_is_an_even_map(cells: Cells) -> None:
+def test_even_attention_is_an_even_map(cells: FeatureGrid) -> None:
     count = cells.rows * cells.columns
     assert np.allclose(upsample(np.full((1, count), 1 / count), cells), 1 / count)
 
 
 def test_smooth_linear_and_within_range() -> None:
-    cells, chance = Cells.even(7, 7, 224), np.random.default_rng(0)
+    cells, chance = FeatureGrid.even(7, 7, 224), np.random.default_rng(0)
     one, other = chance.dirichlet(np.ones(49), 2)
     maps = upsample(np.stack([one, other, 0.3 * one + 0.7 * other]), cells)
     assert np.allclose(maps[2], 0.3 * maps[0] + 0.7 * maps[1], atol=1e-7)
@@ -51,7 +51,7 @@ def test_smooth_linear_and_within_range() -> None:
 
 def test_a_window_of_a_larger_picture() -> None:
     """The square's own map, placed: nothing outside, the same inside."""
-    cells, weights = Cells.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
+    cells, weights = FeatureGrid.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
     part = Window(0.25, 0.0, 0.5, 1.0)  # of a picture of 64 x 32 pixels
     whole = upsample(weights, cells, (32, 64), part)
     assert np.allclose(whole[:, :, 16:48], upsample(weights, cells))
@@ -61,7 +61,7 @@ def test_a_window_of_a_larger_picture() -> None:
 
 
 def test_attention_on_the_middle() -> None:
-    for cells in [*CELLS, Cells.even(1, 1, 32), Cells(1, 1, 224, 0.0, 32.0)]:
+    for cells in [*CELLS, FeatureGrid.even(1, 1, 32), FeatureGrid(1, 1, 224, 0.0, 32.0)]:
         weights = centred(cells)
         assert weights.sum() == pytest.approx(1) and (weights > 0).sum() <= 4
         row, column = peak(upsample(weights[None], cells)[0], cells)

@@ -246,7 +246,7 @@ def test_lstm(monkeypatch: pytest.MonkeyPatch, rows: int, width: int, scale: flo
 
 @needs_compiler
 def test_lstm_of_several_precisions_and_of_no_number() -> None:
-    """Shares of different precisions are PyTorch's; one that is not a number does not pass unseen."""
+    """DistributedBatches of different precisions are PyTorch's; one that is not a number does not pass unseen."""
     cell, gates = torch.randn(3, 8), torch.randn(3, 32)
     hidden, following = lstm_rows(cell, gates, gates.bfloat16(), gates.bfloat16())
     assert hidden.dtype == following.dtype == torch.float32

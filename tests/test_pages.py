@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from caption.data.images import Window
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.evaluation.report import CHUNK, Report, item
 from caption.search import Hypothesis
 from caption.visualise.figures import DIM
@@ -19,7 +19,7 @@ from caption.visualise.html import PIXELS, entry, write_page
 from caption.visualise.upsample import upsample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-GRID = Cells(3, 3, 96, 10.0, 32.0)
+GRID = FeatureGrid(3, 3, 96, 10.0, 32.0)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_five_thousand_pictures_open_fast(page: Any, tmp_path: Path) -> None:
     """The list is there in less than two seconds, from a page of a few megabytes."""
     count, one = 5000, hypothesis(12, 0)
     words = [f"word{n}" for n in range(12)]
-    written = Report(tmp_path, Cells.even(3, 3, 96))
+    written = Report(tmp_path, FeatureGrid.even(3, 3, 96))
     written.write_pictures(range(40), np.full((40, 3, 96, 96), 255, np.uint8))
     written.write_looks([words] * count, [one] * count)
     items = [item(f"{n}.png", words, one, [" ".join(words)] * 5, {"CIDEr-D": n % 97}, []) for n in range(count)]

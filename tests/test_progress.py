@@ -15,9 +15,9 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr(log, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", log)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    bar = progress.Bar(range(10), "work", unit="batches", done=5, keep=True)
+    bar = progress.ProgressBar(range(10), "work", unit="batches", done=5, keep=True)
     for item in bar:
-        bar.tell(f"loss {item}")
+        bar.set_note(f"loss {item}")
         now[0] += 25
     if terminal:
         assert "15/15" in log.getvalue() and "\r" in log.getvalue()

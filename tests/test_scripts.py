@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 def model(captioner: Captioner, tmp_path: Path) -> Path:
     """An untrained model as a checkpoint, alone in its folder."""
     (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run" / "best.pt", captioner.eval().content())
+    checkpoint.save(tmp_path / "run" / "best.pt", captioner.eval().to_checkpoint())
     return tmp_path / "run" / "best.pt"
 
 
@@ -174,7 +174,7 @@ def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, c
 
     hard = dataclasses.replace(captioner.configs["decoder"], selection="hard")
     other = Captioner(captioner.image, captioner.configs["encoder"], hard, captioner.vocabulary)
-    checkpoint.save(tmp_path / "hard.pt", other.content())
+    checkpoint.save(tmp_path / "hard.pt", other.to_checkpoint())
     figure = tmp_path / "two.png"
     two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", picture, "--caption", "a red circle", "--json"]
     caption_image.main([*two, "--attend", "most_probable", "--against", str(model), "--output", str(figure)])
@@ -189,7 +189,7 @@ def test_several_heads(shapes: Path, tmp_path: Path, capsys, captioner: Captione
     form = dataclasses.replace(captioner.configs["decoder"], kind="transformer", heads=2)
     other = Captioner(captioner.image, captioner.configs["encoder"], form, captioner.vocabulary)
     assert other.head_names == [f"layer {n}, head {m}" for n in (1, 2, 3) for m in (1, 2)]
-    checkpoint.save(tmp_path / "heads.pt", other.content())
+    checkpoint.save(tmp_path / "heads.pt", other.to_checkpoint())
     picture = str(shapes.with_name("shapes_test_000003.png"))
     arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", picture, "--caption", "a red circle", "--json"]
     caption_image.main([*arguments, "--output", str(tmp_path / "mean.png")])

@@ -84,7 +84,7 @@ class Fixed:
     def __init__(self, decoder: torch.nn.Module) -> None:
         self.decoder = decoder
 
-    def remember(self, regions: Tensor):
+    def encode(self, regions: Tensor):
         return self.decoder.prepare(regions)
 
 
@@ -165,7 +165,7 @@ def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: P
     decoded, _, _ = critic(captioner, batch, batch.images)
     torch.manual_seed(1)
     captioner.decoder.eval()
-    found = sample(captioner.decoder, captioner.remember(batch.images), critic.draw)
+    found = sample(captioner.decoder, captioner.encode(batch.images), critic.draw)
     total = -torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, reduction="sum").item()
     assert total == pytest.approx(sum(one.log_probability for several in found for one in several), rel=1e-5)
     words = sum(len(one.words) + one.finished for several in found for one in several)
@@ -255,7 +255,7 @@ def test_a_reward_takes_little_of_a_step(shapes: Path, reward: str, captioner: C
     share = []
     for _ in range(4):
         begun = time.perf_counter()
-        found = sample(captioner.decoder, captioner.remember(batch.images), critic.draw)
+        found = sample(captioner.decoder, captioner.encode(batch.images), critic.draw)
         drawn = time.perf_counter()
         critic.score(batch.indices, [[one.words for one in several] for several in found])
         share.append((time.perf_counter() - drawn) / (drawn - begun))
@@ -269,7 +269,7 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
     data = CaptionData(shapes, "train")
     batch = data.__getitems__(list(range(20)))
     captioner.eval()
-    memory = captioner.remember(batch.images)
+    memory = captioner.encode(batch.images)
     torch.manual_seed(0)
     gold = shifted(batch.captions)
     real = torch.arange(batch.captions.shape[2]) < batch.lengths[..., None]
@@ -296,7 +296,7 @@ def frozen(shapes: Path, folder: Path) -> Path:
     decoder = DecoderConfig(embedding=16, hidden=16, attention=8)
     encoder = EncoderConfig("small_cnn", finetune_from="all")
     made = Captioner(read_image_config(shapes), encoder, decoder, read_vocabulary(shapes))
-    checkpoint.save(folder / "untrained.pt", made.content())
+    checkpoint.save(folder / "untrained.pt", made.to_checkpoint())
     return folder / "untrained.pt"
 
 

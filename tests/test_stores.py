@@ -111,7 +111,7 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
     captioner = Captioner(image, config, DecoderConfig(embedding=16, hidden=16, attention=16), vocabulary).eval()
     pixels, features = (next(iter(CaptionData(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
     with torch.inference_mode():
-        one, two = (captioner.remember(batch.images).values for batch in (pixels, features))
+        one, two = (captioner.encode(batch.images).values for batch in (pixels, features))
         assert torch.allclose(one, two, atol=1e-2) and not torch.equal(one, two)  # rounded to half precision
         one, two = (captioner(batch.images, batch.captions, batch.lengths).logits for batch in (pixels, features))
         assert torch.allclose(one, two, atol=1e-2)

@@ -17,7 +17,7 @@ from caption.captioner import Captioner, check_fits
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
 from caption.data import dataset
 from caption.data.dataset import CaptionData
-from caption.decoders.base import Decoded
+from caption.decoders.base import DecoderOutput
 from caption.device import allow_tf32, choose_device, choose_precision
 from caption.errors import UserError
 from caption.search import search
@@ -156,19 +156,19 @@ def average_of_two(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def baseline_after(decoded: Decoded) -> torch.Tensor:
-    drawn = distributed.total(losses.draws_rewards(losses.word_rewards(decoded), decoded))
+def baseline_after(decoded: DecoderOutput) -> torch.Tensor:
+    drawn = distributed.all_reduce(losses.draws_rewards(losses.word_rewards(decoded), decoded))
     return losses.next_baseline(torch.tensor(-3.0), drawn)
 
 
-def uneven(rank: int | None) -> Decoded:
+def uneven(rank: int | None) -> DecoderOutput:
     """Hard attention's result for three captions: the first of process 0, the others of process 1; None: all."""
     logits = torch.linspace(-1, 2, 42).view(6, 7)
     rows = {0: [0], 1: [1, 2], None: [0, 1, 2]}[rank]
     words = torch.tensor([2 * row + t for row in rows for t in (0, 1)])
     ones = torch.ones(1, len(rows), 2)
     draw = Draw(ones.long(), -ones, ones)
-    return Decoded(logits[words], words % 7, torch.arange(len(words)), ones.unsqueeze(-1), draw)
+    return DecoderOutput(logits[words], words % 7, torch.arange(len(words)), ones.unsqueeze(-1), draw)
 
 
 def test_the_baseline_is_that_of_all_processes(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> No
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
-    memory = captioner.remember(batch.images)  # still with the batch's own statistics, as it learned
+    memory = captioner.encode(batch.images)  # still with the batch's own statistics, as it learned
     found = search(captioner.decoder, memory, SearchConfig(beam_size=1))
     assert [hypotheses[0].words for hypotheses in found] == [split.caption(5 * i).tolist() for i in batch.indices]
 
@@ -247,15 +247,15 @@ def test_a_batch_of_three_is_three_of_one(shapes: Path, captioner: Captioner) ->
     captioner.eval()
     config = SearchConfig(max_length=6)
     with torch.inference_mode():
-        together = search(captioner.decoder, captioner.remember(images), config)
+        together = search(captioner.decoder, captioner.encode(images), config)
         for i in range(3):
-            (alone,) = search(captioner.decoder, captioner.remember(images[i : i + 1]), config)
+            (alone,) = search(captioner.decoder, captioner.encode(images[i : i + 1]), config)
             assert [h.words for h in alone] == [h.words for h in together[i]]
             torch.testing.assert_close(alone[0].weights, together[i][0].weights, atol=1e-5, rtol=1e-4)
 
 
 def test_saved_and_loaded_is_the_same_model(captioner: Captioner, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.pt", captioner.content())
+    checkpoint.save(tmp_path / "model.pt", captioner.to_checkpoint())
     loaded = Captioner.load(tmp_path / "model.pt")
     assert loaded.vocabulary.words == captioner.vocabulary.words and loaded.configs == captioner.configs
     assert equal(loaded.state_dict(), captioner.state_dict())

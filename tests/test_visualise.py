@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageSequence
 
 from caption.data.images import Window
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.visualise.figures import DIM, Look, brightness, draw_attention, draw_curves
 
-CELLS = Cells.even(2, 2, 32)
+CELLS = FeatureGrid.even(2, 2, 32)
 UP_AND_DOWN = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
@@ -18,7 +18,7 @@ def test_figure(tmp_path: Path) -> None:
     """The first panel is the picture, the next ones are bright where the model looked and nowhere else."""
     image = np.full((32, 32, 3), 255, np.uint8)
     fine = np.repeat(UP_AND_DOWN, 16, axis=1)  # rows 0 to 3 of 8, rows 4 to 7
-    look = Look(fine, Cells.even(8, 8, 32))
+    look = Look(fine, FeatureGrid.even(8, 8, 32))
     draw_attention(image, ["up", "down"], [look], "up down", tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
     dark = (drawn > 40) & (drawn < 62)  # a fifth of white

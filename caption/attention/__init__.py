@@ -1,7 +1,7 @@
 """Attention over the regions of an image: a score, a window on them, and a way to select by both; several heads; or
 glimpses of their plane."""
 
-from caption.attention.base import Attended, Attention, Draw, Memory
+from caption.attention.base import Attention, AttentionOutput, Draw, Memory
 from caption.attention.glimpses import GLIMPSES, GaussianGrid, Retina
 from caption.attention.hard import HardAttention
 from caption.attention.multihead import MultiHeadAttention
@@ -17,8 +17,8 @@ __all__ = [
     "SELECTIONS",
     "WINDOWS",
     "AdditiveScore",
-    "Attended",
     "Attention",
+    "AttentionOutput",
     "ConcatScore",
     "Draw",
     "GaussianGrid",

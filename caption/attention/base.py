@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     entropy: Tensor  # [B, Q], of what was drawn from, in nats
 
 
-class Attended(NamedTuple):
+class AttentionOutput(NamedTuple):
     """The result of one step of attention for Q rows of each image."""
 
     context: Tensor  # [B, Q, C], z_t; C is D, unless the attention projects
@@ -53,5 +53,5 @@ class Attention(Protocol):
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
 
-    def __call__(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def __call__(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] at step t, from 0 -> context [B, Q, C] and weights [B, Q, L]."""

@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Draw, Memory
+from caption.attention.base import AttentionOutput, Draw, Memory
 from caption.attention.windows import Grid
-from caption.device import at_least_single
+from caption.device import upcast_float32
 
 BOUND = 10.0  # of each number that the Gaussian grid is made from: e^10 cells, or five pictures away
 SPREAD = 0.15  # sigma of the retina's draws; the picture reaches from -1 to 1
@@ -61,13 +61,13 @@ class GaussianGrid(_Glimpse):
             sigma = max(self.stride, 1.0) / 2
             self.numbers.bias.copy_(torch.tensor([0.0, 0.0, 2 * math.log(sigma), 0.0, 0.0]))
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] -> context [B, Q, A] and weights [B, Q, L].
 
         Each of the five numbers is kept within BOUND, so that all values and gradients are finite; in the paper they
         have no bound.
         """
-        numbers = at_least_single(self.numbers(query)).clamp(-BOUND, BOUND)
+        numbers = upcast_float32(self.numbers(query)).clamp(-BOUND, BOUND)
         x, y, log_variance, log_stride, log_strength = numbers.unsqueeze(-1).unbind(-2)  # eq. 21, each [B, Q, 1]
         stride, variance = self.stride * log_stride.exp(), log_variance.exp()  # eq. 24
         rows = self.filterbank(y, stride, variance, self.grid[0])  # F_Y, [B, Q, N, rows]
@@ -77,7 +77,7 @@ class GaussianGrid(_Glimpse):
         filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, N, N, rows, columns]
         filters = filters.flatten(4, 5).flatten(2, 3)  # [B, Q, N N, L]
         seen = log_strength.exp() * self.read(filters, memory)  # eq. 27, [B, Q, N N D]
-        return Attended(self.output(seen), filters.mean(2))
+        return AttentionOutput(self.output(seen), filters.mean(2))
 
     def filterbank(self, middle: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
         """g~, delta and sigma^2 [B, Q, 1], the map's rows or columns -> F [B, Q, N, cells], eq. 25-26.
@@ -115,14 +115,14 @@ class Retina(_Glimpse):
         self.centre = nn.Linear(query_width, 2)
         nn.init.zeros_(self.centre.bias)
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] -> context [B, Q, A], weights [B, Q, L] and, unless `drawn` is None, the draws [B, Q].
 
         No gradient passes from what is seen at a drawn place to the centre: that is REINFORCE's part.
         """
-        centre = torch.tanh(at_least_single(self.centre(query)))  # [B, Q, 2]
+        centre = torch.tanh(upcast_float32(self.centre(query)))  # [B, Q, 2]
         if memory.drawn is None:
-            return Attended(*self.look(centre, memory))
+            return AttentionOutput(*self.look(centre, memory))
         chosen = centre.detach() if memory.most_probable else wander(centre.detach())
         place = torch.where(memory.drawn.unsqueeze(-1), chosen, centre).clamp(-1, 1)
         context, weights = self.look(place, memory)
@@ -132,7 +132,7 @@ class Retina(_Glimpse):
             log_probability.masked_fill(~memory.drawn, 0),
             torch.full_like(log_probability, 1 + math.log(2 * math.pi * SPREAD**2)),  # of the Gaussian, in nats
         )
-        return Attended(context, weights, draw)
+        return AttentionOutput(context, weights, draw)
 
     def look(self, place: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """l [B, Q, 2], inside the picture -> context [B, Q, A] and weights [B, Q, L]."""

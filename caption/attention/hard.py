@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caption.attention.base import Attended, Draw, Memory
+from caption.attention.base import AttentionOutput, Draw, Memory
 from caption.attention.soft import SoftAttention
 from caption.ops.contexts import contexts
 
@@ -25,7 +25,7 @@ class HardAttention(SoftAttention):
         """The expectation is that of the draws."""
         return self.damp(logits, damping).softmax(-1)
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] at step t -> context [B, Q, D], weights [B, Q, L] and, unless `drawn` is None, the draws
         [B, Q].
 
@@ -48,7 +48,7 @@ class HardAttention(SoftAttention):
             # Below exp(-100), a weight adds nothing; -inf times 0 would be no number.
             -(weights * log_weights.clamp(min=-100)).sum(-1),
         )
-        return Attended(context, weights, draw)
+        return AttentionOutput(context, weights, draw)
 
 
 def choose(log_weights: Tensor, most_probable: bool) -> Tensor:

@@ -8,8 +8,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory
-from caption.device import at_least_single
+from caption.attention.base import AttentionOutput, Memory
+from caption.device import upcast_float32
 from caption.errors import UserError
 
 
@@ -41,15 +41,15 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.project(regions)
         return Memory(keys, values, regions.to(keys.dtype).mean(1))
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] -> context [B, Q, H], weights of the heads [B, Q, M, L] and their mean [B, Q, L]."""
         context, heads = self.attend(query, memory.keys, memory.values)
-        return Attended(context, heads.mean(2), heads=heads)
+        return AttentionOutput(context, heads.mean(2), heads=heads)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """query [B, n, H], keys and values of `project` -> contexts [B, n, H], weights [B, n, M, L]."""
         asked = split(self.query(query), self.heads)  # [B, M, n, A / M]
-        scores = at_least_single(asked @ keys.transpose(-1, -2)) / (math.sqrt(asked.shape[-1]) * self.temperature)
+        scores = upcast_float32(asked @ keys.transpose(-1, -2)) / (math.sqrt(asked.shape[-1]) * self.temperature)
         weights = scores.softmax(-1)  # [B, M, n, L]
         context: Tensor = self.output(join(weights.to(values.dtype) @ values))
         return context, weights.transpose(1, 2)

@@ -6,9 +6,9 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import Attended, Memory
+from caption.attention.base import AttentionOutput, Memory
 from caption.attention.scores import Score, TanhScore
-from caption.device import at_least_single, in_working_precision
+from caption.device import to_autocast_dtype, upcast_float32
 from caption.ops.contexts import contexts
 
 
@@ -29,13 +29,13 @@ class SoftAttention(nn.Module):
 
     def prepare(self, regions: Tensor) -> Memory:
         """regions [B, L, D] -> what every later step reads."""
-        values = in_working_precision(regions).contiguous()
+        values = to_autocast_dtype(regions).contiguous()
         return Memory(self.score.keys(values), values, regions.mean(1))
 
     def logits(self, query: Tensor, memory: Memory, step: int) -> tuple[Tensor, Tensor | None]:
         """query [B, Q, H] -> log alpha_t up to a constant [B, Q, L], eq. 4 over the temperature, minus infinity outside
         the window; and the logarithm of what damps the weights after the softmax [B, Q, L], if anything does."""
-        logits = at_least_single(self.score(query, memory.keys))
+        logits = upcast_float32(self.score(query, memory.keys))
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.window is None:
@@ -48,16 +48,16 @@ class SoftAttention(nn.Module):
         weights = logits.softmax(-1)
         return weights if damping is None else weights * damping.exp()
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> Attended:
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """query [B, Q, H] at step t, from 0 -> context [B, Q, D] and weights [B, Q, L]."""
         score = self.score
         if isinstance(score, TanhScore) and self.window is None and fuses(query.device.type):
             from caption.ops.triton_attention import attend
 
             vector = score.vector.weight.view(-1)
-            return Attended(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
+            return AttentionOutput(*attend(score.ask(query), memory.keys, vector, memory.values, self.temperature))
         weights = self.weigh(*self.logits(query, memory, step))  # [B, Q, L]
-        return Attended(contexts(weights, memory.values), weights)
+        return AttentionOutput(contexts(weights, memory.values), weights)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from caption.data.hdf5 import Records, open_file
 from caption.data.vocabulary import END, PAD
-from caption.device import send
+from caption.device import to_device
 
 
 class Batch(NamedTuple):
@@ -71,7 +71,7 @@ class CaptionData(Dataset[Batch]):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Pictures uint8 [B, 3, S, S], or features float16 [B, L, D], each read straight into its place."""
         if self.resident is not None:
-            return self.resident.index_select(0, send(torch.tensor(indices), self.resident.device))
+            return self.resident.index_select(0, to_device(torch.tensor(indices), self.resident.device))
         if self._process != os.getpid():
             self.records.after_fork()
             self._process = os.getpid()
@@ -155,7 +155,7 @@ def whole(batch: Any) -> Batch:
     return batch  # type: ignore[no-any-return]
 
 
-class GroupedBatches(Sampler[list[int]]):
+class BucketSampler(Sampler[list[int]]):
     """Batches of items of like length, in other company every epoch.
 
     `keys` has a row of sort keys for every item, the first most important. All items are shuffled and cut into pools
@@ -207,16 +207,16 @@ class GroupedBatches(Sampler[list[int]]):
 
 def training_batches(
     data: CaptionData, batching: str, batch_size: int, seed: int
-) -> tuple[Dataset[Batch], GroupedBatches]:
+) -> tuple[Dataset[Batch], BucketSampler]:
     """The data set and its batches: "images" with all their captions, or captions of equal "lengths"."""
     lengths = data.lengths
     if batching == "lengths":
-        return SingleCaptions(data), GroupedBatches(lengths[:, None], batch_size, seed, pure=True)
+        return SingleCaptions(data), BucketSampler(lengths[:, None], batch_size, seed, pure=True)
     most = int(np.diff(data.image_captions).max())
     keys = np.zeros((len(data), most), dtype=np.int64)  # falling lengths of each image's captions
     for index, (a, b) in enumerate(zip(data.image_captions[:-1], data.image_captions[1:], strict=True)):
         keys[index, : b - a] = -np.sort(-lengths[a:b])
-    return data, GroupedBatches(keys, batch_size, seed)
+    return data, BucketSampler(keys, batch_size, seed)
 
 
 def make_loader(

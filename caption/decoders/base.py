@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention import Attended, Attention, Draw, Memory
+from caption.attention import Attention, AttentionOutput, Draw, Memory
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD, START
-from caption.device import at_least_single, send
+from caption.device import to_device, upcast_float32
 from caption.errors import UserError
 from caption.ops.cuda_graphs import Graphs, records
 from caption.ops.dropout import Dropout
@@ -45,7 +45,7 @@ class State(NamedTuple):
         return State(change(self.hidden), change(self.cell), attentional, self.step)
 
 
-class Decoded(NamedTuple):
+class DecoderOutput(NamedTuple):
     """The result of teacher forcing: N words in all, padding left out, in the order of captions[B, Q, T].flatten()."""
 
     logits: Tensor  # [N, V]
@@ -70,7 +70,7 @@ class RecurrentDecoder(nn.Module):
     word_to_gates: nn.Linear
     recorded: Graphs | None = None  # the time loop, on a GPU
 
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
+    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
         """Attention and LSTM: the words' share of the gates [B, Q, 4H] -> state, what `readout` reads beside it
         [B, Q, C], attention."""
         raise NotImplementedError
@@ -91,24 +91,24 @@ class RecurrentDecoder(nn.Module):
     def start(self, memory: Memory, rows: int) -> State:
         """The state before the first word, from the mean annotation vector; `rows` rows an image."""
         hidden, cell = torch.tanh(self.initial_hidden(memory.mean)), torch.tanh(self.initial_cell(memory.mean))
-        return State(hidden.unsqueeze(1).expand(-1, rows, -1), at_least_single(cell).unsqueeze(1).expand(-1, rows, -1))
+        return State(hidden.unsqueeze(1).expand(-1, rows, -1), upcast_float32(cell).unsqueeze(1).expand(-1, rows, -1))
 
-    def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Attended]:
+    def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, AttentionOutput]:
         """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
         embedded = self.embedding(words)  # [B, Q, E]
         state, seen, attended = self.recur(self.word_to_gates(embedded), state, memory)
         return self.readout(embedded, state.hidden, seen), state, attended
 
     def forward(
-        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, weigh: bool = True
-    ) -> Decoded:
+        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, need_weights: bool = True
+    ) -> DecoderOutput:
         """Teacher forcing: logits of every word of captions [B, Q, T], each ending with <end>.
 
         `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. Steps shrink to the
         images and rows that still have a word, so captions sorted by falling length cost least; but where the time loop
         is recorded (graphs.py), T of the result is padded to a multiple of BUCKET. `inputs` [B, Q, T] are the words
-        that are read, where these are not the captions' own. Weights are given even without `weigh`: the context needs
-        them.
+        that are read, where these are not the captions' own. Weights are given even without `need_weights`: the
+        context needs them.
         """
         record = torch.is_grad_enabled() and records(captions.device) and not memory.most_probable
         reads = shifted(captions) if inputs is None else inputs
@@ -116,7 +116,7 @@ class RecurrentDecoder(nn.Module):
             captions, reads = lengthened(captions), lengthened(reads)
         images, rows, steps = captions.shape
         rectangles = [(images, rows)] * steps if record else live_rectangles(lengths, steps)
-        live, positions, places = (send(each, captions.device) for each in live_and_words(lengths, rectangles))
+        live, positions, places = (to_device(each, captions.device) for each in live_and_words(lengths, rectangles))
         embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
         word_gates = self.word_to_gates(embedded)  # one product for all
         if record:
@@ -134,7 +134,7 @@ class RecurrentDecoder(nn.Module):
             whole = words.new_zeros(images * rows * steps, *words.shape[1:])
             return whole.index_copy(0, positions, words).view(images, rows, steps, *words.shape[1:])
 
-        return Decoded(
+        return DecoderOutput(
             self.readout(*(each.index_select(0, places) for each in (embedded, hiddens, seens))),
             captions.flatten().index_select(0, positions),
             positions,
@@ -194,7 +194,7 @@ class Decoder(RecurrentDecoder):
         if config.tie:
             self.output.weight = self.embedding.weight
 
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
+    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
         """Eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context [B, Q, C], attention."""
         attended = self.attention(state.hidden, memory, state.step)
         context, gate = gated(attended.context, state.hidden, self.gate.weight, self.gate.bias)  # section 4.2.1
@@ -242,7 +242,7 @@ class LuongDecoder(RecurrentDecoder):
         state = super().start(memory, rows)
         return state._replace(attentional=torch.zeros_like(state.hidden))
 
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, Attended]:
+    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
         """The words' share of the gates [B, Q, 4H] -> state, h~ [B, Q, H], attention."""
         hidden, cell = lstm(
             state.cell, word_gates, self.hidden_to_gates(state.hidden), self.attentional_to_gates(state.attentional)

@@ -11,11 +11,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from caption.attention import Attended, Memory, MultiHeadAttention
+from caption.attention import AttentionOutput, Memory, MultiHeadAttention
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD
-from caption.decoders.base import Decoded, shifted, words_of
-from caption.device import send
+from caption.decoders.base import DecoderOutput, shifted, words_of
+from caption.device import to_device
 from caption.ops.dropout import Dropout
 
 LEARNED = 128  # positions in a table of learned ones
@@ -116,7 +116,7 @@ class TransformerDecoder(nn.Module):
         nothing = memory.keys.new_empty(images, rows, layers, heads, 0, width)
         return Cache(nothing, nothing)
 
-    def step(self, words: Tensor, state: Cache, memory: Memory) -> tuple[Tensor, Cache, Attended]:
+    def step(self, words: Tensor, state: Cache, memory: Memory) -> tuple[Tensor, Cache, AttentionOutput]:
         """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
         x = self.read(words.unsqueeze(-1), state.keys.shape[-2]).squeeze(-2)  # [B, Q, E]
         caches: list[tuple[Tensor, Tensor]] = []
@@ -137,16 +137,16 @@ class TransformerDecoder(nn.Module):
             for parts in zip(*caches, strict=True)
         )  # [B, Q, N, M, t + 1, A / M]
         heads = torch.cat(looks, 2)  # [B, Q, N M, L]
-        return self.readout(x), Cache(keys, values), Attended(x, heads.mean(2), heads=heads)
+        return self.readout(x), Cache(keys, values), AttentionOutput(x, heads.mean(2), heads=heads)
 
     def forward(
-        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, weigh: bool = True
-    ) -> Decoded:
+        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, need_weights: bool = True
+    ) -> DecoderOutput:
         """Teacher forcing, all words at once: logits of every word of captions [B, Q, T], each ending with <end>.
 
         `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. `inputs` [B, Q, T] are
-        the words that are read, where these are not the captions' own. Without `weigh`, attention is fused and its
-        weights are left out.
+        the words that are read, where these are not the captions' own. Without `need_weights`, attention is fused and
+        its weights are left out.
         """
         images, rows, steps = captions.shape
         x = self.read(shifted(captions) if inputs is None else inputs, 0).flatten(1, 2)  # [B, Q T, E]
@@ -155,20 +155,20 @@ class TransformerDecoder(nn.Module):
             alone = layer.before(0, x).view(images * rows, steps, -1)
             contexts = layer.words.contexts(alone, *layer.words.project(alone), causal=True)
             x = layer.after(0, x, contexts.view_as(x))
-            if weigh:
+            if need_weights:
                 contexts, heads = layer.regions.attend(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
                 looks.append(heads.mean(2))
             else:
                 contexts = layer.regions.contexts(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
             x = layer.after(1, x, contexts)
             x = layer.after(2, x, layer.feed(layer.before(2, x)))
-        positions = send(words_of(lengths, steps), captions.device)
+        positions = to_device(words_of(lengths, steps), captions.device)
         weights = None
-        if weigh:
+        if need_weights:
             real = captions.new_zeros(captions.numel()).index_fill(0, positions, 1).view_as(captions)
             weights = torch.stack(looks).mean(0).view(images, rows, steps, -1) * real.unsqueeze(-1)
         logits = self.readout(x.flatten(0, 1).index_select(0, positions))
-        return Decoded(logits, captions.flatten().index_select(0, positions), positions, weights)
+        return DecoderOutput(logits, captions.flatten().index_select(0, positions), positions, weights)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from caption.config import EncoderConfig
 from caption.encoders.cnn import CNNS
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.encoders.same_padding import SameConv2d, pad_as_tensorflow
 from caption.errors import UserError
 
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         """Rows and columns, L = rows * columns."""
         return self.cells.rows, self.cells.columns
 
-    def _measure(self, config: EncoderConfig, image_size: int) -> tuple[Cells, int]:
+    def _measure(self, config: EncoderConfig, image_size: int) -> tuple[FeatureGrid, int]:
         """Where the regions lie, and D, from an empty picture."""
         training = self.training
         try:
@@ -160,13 +160,13 @@ class _Strides:
             # Parallel branches (a block and its shortcut) begin with one side and agree in their middles.
             self.found.setdefault(before, (stride, dilation * (kernel - 1) / 2 - padding, after))
 
-    def cells(self, side: int, size: int) -> Cells:
+    def cells(self, side: int, size: int) -> FeatureGrid:
         """Where the cells lie on a picture; divided evenly if other layers, too, made the map smaller."""
         first, step, reached = 0.0, 1, size
         while reached in self.found:
             stride, middle, reached = self.found[reached]
             first, step = first + step * middle, step * stride
-        return Cells(side, side, size, first, step) if reached == side else Cells.even(side, side, size)
+        return FeatureGrid(side, side, size, first, step) if reached == side else FeatureGrid.even(side, side, size)
 
     def __enter__(self) -> "_Strides":
         return self

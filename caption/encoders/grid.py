@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Cells(NamedTuple):
+class FeatureGrid(NamedTuple):
     """Where the L = rows * columns regions of an encoder lie on its square picture, in pixels of side S.
 
     The middle of the first pixel is 0. A region's middle is the middle of what it sees: `first` + `step` times its row
@@ -18,7 +18,7 @@ class Cells(NamedTuple):
     step: float
 
     @classmethod
-    def even(cls, rows: int, columns: int, size: int) -> "Cells":
+    def even(cls, rows: int, columns: int, size: int) -> "FeatureGrid":
         """The picture divided evenly."""
         step = size / max(rows, columns)
         return cls(rows, columns, size, (step - 1) / 2, step)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.categories import NAMES, OTHERS, plural
@@ -94,13 +94,13 @@ class Objects:
         mask: Mask = np.asarray(self.fit(Image.fromarray(whole * np.uint8(255)))) > 127
         return mask if mask.any() else None
 
-    def _without_looking(self, image_id: int, category: int, cells: Cells) -> tuple[float, float, float]:
+    def _without_looking(self, image_id: int, category: int, cells: FeatureGrid) -> tuple[float, float, float]:
         """What chance and the picture's middle would get: area, centre_inside and centre_hits of a word."""
         mask = self.mask(image_id, category)
         assert mask is not None
         return float(mask.mean()), *_inside(centred(cells), mask, cells)
 
-    def look(self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, cells: Cells) -> Found:
+    def look(self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, cells: FeatureGrid) -> Found:
         """Hold the attention [T, L] of a caption's words against the objects that they name; names of what is not in
         the picture, or not in the part that the model sees, do not count. A name of several words has the mean of
         their attention."""
@@ -113,7 +113,7 @@ class Objects:
         return found
 
 
-def _inside(weights: NDArray[np.float64], mask: Mask, cells: Cells) -> tuple[float, float]:
+def _inside(weights: NDArray[np.float64], mask: Mask, cells: FeatureGrid) -> tuple[float, float]:
     """Of attention [L]: its share inside the mask, and whether its maximum is there."""
     attention = upsample(weights[None], cells)[0]
     return float(attention[mask].sum() / max(attention.sum(), 1e-12)), float(mask[peak(attention, cells)])

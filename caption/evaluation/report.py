@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption.data.images import encode_jpeg
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 from caption.evaluation.table import Range, blocks, cell
-from caption.files import whole
+from caption.files import atomic_write
 from caption.search import Hypothesis
 from caption.visualise.figures import draw_curves
 from caption.visualise.html import HELP, as_script, caption_entry, cells_entry, look_entry, shell
@@ -23,7 +23,7 @@ SORTS = ("CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
 class Report:
     """The page in a folder: index.html, pictures/, data/. Pictures are written as they come, index.html last."""
 
-    def __init__(self, folder: Path, cells: Cells) -> None:
+    def __init__(self, folder: Path, cells: FeatureGrid) -> None:
         """Nothing is left of an earlier report in the folder."""
         self.folder, self.cells = folder, cells
         for part in ("pictures", "data"):
@@ -75,7 +75,7 @@ class Report:
             "",
             '<script src="data/index.js"></script>\n',
         )
-        with whole(self.folder / "index.html") as part:
+        with atomic_write(self.folder / "index.html") as part:
             part.write_text(page, encoding="utf-8")
 
 

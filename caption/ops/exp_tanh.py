@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caption.device import at_least_single
+from caption.device import upcast_float32
 from caption.ops import cpu
 
 LIMIT = 20  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
@@ -31,7 +31,7 @@ def exponentials(values: Tensor) -> Tensor:
     if values.requires_grad and cpu.computes(values, torch.bfloat16):
         found: Tensor = _Exponentials.apply(values)  # type: ignore[no-untyped-call]
         return found
-    inside = F.hardtanh(at_least_single(values), -LIMIT, LIMIT)  # clamp, with less to do in its backward pass
+    inside = F.hardtanh(upcast_float32(values), -LIMIT, LIMIT)  # clamp, with less to do in its backward pass
     return inside.mul_(2).exp_()
 
 

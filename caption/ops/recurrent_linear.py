@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from caption.device import in_working_precision
+from caption.device import to_autocast_dtype
 from caption.ops import cpu
 
 LARGE = 2**17  # weights of a layer from which on this pays
@@ -30,7 +30,7 @@ class StepLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.steps is not None:
             return self.steps(x)
-        x = in_working_precision(x)
+        x = to_autocast_dtype(x)
         if self.weight.numel() < LARGE or not many(x) or not packs(x):
             return super().forward(x)
         with unrolled(self, several=False):
@@ -67,7 +67,7 @@ class Steps:
         self.passing: int | None = None  # the backward pass that they are of
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight, x = self.layer.weight, in_working_precision(x)
+        weight, x = self.layer.weight, to_autocast_dtype(x)
         bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
         if self.forth is None or self.forth.matrix.dtype != x.dtype:
             self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)

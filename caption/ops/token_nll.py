@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caption.device import at_least_single
+from caption.device import upcast_float32
 from caption.ops import cpu
 from caption.ops.torch_compile import compilable
 
@@ -25,7 +25,7 @@ def surprises(logits: Tensor, targets: Tensor) -> Tensor:
 @compilable
 def plain(logits: Tensor, targets: Tensor) -> Tensor:
     """As PyTorch has it."""
-    return F.cross_entropy(at_least_single(logits), targets, reduction="none")
+    return F.cross_entropy(upcast_float32(logits), targets, reduction="none")
 
 
 class _Surprises(torch.autograd.Function):

@@ -16,10 +16,10 @@ from caption import distributed
 from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
-from caption.device import autocast, send
+from caption.device import autocast, to_device
 from caption.errors import UserError
 from caption.ops.recurrent_linear import unrolled
-from caption.progress import Bar, Counted
+from caption.progress import ProgressBar, Sized
 from caption.search import Hypothesis, search
 from caption.training import losses
 from caption.training.objective import Lost, Objective, decode
@@ -130,13 +130,13 @@ def train_epoch(
     """
     captioner.train()
     objective = Objective(captioner, config, critic)
-    model = DistributedDataParallel(objective) if distributed.count() > 1 else objective
+    model = DistributedDataParallel(objective) if distributed.world_size() > 1 else objective
     on_cpu = next(captioner.parameters()).device.type == "cpu"
     sums, draw = progress.sums, progress.epoch >= config.reinforce.first_epoch
     soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
     own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
-    left = Counted(batched(loader, config.accumulate), len(loader) // config.accumulate)
-    bar = Bar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
+    left = Sized(batched(loader, config.accumulate), len(loader) // config.accumulate)
+    bar = ProgressBar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
     for parts in bar:
         progress.waiting += time.perf_counter() - last
@@ -146,14 +146,18 @@ def train_epoch(
             )
         optimizer.zero_grad(set_to_none=True)
         losts = [take_part(model, part, part is parts[-1], draw, own, progress.baseline) for part in parts]
-        words, captions = distributed.total_of(sum(one.words for one in losts), sum(one.captions for one in losts))
-        scale_gradients(captioner, distributed.count() / words, config.clip_norm)
+        words, captions = distributed.sum_integers(sum(one.words for one in losts), sum(one.captions for one in losts))
+        scale_gradients(captioner, distributed.world_size() / words, config.clip_norm)
         optimizer.step()
-        terms = distributed.total(torch.stack([torch.stack([*one.terms.values()]) * one.words for one in losts]).sum(0))
+        terms = distributed.all_reduce(
+            torch.stack([torch.stack([*one.terms.values()]) * one.words for one in losts]).sum(0)
+        )
         for name, value in zip(losts[0].terms, terms, strict=True):
             sums[name] = value + sums.get(name, 0)
         if drawn := [one.drawn for one in losts if one.drawn is not None]:
-            progress.baseline = losses.next_baseline(progress.baseline, distributed.total(torch.stack(drawn).sum(0)))
+            progress.baseline = losses.next_baseline(
+                progress.baseline, distributed.all_reduce(torch.stack(drawn).sum(0))
+            )
         progress.words += words
         progress.captions += captions
         progress.batch += 1
@@ -161,7 +165,7 @@ def train_epoch(
         if on_cpu or progress.batch % 50 == 0:
             check_finite(progress, losts[0].terms)
             told = "reward" if critic else "cross_entropy"
-            bar.tell(f"{told.replace('cross_entropy', 'loss')} {float(sums[told]) / progress.words:.3f}")
+            bar.set_note(f"{told.replace('cross_entropy', 'loss')} {float(sums[told]) / progress.words:.3f}")
         progress.seconds += time.perf_counter() - last
         after_step()
         last = time.perf_counter()
@@ -219,12 +223,12 @@ def validate(
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
     with unrolled(captioner.decoder):
-        for batch in Bar(loader, "validate", "batches"):
+        for batch in ProgressBar(loader, "validate", "batches"):
             decoded = decode(captioner, batch, config, device, draw=False)
             sums["words"] += len(decoded.targets)
             for name, value in losses.terms(decoded, config).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
-    parts = distributed.gather({distributed.number(): sums}).values()
+    parts = distributed.gather({distributed.rank(): sums}).values()
     whole = {name: sum(part.get(name, 0.0) for part in parts) for part in parts for name in part}
     return {name: value / whole["words"] for name, value in whole.items() if name != "words"}
 
@@ -250,13 +254,13 @@ def generate(
     attention the expectation). An image is encoded once for both. The weights must not change before all is read."""
     captioner.eval()
     with unrolled(captioner.decoder):
-        for batch in Bar(loader, "caption", "batches"):
+        for batch in ProgressBar(loader, "caption", "batches"):
             read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
             with autocast(device, precision):
-                memory = captioner.remember(send(batch.images, device))
+                memory = captioner.encode(to_device(batch.images, device))
                 found = search(captioner.decoder, memory, config)
                 if references:
-                    captions = send(batch.captions, device)
+                    captions = to_device(batch.captions, device)
                     weights = captioner.decoder(memory, captions, batch.lengths).weights
                     weights = weights.float().cpu()  # [B, Q, T, L]
                     for b, q in (batch.lengths > 0).nonzero().tolist():

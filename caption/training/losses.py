@@ -5,30 +5,30 @@ from torch import Tensor
 
 from caption import distributed
 from caption.config import ReinforceConfig, TrainingConfig
-from caption.decoders.base import Decoded
-from caption.device import at_least_single
+from caption.decoders.base import DecoderOutput
+from caption.device import upcast_float32
 from caption.ops.token_nll import surprises
 
 
-def word_count(decoded: Decoded) -> int:
+def word_count(decoded: DecoderOutput) -> int:
     """N, but not 0: what stands in for nothing has a loss of zero, not none."""
     return max(1, len(decoded.targets))
 
 
-def cross_entropy(decoded: Decoded) -> Tensor:
+def cross_entropy(decoded: DecoderOutput) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
     return surprises(decoded.logits, decoded.targets).sum() / word_count(decoded)
 
 
-def uniform(decoded: Decoded) -> Tensor:
+def uniform(decoded: DecoderOutput) -> Tensor:
     """Mean over the N words of the cross-entropy against the uniform distribution over V words.
 
     Label smoothing by epsilon (Szegedy et al., 2016) is (1 - epsilon) cross_entropy + epsilon uniform.
     """
-    return -at_least_single(decoded.logits).log_softmax(-1).sum() / (word_count(decoded) * decoded.logits.shape[-1])
+    return -upcast_float32(decoded.logits).log_softmax(-1).sum() / (word_count(decoded) * decoded.logits.shape[-1])
 
 
-def doubly_stochastic(decoded: Decoded) -> Tensor:
+def doubly_stochastic(decoded: DecoderOutput) -> Tensor:
     """sum_i (1 - sum_t alpha_ti)^2 of eq. 14: every place of the picture should be looked at.
 
     Summed over the L locations of a caption, as printed in the paper, and over the captions; then divided by the
@@ -42,13 +42,13 @@ def doubly_stochastic(decoded: Decoded) -> Tensor:
 
 
 @torch.no_grad()
-def word_rewards(decoded: Decoded) -> Tensor:
+def word_rewards(decoded: DecoderOutput) -> Tensor:
     """log p(y_t | y_<t, s_<=t, a) of every word, in nats, without gradient [B, Q, T]; zero where there is no word."""
     rewards = -surprises(decoded.logits, decoded.targets)  # [N]
     return _place(rewards, decoded)
 
 
-def _place(values: Tensor, decoded: Decoded) -> Tensor:
+def _place(values: Tensor, decoded: DecoderOutput) -> Tensor:
     """Values [N] of the words -> [B, Q, T], zero where there is no word."""
     assert decoded.weights is not None
     shape = decoded.weights.shape[:3]
@@ -60,7 +60,7 @@ def _to_go(values: Tensor) -> Tensor:
     return values.sum(-1, keepdim=True) - values.cumsum(-1) + values
 
 
-def draws_rewards(rewards: Tensor, decoded: Decoded) -> Tensor:
+def draws_rewards(rewards: Tensor, decoded: DecoderOutput) -> Tensor:
     """The sum of log p(y | s, a) over the captions that drew, and how many did [2].
 
     `rewards` [B, Q, T] are those of `word_rewards`.
@@ -83,7 +83,7 @@ def next_baseline(moving: Tensor | None, drawn: Tensor) -> Tensor:
     return torch.where(drawn[1] > 0, following, moving)
 
 
-def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, moving: Tensor) -> Tensor:
+def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig, moving: Tensor) -> Tensor:
     """What each draw earned beyond its baseline [B, Q, T], in nats; `rewards` [B, Q, T] are those of `word_rewards`.
 
     `moving` [] is b, the moving average of log p(y | s, a). No baseline depends on the draw that it is held against
@@ -107,7 +107,9 @@ def advantages(rewards: Tensor, decoded: Decoded, config: ReinforceConfig, movin
     return earned - moving * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)
 
 
-def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def earnings(
+    decoded: DecoderOutput, config: ReinforceConfig, moving: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
     """The advantages [B, Q, T], and what `draws_rewards` gives [2]; without draws, neither. Where there is no baseline
     yet, it is held against the mean of these draws, of all processes."""
     if decoded.draw is None:
@@ -115,11 +117,11 @@ def earnings(decoded: Decoded, config: ReinforceConfig, moving: Tensor | None) -
     rewards = word_rewards(decoded)
     drawn = draws_rewards(rewards, decoded)
     if moving is None:
-        moving = next_baseline(None, distributed.total(drawn))
+        moving = next_baseline(None, distributed.all_reduce(drawn))
     return advantages(rewards, decoded, config, moving), drawn
 
 
-def reinforce(decoded: Decoded, earned: Tensor) -> Tensor:
+def reinforce(decoded: DecoderOutput, earned: Tensor) -> Tensor:
     """Its gradient is -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) over the number of words, eq. 11-12.
 
     `earned` [B, Q, T] are the `advantages`. The value itself means nothing. Captions that took the expectation have
@@ -129,13 +131,13 @@ def reinforce(decoded: Decoded, earned: Tensor) -> Tensor:
     return -(earned * decoded.draw.log_probability).sum() / word_count(decoded)
 
 
-def entropy(decoded: Decoded) -> Tensor:
+def entropy(decoded: DecoderOutput) -> Tensor:
     """Mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats; eq. 11 asks for more of it."""
     assert decoded.draw is not None
     return decoded.draw.entropy.sum() / word_count(decoded)
 
 
-def self_critical(decoded: Decoded, earned: Tensor) -> Tensor:
+def self_critical(decoded: DecoderOutput, earned: Tensor) -> Tensor:
     """Its gradient is -sum_t (r(y) - b) d log p(y_t | y_<t, a) over the number of words (Rennie et al., 2017, eq. 8).
 
     `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
@@ -157,7 +159,7 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def terms(decoded: Decoded, config: TrainingConfig, earned: Tensor | None = None) -> dict[str, Tensor]:
+def terms(decoded: DecoderOutput, config: TrainingConfig, earned: Tensor | None = None) -> dict[str, Tensor]:
     """Every term that has a weight, by its name; where locations were drawn those of hard attention, too.
 
     `earned` [B, Q, T] are the advantages, from `earnings`. The entropy is told even at weight zero: it shows whether

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.data.dataset import Batch
-from caption.decoders.base import Decoded
-from caption.device import autocast, send
+from caption.decoders.base import DecoderOutput
+from caption.device import autocast, to_device
 from caption.training import losses
 from caption.training.self_critical import Critic
 
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         """A batch, its captions' lengths on the CPU. `draw`: hard attention draws; `own`: share of the words read that
         are the model's; `baseline` [] of hard attention, if there is one yet."""
         device = next(self.captioner.parameters()).device
-        images = send(batch.images, device)
+        images = to_device(batch.images, device)
         if self.config.mirror:
             images = mirror(images)
         if self.critic:
@@ -61,16 +61,16 @@ def mirror(images: Tensor) -> Tensor:
 
 def decode(
     captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool, own: float = 0.0
-) -> Decoded:
+) -> DecoderOutput:
     """Teacher forcing; a share `own` of the words read is the model's. With `draw`, hard attention draws locations:
     `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
-    captions, lengths, drawn = send(batch.captions, device), batch.lengths, None
+    captions, lengths, drawn = to_device(batch.captions, device), batch.lengths, None
     if draw and captioner.decoder.stochastic:
         drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
         captions, lengths, drawn = (
             each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
         )
-    weigh = config.doubly_stochastic > 0 or drawn is not None
+    need_weights = config.doubly_stochastic > 0 or drawn is not None
     with autocast(device, config.precision):
-        decoded: Decoded = captioner(send(batch.images, device), captions, lengths, drawn, weigh, own)
+        decoded: DecoderOutput = captioner(to_device(batch.images, device), captions, lengths, drawn, need_weights, own)
     return decoded

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from caption.config import Config
 from caption.config.validation import from_dict
 from caption.errors import UserError
-from caption.files import whole
+from caption.files import atomic_write
 from caption.visualise.figures import draw_curves
 
 
@@ -97,7 +97,7 @@ def read_config(folder: str | Path) -> Config:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig, SelfCriticalConfig
 from caption.data.dataset import Batch, CaptionData, pad_captions
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.decoders.base import Decoded
+from caption.decoders.base import DecoderOutput
 from caption.evaluation.reward import Reward
 from caption.search import Hypothesis, search
 
@@ -39,7 +39,7 @@ class Critic:
         )
         self.greedy = SearchConfig(1, max_length, 0, suppress_unknown=False)
 
-    def __call__(self, captioner: Captioner, batch: Batch, images: Tensor) -> tuple[Decoded, Tensor, float]:
+    def __call__(self, captioner: Captioner, batch: Batch, images: Tensor) -> tuple[DecoderOutput, Tensor, float]:
         """The N words of the draws, read again with gradient; what each word's caption earned beyond its baseline [N];
         the mean reward of a draw.
 
@@ -47,7 +47,7 @@ class Critic:
         trained is what was drawn from.
         """
         captioner.decoder.eval()
-        memory = captioner.remember(images)
+        memory = captioner.encode(images)
         drawn = _words(search(captioner.decoder, memory, self.draw))  # [B][K] captions
         rewards = torch.tensor(self.score(batch.indices, drawn))  # [B, K]
         if self.config.baseline == "greedy":
@@ -59,7 +59,7 @@ class Critic:
         torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
         captions, lengths = pad_captions(drawn)
         captioner.decoder.train(self.config.dropout)
-        decoded: Decoded = captioner.decoder(memory, captions.to(images.device), lengths, weigh=False)
+        decoded: DecoderOutput = captioner.decoder(memory, captions.to(images.device), lengths, need_weights=False)
         never = torch.tensor([PAD, START], device=images.device)
         logits = decoded.logits / self.config.temperature
         decoded = decoded._replace(logits=logits.index_fill(-1, never, -torch.inf))

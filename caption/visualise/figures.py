@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from caption.data.images import Window
-from caption.encoders.grid import Cells
-from caption.files import whole
+from caption.encoders.grid import FeatureGrid
+from caption.files import atomic_write
 from caption.visualise.upsample import WHOLE, upsample
 
 DIM = 0.2  # brightness where the model did not look at all
@@ -27,7 +27,7 @@ class Look(NamedTuple):
     """Where a model looked at each of the T words of a caption."""
 
     weights: NDArray[np.floating]  # [T, L]
-    cells: Cells
+    cells: FeatureGrid
     locations: Sequence[int] | None = None  # that hard attention chose, one a word
     name: str = ""  # of the model
 
@@ -83,7 +83,7 @@ def _panel(
         _outline(axis, look.cells, look.locations[t], picture.shape[:2], window)
 
 
-def _outline(axis: Axes, cells: Cells, location: int, size: tuple[int, int], window: Window) -> None:
+def _outline(axis: Axes, cells: FeatureGrid, location: int, size: tuple[int, int], window: Window) -> None:
     """A square around a cell of the grid, white on black, to be seen on any picture."""
     wide, high = (window.width * size[1] / cells.size, window.height * size[0] / cells.size)  # of a pixel of the square
     x, y = cells.corner(location)
@@ -123,7 +123,7 @@ def _animate(
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         frames.append(Image.fromarray(pixels[..., :3]))
     times = [2 * FRAME, *[FRAME] * len(words)]
-    with whole(Path(path)) as part:
+    with atomic_write(Path(path)) as part:
         frames[0].save(part, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
@@ -154,5 +154,5 @@ def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
 
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=110, format=path.suffix[1:].lower())

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from caption.data.images import Window, encode_jpeg, to_array
-from caption.encoders.grid import Cells
-from caption.files import whole
+from caption.encoders.grid import FeatureGrid
+from caption.files import atomic_write
 from caption.search import Hypothesis
 from caption.visualise.upsample import spread
 
@@ -26,7 +26,7 @@ HELP = (
 )
 
 
-def write_page(path: Path, title: str, cells: Cells, entries: Sequence[dict[str, Any]]) -> None:
+def write_page(path: Path, title: str, cells: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
     """One file with everything in it, for the entries of `entry`."""
     body = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p><div id="controls"></div><div id="list"></div>'
     script = (
@@ -36,7 +36,7 @@ def write_page(path: Path, title: str, cells: Cells, entries: Sequence[dict[str,
         'colourButton(document.getElementById("controls"));\n'
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(shell(title, body, ["viewer.css"], ["viewer.js"], script), encoding="utf-8")
 
 
@@ -57,7 +57,7 @@ def as_script(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def cells_entry(cells: Cells) -> dict[str, Any]:
+def cells_entry(cells: FeatureGrid) -> dict[str, Any]:
     """Where the regions lie, and the page's share of the upsampling: each cell's share at each of its pixels."""
     down, across = (spread(count, cells, PIXELS).round(5).tolist() for count in (cells.rows, cells.columns))
     return {**cells._asdict(), "down": down, "across": across}

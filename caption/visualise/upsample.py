@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption.data.images import Window
-from caption.encoders.grid import Cells
+from caption.encoders.grid import FeatureGrid
 
 Map = NDArray[np.float32]
 
 
 @cache
-def spread(count: int, cells: Cells, pixels: int, start: float = 0.0, extent: float = 1.0) -> NDArray[np.float64]:
+def spread(count: int, cells: FeatureGrid, pixels: int, start: float = 0.0, extent: float = 1.0) -> NDArray[np.float64]:
     """Share of each of `count` cells in a row (or column) at each pixel [pixels, count]; those of a pixel sum to one.
 
     A cell reaches half a step to both sides of its middle and is blurred by a Gaussian of half a step, like the
@@ -35,7 +35,7 @@ WHOLE = Window()
 
 
 def upsample(
-    weights: NDArray[np.floating], cells: Cells, size: tuple[int, int] | None = None, window: Window = WHOLE
+    weights: NDArray[np.floating], cells: FeatureGrid, size: tuple[int, int] | None = None, window: Window = WHOLE
 ) -> Map:
     """Attention [T, L] -> maps [T, S, S] in the range of the weights; even attention gives an even map.
 
@@ -49,7 +49,7 @@ def upsample(
     return maps
 
 
-def peak(attention: Map, cells: Cells) -> tuple[int, int]:
+def peak(attention: Map, cells: FeatureGrid) -> tuple[int, int]:
     """Row and column of the pixel where a map [S, S] is strongest: between the outermost middles, since what lies
     beyond repeats them."""
     low = max(0, math.floor(cells.first))
@@ -61,7 +61,7 @@ def peak(attention: Map, cells: Cells) -> tuple[int, int]:
     return low + row, low + column
 
 
-def centred(cells: Cells) -> NDArray[np.float64]:
+def centred(cells: FeatureGrid) -> NDArray[np.float64]:
     """Attention [L] on the middle of the picture, shared by the cells around it: what knows nothing but that
     photographers put things there."""
 
