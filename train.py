@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import tyro
 
-from caption import checkpoint, distributed
+from caption import checkpoint, distributed, ops
 from caption.captioner import Captioner, check_features, check_fits
 from caption.config import Config
 from caption.config.cli import parse, run
@@ -20,7 +20,6 @@ from caption.data.vocabulary import Vocabulary
 from caption.device import allow_tf32, choose_device, choose_precision, free_memory, tune_malloc
 from caption.errors import UserError
 from caption.evaluation.coco import captions_from_text, official
-from caption.ops import torch_compile
 from caption.training import loop, run_dir
 from caption.training.self_critical import Critic
 
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> None:
         )
     torch.manual_seed(training.seed)
     if training.compile:
-        torch_compile.want(device)
+        ops.enable_compile(device)
     tune_malloc(device)
     allow_tf32(device)
 

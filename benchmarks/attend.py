@@ -1,29 +1,29 @@
-"""One look of the additive attention (score, softmax, context), forward and backward, beside the rate of memory.
+"""One step of additive attention (scores, softmax, contexts), forward and backward, beside the rate of memory.
 
     python -m benchmarks.attend [--images 13 64] [--device cpu] [--keep]
 
 L = 196, A = 512, five rows an image; values of width 2,048 in fp32 and in bf16, which get no gradient, as with a frozen
-encoder. `plain` is eq. 4 as it stands, `blocks` is additive.py in PyTorch, but for the exponentials, `kernel` in C
-(kernels.c), and on a GPU the whole look in Triton (fused.py). The limit is the time of reading keys and values once,
+encoder. `reference` is the equations in PyTorch, `blocks` is exp_tanh.py in PyTorch, `kernel` is C (kernels.c) and, on a
+GPU, Triton (triton_kernels.py). The limit is the time of reading keys and values once,
 forward and again backward, and of writing the keys' gradient, at the rate at which this machine copies a large tensor,
 measured in the same run.
 """
 
+import contextlib
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
 from benchmarks import measure
-from benchmarks.train_step import CAPTIONS, WIDTH, L, PlainScore
-from caption.attention import AdditiveScore, SoftAttention, soft
+from benchmarks.train_step import CAPTIONS, WIDTH, L
+from caption import ops
+from caption.attention import AdditiveScore, SoftAttention
 from caption.device import allow_tf32, autocast
-from caption.ops import cpu
-from caption.ops.recurrent_linear import unrolled
 
 D = 2048
-takes = cpu.takes
 
 
 def copy_rate(device: torch.device) -> float:
@@ -33,27 +33,39 @@ def copy_rate(device: torch.device) -> float:
     return 2 * values.nbytes / statistics.median(times[1:])
 
 
-def make_look(
+def make_step(
     mode: str, images: int, device: torch.device
 ) -> tuple[SoftAttention, int, Callable[[], object], Callable[[], object]]:
-    """The attention, bytes of its keys; a look forward, and one forward and backward."""
+    """Return the attention, the bytes of its keys, one step forward, and one forward and backward."""
     precision, kind = mode.split()
-    attention = SoftAttention((PlainScore if kind == "plain" else AdditiveScore)(WIDTH, D, WIDTH), D).to(device)
+    attention = SoftAttention(AdditiveScore(WIDTH, D, WIDTH), D).to(device)
     regions, query = torch.randn(images, L, D, device=device), torch.randn(images, CAPTIONS, WIDTH, device=device)
-    with torch.no_grad(), autocast(device, precision):
+    switch: Literal["auto", "reference"] = "reference" if kind == "reference" else "auto"
+    with ops.use(switch), torch.no_grad(), autocast(device, precision):
         memory = attention.prepare(regions)
     query.requires_grad_()
     memory = memory._replace(keys=memory.keys.detach().requires_grad_())
 
-    def look(backward: bool) -> None:
-        cpu.takes = takes if kind == "kernel" else lambda *tensors: False  # type: ignore[assignment]
-        soft.fuses = lambda device: kind == "kernel" and device == "cuda"  # type: ignore[assignment]
-        with torch.set_grad_enabled(backward), autocast(device, precision):
-            context = attention(query, memory).context
-        if backward:
-            torch.autograd.grad(context.sum(), (query, memory.keys))
+    def step(backward: bool) -> None:
+        with ops.use(switch), without_kernels(kind == "blocks"):
+            with torch.set_grad_enabled(backward), autocast(device, precision):
+                context = attention(query, memory).context
+            if backward:
+                torch.autograd.grad(context.sum(), (query, memory.keys))
 
-    return attention, memory.keys.nbytes, functools.partial(look, False), functools.partial(look, True)
+    return attention, memory.keys.nbytes, functools.partial(step, False), functools.partial(step, True)
+
+
+@contextlib.contextmanager
+def without_kernels(off: bool) -> Iterator[None]:
+    """Leave out the backends of attention that are kernels."""
+    kept = dict(ops.BACKENDS)
+    if off:
+        ops.BACKENDS.update(additive_attention=(), weighted_sum=(), additive_scores=kept["additive_scores"][-1:])
+    try:
+        yield
+    finally:
+        ops.BACKENDS.update(kept)
 
 
 def main() -> None:
@@ -61,7 +73,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[13, 64])
     args, device = measure.begin(parser)
     allow_tf32(device)
-    kinds = ("plain", "blocks", "kernel")
+    kinds = ("reference", "blocks", "kernel")
     print(measure.machine(device))
     for images in args.images:
         works: dict[str, Callable[[], object]] = {}
@@ -70,10 +82,10 @@ def main() -> None:
         attentions = torch.nn.ModuleList()
         modes = [f"{precision} {kind}" for precision in ("fp32", "bf16") for kind in kinds]
         for mode in modes:
-            attention, sizes[mode], works[mode], works[f"{mode} both"] = make_look(mode, images, device)
+            attention, sizes[mode], works[mode], works[f"{mode} both"] = make_step(mode, images, device)
             attentions.append(attention)
         works["rate"] = functools.partial(lambda rates: rates.append(copy_rate(device)), rates)
-        with unrolled(attentions):
+        with ops.reuse_weights(attentions):
             taken = measure.in_turn(works, device, args.rounds)
         times = {name: statistics.median(values) for name, values in taken.items()}
         rate = statistics.median(rates)

@@ -18,7 +18,7 @@ import torch
 import evaluate
 from benchmarks import measure
 from caption.data.dataset import CaptionData
-from caption.decoders.base import RecurrentDecoder
+from caption.decoders import RecurrentDecoder
 from caption.decoders.transformer import TransformerDecoder
 from caption.encoders.base import Encoder
 from caption.training import loop

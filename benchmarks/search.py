@@ -6,7 +6,7 @@ Captions of 32 images from given features, L = 196, V = 9,490, all widths 512, t
 ever write <end>, so it is forbidden before and the length limit ends all. The bound is the least number of
 floating-point operations (keys once an image, everything else once a row and step), over the rate of matrix products
 measured in the same run, in fp32. A share of the time is told apart: what the decoder does not take. As in evaluation,
-what is done once for all batches (stepwise.unrolled) is done before.
+what is done once for all batches (`ops.reuse_weights`) is done before.
 """
 
 import functools
@@ -19,7 +19,7 @@ from benchmarks import measure
 from benchmarks.train_step import WIDTH, L, V, make_decoder
 from caption.config import SearchConfig
 from caption.device import autocast
-from caption.ops.recurrent_linear import unrolled
+from caption import ops
 from caption.search import search
 
 IMAGES, WORDS = 32, 12
@@ -65,7 +65,7 @@ def main() -> None:
         works[f"{mode} decoder"] = functools.partial(decoder_alone, *mode)
     rates: list[float] = []
     works["rate"] = lambda: rates.append(measure.matrix_rate(device, torch.float32))
-    with unrolled(torch.nn.ModuleList(decoders.values())):
+    with ops.reuse_weights(torch.nn.ModuleList(decoders.values())):
         times = measure.in_turn(works, device, args.rounds)
     rate = statistics.median(rates)
     print(measure.machine(device))

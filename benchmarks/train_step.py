@@ -3,8 +3,8 @@
     python -m benchmarks.train_step [--width 2048 512] [--device cpu] [--keep]
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
-words and <end>), L = 196, V = 9,490, all widths 512; hard attention draws one location a caption and step. `plain` is
-the same decoder with eq. 4 as it stands, a tanh for each region, kept for the backward pass; on a GPU, `compiled` is
+words and <end>), L = 196, V = 9,490, all widths 512; hard attention samples one location a caption and step.
+`reference` is the same step by the equations alone (`CAPTION_OPS=reference`); on a GPU, `compiled` is
 `--training.compile`. The bound is the least number of floating-point operations that the equations need, over the rate
 of matrix products measured in the same run, in fp32 (on a GPU, TF32). Modes and bound are measured in turn. Memory is
 the most that a step holds beyond weights and optimizer.
@@ -16,40 +16,23 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import measure
-from caption.attention import SELECTIONS, AdditiveScore
+from caption import ops
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data.dataset import BucketSampler, collate
-from caption.decoders.base import Decoder
+from caption.decoders import ShowAttendTellDecoder
 from caption.device import allow_tf32, autocast
 from caption.ops import torch_compile
 from caption.training import losses
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
-MODES = tuple(f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" plain", "", " hard", " compiled"))
+MODES = tuple(
+    f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" reference", "", " hard", " compiled")
+)
 PAIRS = [(f"{precision}{a}", f"{precision}{b}") for precision in ("fp32", "bf16")
-         for a, b in ((" plain", ""), (" hard", ""), ("", " compiled"))] + [("fp32", "bf16")]  # fmt: skip
-
-
-class PlainScore(nn.Module):
-    """Eq. 4 as it stands."""
-
-    def __init__(self, query_width: int, region_width: int, width: int) -> None:
-        super().__init__()
-        self.key = nn.Linear(region_width, width)
-        self.query = nn.Linear(query_width, width, bias=False)
-        self.vector = nn.Linear(width, 1, bias=False)
-
-    def keys(self, regions: Tensor) -> Tensor:
-        keys: Tensor = self.key(regions)
-        return keys
-
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        joined = torch.tanh(keys.unsqueeze(1) + self.query(query).unsqueeze(2))  # [B, Q, L, A]
-        scores: Tensor = self.vector(joined).squeeze(-1)
-        return scores
+         for a, b in ((" reference", ""), (" hard", ""), ("", " compiled"))] + [("fp32", "bf16")]  # fmt: skip
 
 
 def coco_lengths(images: int, seed: int) -> np.ndarray:
@@ -84,26 +67,26 @@ def least_operations(lengths: Tensor, width: int) -> float:
     return keys + start + words * (attention + gates + readout)
 
 
-def make_decoder(width: int, device: torch.device, selection: str = "soft", plain: bool = False) -> Decoder:
+def make_decoder(width: int, device: torch.device, selection: str = "soft") -> ShowAttendTellDecoder:
     """At the sizes measured."""
-    score = (PlainScore if plain else AdditiveScore)(WIDTH, width, WIDTH)
-    config = DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH)
-    return Decoder(config, SELECTIONS[selection](score, width), width, V).to(device)
+    config = DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH, selection=selection)  # type: ignore[arg-type]
+    return ShowAttendTellDecoder(config, width, (14, 14), V).to(device)
 
 
 def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None]:
     """A step of training by features [B, L, D], captions [B, Q, T] and their lengths [B, Q]."""
     precision, _, kind = mode.partition(" ")
-    decoder = make_decoder(width, device, "hard" if kind == "hard" else "soft", kind == "plain")
+    decoder = make_decoder(width, device, "hard" if kind == "hard" else "soft")
     training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
     optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
     drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
     moving: Tensor | None = None
 
+    @ops.use("reference" if kind == "reference" else "auto")
     def step(features: Tensor, captions: Tensor, lengths: Tensor) -> None:
         nonlocal moving
         with autocast(device, precision):
-            decoded = decoder(decoder.prepare(features)._replace(drawn=drawn), captions.to(device), lengths)
+            decoded = decoder(decoder.prepare(features)._replace(sample_rows=drawn), captions.to(device), lengths)
         earned, rewards = losses.earnings(decoded, training.reinforce, moving)
         if rewards is not None:
             moving = losses.next_baseline(moving, rewards)

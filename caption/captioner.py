@@ -1,4 +1,4 @@
-"""The whole model: encoder and decoder from a configuration; saved and loaded with its vocabulary."""
+"""The whole model: encoder, decoder and vocabulary from a configuration; saved and loaded together."""
 
 import dataclasses
 from pathlib import Path
@@ -8,47 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint
-from caption.attention import GLIMPSES, SCORES, SELECTIONS, WINDOWS, Attention, Memory, MultiHeadAttention
+from caption.attention import Memory
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS, Vocabulary
-from caption.decoders.base import Decoder, DecoderOutput, LuongDecoder, RecurrentDecoder, shifted
-from caption.decoders.transformer import TransformerDecoder
+from caption.decoders import DecoderOutput, build_decoder, shift_right
 from caption.device import upcast_float32
 from caption.encoders.base import Encoder
 from caption.errors import UserError
 
-Grid = tuple[int, int]
-
-
-def make_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
-    """What a recurrent decoder attends with: a score, a window and a selection; several heads; or glimpses."""
-    hidden, width = config.hidden, config.attention
-    if config.score == "multi_head":
-        return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
-    if config.selection in GLIMPSES:
-        return GLIMPSES[config.selection](hidden, region_width, width, grid, config.glimpse)
-    score = SCORES[config.score](hidden, region_width, width)
-    window = None
-    if config.window != "global":
-        plane = config.window_over == "plane"
-        window = WINDOWS[config.window](grid, config.window_radius, plane, hidden, width)
-    return SELECTIONS[config.selection](score, region_width, config.temperature, window)
-
-
-def make_decoder(
-    config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int
-) -> RecurrentDecoder | TransformerDecoder:
-    """Of regions so wide on a grid of rows and columns."""
-    if config.kind == "transformer":
-        return TransformerDecoder(config, region_width, grid, vocabulary_size)
-    kind = Decoder if config.query == "previous" else LuongDecoder
-    return kind(config, make_attention(config, region_width, grid), region_width, vocabulary_size)
-
 
 class Captioner(nn.Module):
-    """Pictures and captions in, logits out; everything that is needed to caption a picture is kept with it."""
+    """Images and captions in, logits out; all that is needed to caption an image is kept with it."""
 
     def __init__(
         self,
@@ -58,21 +30,22 @@ class Captioner(nn.Module):
         vocabulary: Vocabulary,
         load_weights: bool = True,
     ) -> None:
+        """`load_weights=False` leaves the encoder random, for a checkpoint that will fill it."""
         super().__init__()
         self.image, self.vocabulary = image, vocabulary
         self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
         self.encoder = Encoder(encoder, image.size, load_weights)
-        self.decoder = make_decoder(decoder, self.encoder.width, self.encoder.grid, len(vocabulary))
+        self.decoder = build_decoder(decoder, self.encoder.width, self.encoder.grid, len(vocabulary))
 
     def encode(self, images: Tensor) -> Memory:
-        """Pictures uint8 [B, 3, S, S], or features of this encoder float16 [B, L, D], -> what the decoder attends over.
+        """Return what the decoder attends over, computed once for each image.
 
-        Once an image.
+        `images` are uint8 [B, 3, S, S], or stored features of this encoder, float16 [B, L, D].
         """
         if images.is_floating_point():
             return self.decoder.prepare(images.float())
-        tuned = any(parameter.requires_grad for parameter in self.encoder.trained)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and tuned):
+        finetuned = any(parameter.requires_grad for parameter in self.encoder.trained)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and finetuned):
             regions = self.encoder(images)
         return self.decoder.prepare(regions)
 
@@ -81,38 +54,38 @@ class Captioner(nn.Module):
         images: Tensor,
         captions: Tensor,
         lengths: Tensor,
-        drawn: Tensor | None = None,
+        sample_rows: Tensor | None = None,
         need_weights: bool = True,
-        own: float = 0.0,
+        sampling_rate: float = 0.0,
     ) -> DecoderOutput:
-        """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU.
+        """Return the logits of captions [B, Q, T] by teacher forcing; `lengths` [B, Q] are on the CPU.
 
-        `drawn` [B, Q]: with hard attention, the captions that attend to drawn locations; None: all to the expectation.
-        `need_weights`: attention's weights are asked for; without, a Transformer is faster. `own`: share of the words
-        read that the model drew itself.
+        `sample_rows` [B, Q] are the captions for which hard attention samples; None: all take the expectation.
+        Without `need_weights`, a Transformer is faster and returns no weights. `sampling_rate` is the fraction of input
+        tokens that are sampled from the model instead (scheduled sampling).
         """
-        memory = self.encode(images)._replace(drawn=drawn)
-        inputs = self._own_words(memory, captions, lengths, own) if own else None
-        decoded: DecoderOutput = self.decoder(memory, captions, lengths, inputs, need_weights)
-        return decoded
+        memory = self.encode(images)._replace(sample_rows=sample_rows)
+        inputs = self._sample_inputs(memory, captions, lengths, sampling_rate) if sampling_rate else None
+        output: DecoderOutput = self.decoder(memory, captions, lengths, inputs, need_weights)
+        return output
 
     @torch.no_grad()
-    def _own_words(self, memory: Memory, captions: Tensor, lengths: Tensor, share: float) -> Tensor:
-        """What to read [B, Q, T] instead of captions [B, Q, T]: this share of words is drawn from the model.
+    def _sample_inputs(self, memory: Memory, captions: Tensor, lengths: Tensor, sampling_rate: float) -> Tensor:
+        """Return input tokens [B, Q, T] for captions [B, Q, T], a fraction of them sampled from the model.
 
-        All are drawn at once, each after the caption's own words (Duckworth et al., 2019), not word by word after
-        those drawn before: one pass more, and the same for every decoder.
+        All are sampled at once, each after the caption's own words (Duckworth et al., 2019), not one after the other:
+        one pass more, and the same for every decoder.
         """
-        decoded = self.decoder(memory, captions, lengths, need_weights=False)
-        torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
-        words = torch.multinomial(upcast_float32(decoded.logits).softmax(-1), 1).squeeze(1)  # [N]
-        replaced = (torch.rand(words.shape, device=words.device) < share) & (words >= len(SPECIALS))
-        read = captions.flatten().index_copy(0, decoded.positions, torch.where(replaced, words, decoded.targets))
-        return shifted(read.view_as(captions))
+        output = self.decoder(memory, captions, lengths, need_weights=False)
+        torch.clear_autocast_cache()  # PyTorch before 2.10 would keep weights in it that have no gradient
+        words = torch.multinomial(upcast_float32(output.logits).softmax(-1), 1).squeeze(1)  # [N]
+        replaced = (torch.rand(words.shape, device=words.device) < sampling_rate) & (words >= len(SPECIALS))
+        tokens = torch.where(replaced, words, output.targets)
+        return shift_right(captions.flatten().index_copy(0, output.positions, tokens).view_as(captions))
 
     @property
     def head_names(self) -> list[str]:
-        """Of attention with several heads, in the order of `Hypothesis.heads`; empty: it has one."""
+        """Names of the attention's heads, in the order of `Hypothesis.heads`; none if it has one head."""
         decoder: DecoderConfig = self.configs["decoder"]
         heads = [f"head {m + 1}" for m in range(decoder.heads)]
         if decoder.kind == "transformer":
@@ -120,14 +93,14 @@ class Captioner(nn.Module):
         return heads if decoder.score == "multi_head" else []
 
     def check_search(self, search: SearchConfig) -> None:
-        """Raises UserError for a way to attend that this model does not have."""
+        """Raise UserError for a kind of attention that this model does not have."""
         if search.attend != "expectation" and not self.decoder.stochastic:
             raise UserError(
                 f"attend is {search.attend}, but this model's attention is soft: it has the expectation alone"
             )
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The part of a checkpoint that makes this model again."""
+        """Return the part of a checkpoint that restores this model."""
         return {
             "configs": {name: dataclasses.asdict(config) for name, config in self.configs.items()},
             "vocabulary": self.vocabulary.words,
@@ -136,7 +109,7 @@ class Captioner(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
-        """The model of a loaded checkpoint. Raises UserError when its parts do not fit together."""
+        """Return the model of a loaded checkpoint. Raises UserError when its weights do not fit its configuration."""
         configs = content["configs"]
         captioner = cls(
             from_dict(ImageConfig, configs["image"]),
@@ -153,7 +126,7 @@ class Captioner(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "Captioner":
-        """The model in a checkpoint, on the CPU, in evaluation mode."""
+        """Return the model in a checkpoint, on the CPU, in evaluation mode."""
         return cls.from_checkpoint(checkpoint.load(path), path).eval()
 
 

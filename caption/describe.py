@@ -9,7 +9,7 @@ import torch
 from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.data.images import read_square
-from caption.search import Hypothesis, follow, search
+from caption.search import Hypothesis, force_decode, search
 from caption.visualise.figures import Look
 
 
@@ -22,13 +22,18 @@ def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list
         config = dataclasses.replace(config, attend="expectation")
     memory = captioner.encode(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:
-        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
+        return force_decode(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
     return search(captioner.decoder, memory, config, heads=True)[0]
+
+
+def as_list(values: torch.Tensor | None) -> list[Any] | None:
+    """Return the values as a list, if there are any."""
+    return None if values is None else values.tolist()
 
 
 def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
     """Where the model looked at these words."""
-    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
+    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, as_list(hypothesis.locations), name)
 
 
 def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
@@ -45,9 +50,9 @@ def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> d
     grid = captioner.encoder.grid
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
     steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
-    for step, gate in zip(steps, hypothesis.gates or [], strict=False):
+    for step, gate in zip(steps, as_list(hypothesis.gates) or [], strict=False):
         step["gate"] = gate
-    for step, location in zip(steps, hypothesis.locations or [], strict=False):
+    for step, location in zip(steps, as_list(hypothesis.locations) or [], strict=False):
         step["location"] = divmod(location, grid[1])
     if hypothesis.heads is not None:
         for step, heads in zip(steps, hypothesis.heads, strict=False):

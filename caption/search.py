@@ -1,7 +1,7 @@
 """Captions from a decoder: greedy, sampling and beam search, for all images of a batch at once.
 
 A search knows of a decoder only `start` and `step`. It decides which rows survive; the state alone knows what that
-moves. Log-probabilities are the model's own: forbidding a word does not renormalise the others.
+moves. Log-probabilities are the model's own: masking a word does not renormalise the others.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from caption import ops
 from caption.attention import AttentionOutput, Memory
 from caption.config import Attend, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.device import upcast_float32
-from caption.ops.recurrent_linear import unrolled
+
+Trace = dict[str, Tensor]  # what attention did, by the name of a field of Hypothesis
 
 
-class Stepper(Protocol):
-    """What a search needs of a decoder; of its state only `select(rows)`."""
+class StepDecoder(Protocol):
+    """The part of a decoder that a search calls; of its state it uses only `select(rows)`."""
 
     def start(self, memory: Memory, rows: int) -> Any: ...
 
@@ -26,91 +28,104 @@ class Stepper(Protocol):
 
 
 class Hypothesis(NamedTuple):
-    """One caption: its T words without <end>, and what the model thought of it."""
+    """A caption of T words without <end>, its log-probability, and where the model attended.
+
+    The tensors have T rows, or T + 1 if the caption is finished: the last is that of <end>.
+    """
 
     words: list[int]
-    log_probability: float  # natural logarithm, of <end>, too, if finished
+    log_probability: float  # natural logarithm, with that of <end> if finished
     finished: bool  # ended with <end>, not at the length limit
-    weights: Tensor  # [T, L], or [T + 1, L] if finished: where the model looked
-    locations: list[int] | None = None  # as many, the locations that hard attention chose; None: the expectation
-    gates: list[float] | None = None  # as many, beta of each word: how much of what was seen went into it
-    heads: Tensor | None = None  # [T, M, L] or [T + 1, M, L], of several heads each one's weights
+    weights: Tensor  # [T, L]
+    locations: Tensor | None = None  # int64 [T], sampled by hard attention; None: the expectation
+    gates: Tensor | None = None  # [T], beta of each word, by which the context was multiplied
+    heads: Tensor | None = None  # [T, M, L], the weights of each of several heads
 
 
 @torch.inference_mode()
-def search(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """For each image its captions, the best first: `beam_size` of them, or fewer where no more are possible.
+def search(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
+    """Return for each image its captions, the best first: `beam_size` of them, or fewer where no more are possible.
 
     With `heads`, hypotheses keep the weights of every head, if there are several: many times the memory.
     """
-    memory = _attend(memory, config)
-    found = sample if config.method == "sample" else greedy if config.beam_size == 1 else beam
-    with unrolled(decoder):
-        return found(decoder, memory, config, heads)
+    memory = _with_hard_attention(memory, config)
+    method = sample if config.method == "sample" else greedy if config.beam_size == 1 else beam
+    with ops.reuse_weights(decoder):
+        return method(decoder, memory, config, heads)
 
 
-def greedy(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """The most probable word at every step."""
+def greedy(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
+    """Return for each image the caption of the most probable word at every step."""
     return _roll_out(decoder, memory, 1, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
 
 
-def sample(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """`beam_size` independent draws an image at `temperature`; the log-probability told is that at temperature 1."""
+def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
+    """Return for each image `beam_size` samples at `temperature`; their log-probabilities are at temperature 1."""
 
-    def draw(log_probabilities: Tensor) -> Tensor:
-        chances = (log_probabilities / config.temperature).softmax(-1)
-        return torch.multinomial(chances.flatten(0, 1), 1).view(chances.shape[:2])
+    def sample_words(log_probabilities: Tensor) -> Tensor:
+        probabilities = (log_probabilities / config.temperature).softmax(-1)
+        return torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:2])
 
-    return _roll_out(decoder, memory, config.beam_size, config, heads, draw)
+    return _roll_out(decoder, memory, config.beam_size, config, heads, sample_words)
 
 
 @torch.inference_mode()
-def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend, heads: bool = False) -> list[Hypothesis]:
-    """A given caption, without <end>, as every image's hypothesis: how probable it is, where the model looks at it."""
+def force_decode(
+    decoder: StepDecoder, memory: Memory, words: list[int], attend: Attend, heads: bool = False
+) -> list[Hypothesis]:
+    """Return a given caption, without <end>, as every image's hypothesis: its log-probability and its attention."""
     config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, attend=attend)
     steps = iter([*words, END])
 
-    def given(log_probabilities: Tensor) -> Tensor:
+    def next_word(log_probabilities: Tensor) -> Tensor:
         return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
 
-    return [hypotheses[0] for hypotheses in _roll_out(decoder, _attend(memory, config), 1, config, heads, given)]
+    memory = _with_hard_attention(memory, config)
+    return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, 1, config, heads, next_word)]
 
 
-def _attend(memory: Memory, config: SearchConfig) -> Memory:
-    """The memory for hard attention that looks as `config.attend` says."""
+def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
+    """Return the memory for hard attention as `config.attend` says."""
     if config.attend == "expectation":
         return memory
-    drawn = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
-    return memory._replace(drawn=drawn, most_probable=config.attend == "most_probable")
+    sample_rows = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
+    return memory._replace(sample_rows=sample_rows, argmax=config.attend == "most_probable")
 
 
 def _roll_out(
-    decoder: Stepper, memory: Memory, rows: int, config: SearchConfig, heads: bool, choose: Callable[[Tensor], Tensor]
+    decoder: StepDecoder,
+    memory: Memory,
+    rows: int,
+    config: SearchConfig,
+    heads: bool,
+    choose: Callable[[Tensor], Tensor],
 ) -> list[list[Hypothesis]]:
-    """Independent rows, one chosen word after the other: log-probabilities [B, Q, V] -> words [B, Q]."""
+    """Return independent rows, one chosen word after the other: `choose` maps log-probabilities [B, Q, V] to words
+    [B, Q]."""
     images, device = len(memory.values), memory.values.device
     state = decoder.start(memory, rows)
     history = torch.empty(images, rows, 0, dtype=torch.long, device=device)
     words = torch.full((images, rows), START, device=device)
     totals = torch.zeros(images, rows, device=device)
     finished = torch.zeros(images, rows, dtype=torch.bool, device=device)
-    looks = []
+    traces = []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
-        allowed = _forbid(upcast_float32(logits).log_softmax(-1), history, config)
-        words = choose(allowed).masked_fill(finished, PAD)
-        gained = allowed.gather(-1, words.unsqueeze(-1)).squeeze(-1)
-        totals = totals + gained.masked_fill(finished, 0)
+        log_probabilities = mask_log_probabilities(upcast_float32(logits).log_softmax(-1), history, config)
+        words = choose(log_probabilities).masked_fill(finished, PAD)
+        gains = log_probabilities.gather(-1, words.unsqueeze(-1)).squeeze(-1)
+        totals = totals + gains.masked_fill(finished, 0)
         history = torch.cat([history, words.unsqueeze(-1)], -1)
-        looks.append(_look(attended, heads))
+        traces.append(_trace(attended, heads))
         finished = finished | (words == END)
         if _all(finished, t):
             break
-    return _collect(history, totals, torch.stack(looks, 2), memory.values.shape[-2], config)
+    trace = {name: torch.stack([step[name] for step in traces], 2) for name in traces[0]}
+    return _collect(history, totals, trace, config)
 
 
-def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """Beam search; finished and unfinished hypotheses compete in one pool, and all that are left are ranked."""
+def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
+    """Return the hypotheses of beam search: finished and unfinished ones compete, and all that remain are ranked."""
     images, beams, device = len(memory.values), config.beam_size, memory.values.device
     state = decoder.start(memory, beams)
     history = torch.empty(images, beams, 0, dtype=torch.long, device=device)
@@ -119,71 +134,73 @@ def beam(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool = F
     totals[:, 0] = 0  # all beams begin alike: only one counts
     finished = torch.zeros(images, beams, dtype=torch.bool, device=device)
     lengths = torch.zeros(images, beams, device=device)
-    looks, parents = [], []
+    traces, parents = [], []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
-        allowed = _forbid(upcast_float32(logits).log_softmax(-1), history, config)  # [B, K, V]
-        vocabulary = allowed.shape[-1]
+        log_probabilities = mask_log_probabilities(upcast_float32(logits).log_softmax(-1), history, config)
+        vocabulary = log_probabilities.shape[-1]
         lengths = lengths + ~finished
-        candidates = allowed.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
+        candidates = log_probabilities.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
         candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is
         ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
         best = ranks.flatten(1).topk(beams).indices  # [B, K]
         parent, words = best // vocabulary, best % vocabulary
         totals = candidates.flatten(1).gather(1, best)
         state, lengths = state.select(parent), lengths.gather(1, parent)
-        history = torch.cat([_rows(history, parent), words.unsqueeze(-1)], -1)
+        history = torch.cat([_select_rows(history, parent), words.unsqueeze(-1)], -1)
         finished = finished.gather(1, parent) | (words == END)
-        looks.append(_look(attended, heads))
+        traces.append(_trace(attended, heads))
         parents.append(parent)
         if _all(finished | totals.isinf(), t):
             break
-    return _collect(history, totals, _trace(looks, parents), memory.values.shape[-2], config)
+    return _collect(history, totals, _follow_back(traces, parents), config)
 
 
-def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """values [B, K, N] of the rows [B, K]."""
-    return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+def _select_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows [B, K] of values [B, K, ...]."""
+    index = rows.view(*rows.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index)
 
 
-def _look(attended: AttentionOutput, heads: bool) -> Tensor:
-    """Where each row looked at one step: the location chosen (-1 if none), beta (-1 if the decoder has none), the
-    weights and, if asked for, those of every head [B, K, 2 + L] or [B, K, 2 + (1 + M) L]."""
-    none = torch.full_like(attended.weights[..., 0], -1)
-    location = none if attended.draw is None else attended.draw.location.to(none.dtype)
-    gate = none if attended.gate is None else attended.gate.to(none.dtype)
-    each = [attended.heads.flatten(2)] if heads and attended.heads is not None else []
-    return torch.cat([location.unsqueeze(-1), gate.unsqueeze(-1), attended.weights, *each], -1)
+def _trace(attended: AttentionOutput, heads: bool) -> Trace:
+    """Return what attention did in one step, each tensor [B, K, ...]."""
+    trace = {
+        "weights": attended.weights,
+        "locations": None if attended.sample is None else attended.sample.location,
+        "gates": attended.gate,
+        "heads": attended.heads if heads else None,
+    }
+    return {name: value for name, value in trace.items() if value is not None}
 
 
-def _trace(looks: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Looks [B, K, ...] of each step, followed back from the last rows to their ancestors -> [B, K, T, ...]."""
+def _follow_back(traces: list[Trace], parents: list[Tensor]) -> Trace:
+    """Return the traces [B, K, ...] of all steps along the ancestors of the last rows, each tensor [B, K, T, ...]."""
     row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
-    traced = []
-    for look, parent in zip(reversed(looks), reversed(parents), strict=True):
+    steps: dict[str, list[Tensor]] = {name: [] for name in traces[0]}
+    for trace, parent in zip(reversed(traces), reversed(parents), strict=True):
         row = parent.gather(1, row)
-        traced.append(_rows(look, row))
-    return torch.stack(traced[::-1], 2)
+        for name, value in trace.items():
+            steps[name].append(_select_rows(value, row))
+    return {name: torch.stack(values[::-1], 2) for name, values in steps.items()}
 
 
-def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
-    """Log-probabilities [B, K, V], changed in place: minus infinity where a word may not follow history [B, K, t]."""
-    log_probabilities[..., PAD] = log_probabilities[
-        ..., START
-    ] = -torch.inf  # one by one: a list would be sent to a GPU
+def mask_log_probabilities(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
+    """Return log-probabilities [B, K, V] with minus infinity where a word may not follow history [B, K, t].
+
+    The argument is changed in place.
+    """
+    for word in (PAD, START):  # one by one: a list would be copied to a GPU
+        log_probabilities[..., word] = -torch.inf
     if config.suppress_unknown:
         log_probabilities[..., UNKNOWN] = -torch.inf
     if history.shape[-1] < config.min_length:
         log_probabilities[..., END] = -torch.inf
     n = config.no_repeat_ngram
     if 0 < n <= history.shape[-1]:
-        windows = history.unfold(-1, n, 1)  # [B, K, t - n + 1, n]
+        ngrams = history.unfold(-1, n, 1)  # [B, K, t - n + 1, n]
         last = history[..., history.shape[-1] - n + 1 :].unsqueeze(-2)  # [B, K, 1, n - 1]
-        again = (windows[..., :-1] == last).all(-1)  # its last word would repeat an n-gram
-        repeats = (
-            torch.zeros_like(log_probabilities).scatter_add_(-1, windows[..., -1], again.to(log_probabilities.dtype))
-            > 0
-        )
+        follows = (ngrams[..., :-1] == last).all(-1).to(log_probabilities.dtype)  # its last word would repeat an n-gram
+        repeats = torch.zeros_like(log_probabilities).scatter_add_(-1, ngrams[..., -1], follows) > 0
         repeats[..., END] = False
         blocked = log_probabilities.masked_fill(repeats, -torch.inf)
         stuck = blocked.isneginf().all(-1, keepdim=True)  # a caption too short to end, with every word used up
@@ -191,32 +208,25 @@ def _forbid(log_probabilities: Tensor, history: Tensor, config: SearchConfig) ->
     return log_probabilities
 
 
-def _all(done: Tensor, step: int) -> bool:
-    """Whether all rows are done; a GPU is asked only every eighth step, because asking waits for it."""
-    return (not done.is_cuda or step % 8 == 7) and bool(done.all())
+def _all(flags: Tensor, step: int) -> bool:
+    """Return whether all flags are set; a GPU is asked only at every eighth step, because asking waits for it."""
+    return (not flags.is_cuda or step % 8 == 7) and bool(flags.all())
 
 
-def _collect(
-    history: Tensor, totals: Tensor, looks: Tensor, regions: int, config: SearchConfig
-) -> list[list[Hypothesis]]:
-    """history [B, K, T], totals [B, K], looks [B, K, T, ...] -> hypotheses of each image, ranked."""
-    looks = looks.cpu()
+def _collect(history: Tensor, totals: Tensor, trace: Trace, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Return the ranked hypotheses of each image from history [B, K, T], totals [B, K] and traces [B, K, T, ...]."""
+    trace = {name: value.cpu() for name, value in trace.items()}
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
-        hypotheses: list[tuple[float, Hypothesis]] = []
+        ranked: list[tuple[float, Hypothesis]] = []
         for k, (row, total) in enumerate(zip(rows, scores, strict=True)):
             if total == -torch.inf:  # fewer captions exist than there are beams
                 continue
             finished = END in row
             steps = row.index(END) + 1 if finished else len(row)
-            words = row[: steps - finished]
-            look = looks[b, k, :steps]
-            locations = look[:, 0].int().tolist() if look[0, 0] >= 0 else None
-            gates = look[:, 1].tolist() if look[0, 1] >= 0 else None
-            weights = look[:, 2 : 2 + regions].clone()  # not the whole block
-            heads = look[:, 2 + regions :].reshape(steps, -1, regions).clone() if look.shape[1] > 2 + regions else None
-            hypothesis = Hypothesis(words, total, finished, weights, locations, gates, heads)
-            hypotheses.append((total / steps**config.length_penalty, hypothesis))
-        hypotheses.sort(key=lambda pair: -pair[0])
-        results.append([hypothesis for _, hypothesis in hypotheses])
+            fields = {name: value[b, k, :steps].clone() for name, value in trace.items()}  # not the whole block
+            hypothesis = Hypothesis(row[: steps - finished], total, finished, **fields)
+            ranked.append((total / steps**config.length_penalty, hypothesis))
+        ranked.sort(key=lambda pair: -pair[0])
+        results.append([hypothesis for _, hypothesis in ranked])
     return results

@@ -18,13 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from caption.attention import SCORES, SELECTIONS, WINDOWS, Memory, SoftAttention
+from caption.attention import Memory, build_attention
 from caption.captioner import Captioner
-from caption.captioner import make_decoder as build_decoder
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
 from caption.data.hdf5 import read_vocabulary
 from caption.data.vocabulary import SPECIALS, Vocabulary
-from caption.decoders.base import Decoder
+from caption.decoders import ShowAttendTellDecoder, build_decoder
 from caption.search import Hypothesis, search
 from preprocess.__main__ import main as preprocess
 
@@ -64,25 +63,29 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def decoder() -> Decoder:
+def decoder() -> ShowAttendTellDecoder:
     """A small random decoder in double precision, evaluation mode."""
     return make_decoder()
 
 
-def make_attention(
+def attention_config(
     score: str = "additive", window: str = "", plane: bool = True, selection: str = "soft", hidden: int = 8
-) -> SoftAttention:
-    """Of queries [B, Q, H] over a grid of 2 x 3 regions; without a window, over any regions."""
-    made = WINDOWS[window]((2, 3), 1, plane, hidden, 9) if window else None
-    return SELECTIONS[selection](SCORES[score](hidden, D, 9), D, 1.0, made)
+) -> DecoderConfig:
+    """Of queries [B, Q, H]; without a window, for any regions."""
+    local = {"window": window, "window_over": "plane" if plane else "line", "window_radius": 1} if window else {}
+    widths = {"embedding": 7, "hidden": hidden, "attention": 9}
+    return DecoderConfig(**widths, score=score, selection=selection, dropout=0.5, **local)
 
 
-def make_decoder(
-    vocabulary: int = V, seed: int = 0, selection: str = "soft", attention: SoftAttention | None = None
-) -> Decoder:
+def make_attention(*arguments: Any, **options: Any) -> Any:
+    """The attention of `attention_config`, for regions on a grid of 2 x 3."""
+    return build_attention(attention_config(*arguments, **options), D, (2, 3))
+
+
+def make_decoder(vocabulary: int = V, seed: int = 0, **options: Any) -> ShowAttendTellDecoder:
+    """A decoder with the attention of `attention_config`."""
     torch.manual_seed(seed)
-    config = DecoderConfig(embedding=7, hidden=8, attention=9, dropout=0.5)
-    return far_from_uniform(Decoder(config, attention or make_attention(selection=selection), D, vocabulary))
+    return far_from_uniform(ShowAttendTellDecoder(attention_config(**options), D, (2, 3), vocabulary))
 
 
 def far_from_uniform(module: Any) -> Any:
@@ -124,7 +127,7 @@ def make_kind(name: str, seed: int = 0) -> Any:
     return far_from_uniform(build_decoder(config, D, (2, 3), V))
 
 
-def make_memory(decoder: Decoder, images: int = 3, seed: int = 1) -> Memory:
+def make_memory(decoder: ShowAttendTellDecoder, images: int = 3, seed: int = 1) -> Memory:
     torch.manual_seed(seed)
     return decoder.attention.prepare(torch.randn(images, L, D, dtype=torch.double))
 

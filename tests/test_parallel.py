@@ -92,7 +92,7 @@ def same(one: Path, other: Path) -> None:
 )
 def test_two_processes_are_one(shapes: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # Draws that are the same in all processes.
-    monkeypatch.setattr(hard, "choose", lambda log_weights, most_probable: log_weights.argmax(-1))
+    monkeypatch.setattr(hard, "sample_location", lambda log_weights, argmax: log_weights.argmax(-1))
 
     def run(folder: str) -> Callable[[], None]:
         given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *GIVEN, *more]

@@ -10,18 +10,18 @@ from conftest import make_decoder, make_memory
 from caption.attention import Memory
 from caption.config import SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.decoders.base import Decoder
+from caption.decoders import ShowAttendTellDecoder
 from caption.search import Hypothesis, beam, greedy, search
 
 
-def score(decoder: Decoder, memory: Memory, words: list[int]) -> tuple[float, torch.Tensor]:
+def score(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> tuple[float, torch.Tensor]:
     """Log-probability and weights [T, L] of a caption for a single image, by teacher forcing."""
     decoded = decoder(memory, torch.tensor([[words]]), torch.tensor([[len(words)]]))
     logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
     return logps.sum().item(), decoded.weights[0, 0]
 
 
-def gates(decoder: Decoder, memory: Memory, words: list[int]) -> list[float]:
+def gates(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> list[float]:
     """beta of every step of a caption, from the equation of section 4.2.1."""
     state, found = decoder.start(memory, 1), []
     for word in [START, *words[:-1]]:
@@ -69,7 +69,7 @@ def test_full_width_beam_is_brute_force(penalty: float, minimum: int) -> None:
         assert hypothesis.log_probability / len(caption) ** penalty == pytest.approx(rank)
 
 
-def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: Decoder) -> None:
+def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: ShowAttendTellDecoder) -> None:
     found = search(decoder, make_memory(decoder, 2), SearchConfig(beam_size=50, max_length=1, min_length=0))
     assert [len(hypotheses) for hypotheses in found] == [8, 8]  # seven words and the empty caption
 
@@ -82,7 +82,7 @@ def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: Decoder) 
         SearchConfig(beam_size=3, max_length=9, method="sample", temperature=1.5),
     ],
 )
-def test_what_is_reported_equals_rescoring(decoder: Decoder, config: SearchConfig) -> None:
+def test_what_is_reported_equals_rescoring(decoder: ShowAttendTellDecoder, config: SearchConfig) -> None:
     with torch.no_grad():
         decoder.output.bias[END] += 4
     memory = make_memory(decoder)
@@ -99,12 +99,12 @@ def test_what_is_reported_equals_rescoring(decoder: Decoder, config: SearchConfi
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_batch_of_three_is_three_of_one(decoder: Decoder, size: int) -> None:
+def test_batch_of_three_is_three_of_one(decoder: ShowAttendTellDecoder, size: int) -> None:
     memory, config = make_memory(decoder), SearchConfig(beam_size=size, max_length=10)
     same(search(decoder, memory, config), [search(decoder, one(memory, image), config)[0] for image in range(3)])
 
 
-def test_unfinished_captions_count(decoder: Decoder) -> None:
+def test_unfinished_captions_count(decoder: ShowAttendTellDecoder) -> None:
     """A model that never ends still gives captions: at the limit they are returned as they stand."""
     with torch.no_grad():
         decoder.output.bias[END] = -1e4
@@ -114,7 +114,7 @@ def test_unfinished_captions_count(decoder: Decoder) -> None:
             assert all(not h.finished and len(h.words) == len(h.weights) == 6 for h in hypotheses)
 
 
-def test_minimum_length_and_unknown(decoder: Decoder) -> None:
+def test_minimum_length_and_unknown(decoder: ShowAttendTellDecoder) -> None:
     with torch.no_grad():
         decoder.output.bias[END] = 50
         decoder.output.bias[UNKNOWN] = 40
@@ -126,7 +126,7 @@ def test_minimum_length_and_unknown(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_no_ngram_twice(decoder: Decoder, n: int) -> None:
+def test_no_ngram_twice(decoder: ShowAttendTellDecoder, n: int) -> None:
     with torch.no_grad():
         decoder.output.bias[END] = -1e4
         decoder.output.bias[5] = 9  # would be said over and over
@@ -140,7 +140,7 @@ def test_no_ngram_twice(decoder: Decoder, n: int) -> None:
                 assert len(set(ngrams)) == len(ngrams)
 
 
-def test_words_run_out_before_the_minimum_length(decoder: Decoder) -> None:
+def test_words_run_out_before_the_minimum_length(decoder: ShowAttendTellDecoder) -> None:
     """Seven words, none twice, ten wanted: still a caption, not an empty hand."""
     config = SearchConfig(beam_size=2, max_length=10, min_length=10, no_repeat_ngram=1)
     assert all(len(hypotheses[0].words) == 10 for hypotheses in search(decoder, make_memory(decoder), config))

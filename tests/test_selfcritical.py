@@ -21,7 +21,7 @@ from caption.data import embeddings
 from caption.data.dataset import Batch, CaptionData, pad_captions
 from caption.data.hdf5 import read_image_config, read_vocabulary
 from caption.data.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
-from caption.decoders.base import shifted
+from caption.decoders import shift_right
 from caption.errors import UserError
 from caption.evaluation.cider import cider_d
 from caption.evaluation.ngrams import count_ngrams
@@ -271,7 +271,7 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
     captioner.eval()
     memory = captioner.encode(batch.images)
     torch.manual_seed(0)
-    gold = shifted(batch.captions)
+    gold = shift_right(batch.captions)
     real = torch.arange(batch.captions.shape[2]) < batch.lengths[..., None]
     read = real[..., 1:]  # places where a word of the caption is read
     assert torch.equal(captioner._own_words(memory, batch.captions, batch.lengths, 0.0), gold)

@@ -17,7 +17,7 @@ from caption.captioner import Captioner, check_fits
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
 from caption.data import dataset
 from caption.data.dataset import CaptionData
-from caption.decoders.base import DecoderOutput
+from caption.decoders import DecoderOutput
 from caption.device import allow_tf32, choose_device, choose_precision
 from caption.errors import UserError
 from caption.search import search

@@ -1,15 +1,13 @@
-"""Attention over the regions of an image: a score, a window on them, and a way to select by both; several heads; or
-glimpses of their plane."""
+"""Attention over the regions of an image: a score, a window and a selection; several heads; or glimpses of a plane."""
 
-from caption.attention.base import Attention, AttentionOutput, Draw, Memory
-from caption.attention.glimpses import GLIMPSES, GaussianGrid, Retina
+from caption.attention.base import Attention, AttentionOutput, Memory, Sample
+from caption.attention.build import SELECTIONS, build_attention
+from caption.attention.glimpses import GLIMPSES, DrawGlimpse, Retina
 from caption.attention.hard import HardAttention
 from caption.attention.multihead import MultiHeadAttention
 from caption.attention.scores import SCORES, AdditiveScore, ConcatScore
 from caption.attention.soft import SoftAttention
 from caption.attention.windows import WINDOWS
-
-SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}
 
 __all__ = [
     "GLIMPSES",
@@ -20,11 +18,12 @@ __all__ = [
     "Attention",
     "AttentionOutput",
     "ConcatScore",
-    "Draw",
-    "GaussianGrid",
+    "DrawGlimpse",
     "HardAttention",
     "Memory",
     "MultiHeadAttention",
     "Retina",
+    "Sample",
     "SoftAttention",
+    "build_attention",
 ]

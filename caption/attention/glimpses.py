@@ -1,13 +1,13 @@
-"""Glimpses: attention that chooses a place on the picture's plane instead of weighing its regions one by one.
+"""Glimpses: attention that chooses a place on the image's plane instead of weighing its regions one by one.
 
-draw: an N x N grid of Gaussian filters, its middle, stride, width and strength predicted; DRAW's reading (Gregor et
-al., 2015, section 3.2). Soft: all of it is differentiable.
-retina: patches of growing size around a place, which in training is drawn around a predicted one; RAM's glimpse sensor
-and location network (Mnih et al., 2014, section 2.1). `losses.reinforce` trains the draws, as those of hard attention.
+draw: an N x N grid of Gaussian filters, its centre, stride, width and strength predicted; DRAW's reading (Gregor et
+al., 2015, section 3.2). Soft: all of it is differentiable. retina: patches of growing size around a place, which in
+training is sampled around a predicted one; RAM's glimpse sensor and location network (Mnih et al., 2014, section 2.1).
+`training.reinforce` trains the samples, as hard attention's.
 
-Both read the map of regions through K filters over its cells, each not negative and summing to one, and project the K
-vectors of D numbers together to A. The weights are the mean of the K filters. No region is compared with the state, so
-that there is neither a score nor a window.
+Both read the grid of regions through K filters over it, each not negative and summing to one, and project the K vectors
+of D numbers together to A. The weights are the mean of the K filters. No region is compared with the state: there is
+neither a score nor a window.
 """
 
 import math
@@ -15,56 +15,56 @@ import math
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import AttentionOutput, Draw, Memory
+from caption.attention.base import AttentionOutput, Memory, Sample
 from caption.attention.windows import Grid
 from caption.device import upcast_float32
 
-BOUND = 10.0  # of each number that the Gaussian grid is made from: e^10 cells, or five pictures away
-SPREAD = 0.15  # sigma of the retina's draws; the picture reaches from -1 to 1
-SQUARES = 3  # g: a patch of the retina is so many squares wide, those of the smallest as wide as a cell
+BOUND = 10.0  # of each parameter of the Gaussian grid: e^10 regions, or five images away
+SIGMA = 0.15  # of the retina's samples; the image reaches from -1 to 1
+SQUARES = 3  # g: width of a patch of the retina in squares; those of the smallest are as wide as a region
 
 
 class _Glimpse(nn.Module):
-    """What the two have in common: K filters over the map, read and projected."""
+    """K filters over the grid of regions, read and projected together."""
 
-    def __init__(self, region_width: int, width: int, grid: Grid, filters: int, beside: int = 0) -> None:
-        """`beside` numbers are projected along with what the filters read."""
+    def __init__(self, region_width: int, width: int, grid: Grid, filters: int, extra: int = 0) -> None:
+        """`extra` numbers are projected along with what the filters read."""
         super().__init__()
         self.context_width, self.grid = width, grid
-        self.output = nn.Linear(filters * region_width + beside, width)
+        self.output = nn.Linear(filters * region_width + extra, width)
 
     def prepare(self, regions: Tensor) -> Memory:
-        """regions [B, L, D], row by row -> what every later step reads: there is nothing to project, no keys."""
+        """Return what every later step reads: the regions [B, L, D], row by row; nothing is projected to keys."""
         return Memory(regions, regions, regions.mean(1))
 
     def read(self, filters: Tensor, memory: Memory) -> Tensor:
-        """filters [B, Q, K, L] -> what they see [B, Q, K D]; one product, nothing repeated along Q."""
-        seen = filters.to(memory.values.dtype).flatten(1, 2) @ memory.values  # [B, Q K, D]
-        return seen.view(*filters.shape[:2], -1)
+        """Return what filters [B, Q, K, L] read, shape [B, Q, K D]; one product, nothing is repeated along Q."""
+        read = filters.to(memory.values.dtype).flatten(1, 2) @ memory.values  # [B, Q K, D]
+        return read.view(*filters.shape[:2], -1)
 
 
-class GaussianGrid(_Glimpse):
-    """DRAW's selective attention, eq. 21-27: gamma F_Y map F_X^T, an N x N picture of the map, projected.
+class DrawGlimpse(_Glimpse):
+    """DRAW's selective attention, eq. 21-27: gamma F_Y map F_X^T, an N x N reading of the grid of regions, projected.
 
-    A row of F_X is a Gaussian over the map's columns, normalised to one, a row of F_Y one over its rows.
+    A row of F_X is a Gaussian over the grid's columns, normalised to one, a row of F_Y one over its rows.
     """
 
     stochastic = False
 
     def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
-        """`size` is N. At first the grid covers the picture, whatever the state."""
+        """`size` is N. At first the filters cover the image, whatever the state."""
         super().__init__(region_width, width, grid, size * size)
         self.size = size
         self.stride = (max(grid) - 1) / max(size - 1, 1)  # delta for delta~ = 1; a single filter has no use for it
         self.numbers = nn.Linear(query_width, 5)  # W of eq. 21
-        with torch.no_grad():  # middle, stride and strength as they are for 0; filters that just overlap
+        with torch.no_grad():  # centre, stride and strength as for 0; filters that just overlap
             sigma = max(self.stride, 1.0) / 2
             self.numbers.bias.copy_(torch.tensor([0.0, 0.0, 2 * math.log(sigma), 0.0, 0.0]))
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """query [B, Q, H] -> context [B, Q, A] and weights [B, Q, L].
+        """Return contexts [B, Q, A] and weights [B, Q, L] for queries [B, Q, H].
 
-        Each of the five numbers is kept within BOUND, so that all values and gradients are finite; in the paper they
+        Each of the five parameters is kept within BOUND, so that all values and gradients are finite; in the paper they
         have no bound.
         """
         numbers = upcast_float32(self.numbers(query)).clamp(-BOUND, BOUND)
@@ -72,34 +72,35 @@ class GaussianGrid(_Glimpse):
         stride, variance = self.stride * log_stride.exp(), log_variance.exp()  # eq. 24
         rows = self.filterbank(y, stride, variance, self.grid[0])  # F_Y, [B, Q, N, rows]
         columns = self.filterbank(x, stride, variance, self.grid[1])  # F_X, [B, Q, N, columns]
-        # Every pair of them over the whole map: for the few filters of a captioner less work to remember than one
-        # product after the other, which has Q N columns D numbers between.
+        # Every pair of them over the whole grid: for the few filters of a captioner it holds less for the backward pass
+        # than one product after the other, which has Q N columns D numbers in between.
         filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, N, N, rows, columns]
         filters = filters.flatten(4, 5).flatten(2, 3)  # [B, Q, N N, L]
-        seen = log_strength.exp() * self.read(filters, memory)  # eq. 27, [B, Q, N N D]
-        return AttentionOutput(self.output(seen), filters.mean(2))
+        read = log_strength.exp() * self.read(filters, memory)  # eq. 27, [B, Q, N N D]
+        return AttentionOutput(self.output(read), filters.mean(2))
 
-    def filterbank(self, middle: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
-        """g~, delta and sigma^2 [B, Q, 1], the map's rows or columns -> F [B, Q, N, cells], eq. 25-26.
+    def filterbank(self, position: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
+        """Return F [B, Q, N, cells], eq. 25-26, over `cells` rows or columns of the grid; g~, delta and sigma^2 are
+        [B, Q, 1].
 
         The softmax over the cells is the division by Z; it is finite where a Gaussian lies so far outside that every
-        cell's exponential would be zero. That filter reads the border.
+        cell's exponential would be zero. Such a filter reads the border.
         """
-        number = torch.arange(1, self.size + 1, device=middle.device, dtype=middle.dtype)
-        cell = torch.arange(1, cells + 1, device=middle.device, dtype=middle.dtype)
-        centre = (cells + 1) / 2 * (middle + 1)  # eq. 22-23
+        number = torch.arange(1, self.size + 1, device=position.device, dtype=position.dtype)
+        cell = torch.arange(1, cells + 1, device=position.device, dtype=position.dtype)
+        centre = (cells + 1) / 2 * (position + 1)  # eq. 22-23
         mean = centre + (number - self.size / 2 - 0.5) * stride  # eq. 19-20, [B, Q, N]
         distance = cell - mean.unsqueeze(-1)  # [B, Q, N, cells]
         return (-(distance**2) / (2 * variance.unsqueeze(-1))).softmax(-1)
 
 
 class Retina(_Glimpse):
-    """RAM's glimpse: S patches around a place l, each twice as wide as the one before, beside l itself. A patch is
-    3 x 3 squares, and what is read of each is its mean; of the smallest it is the map, bilinearly interpolated.
+    """RAM's glimpse: S patches around a place l, each twice as wide as the one before, and l itself. A patch is 3 x 3
+    squares, each read as its mean; the smallest patch reads the grid bilinearly interpolated.
 
-    l is a row and a column in [-1, 1], from edge to edge of the picture. `Memory.drawn` says which rows draw it, from a
-    Gaussian of sigma SPREAD around the predicted centre; the others look at the centre, and train it by
-    backpropagation. A draw outside the picture looks at its border; its log-probability remains that of the draw.
+    l is a row and a column in [-1, 1], from edge to edge of the image. `Memory.sample_rows` says which rows sample it,
+    from a Gaussian of SIGMA around the predicted centre; the others take the centre, and train it by backpropagation. A
+    sample outside the image reads its border; its log-probability remains that of the sample.
     """
 
     stochastic = True
@@ -107,67 +108,67 @@ class Retina(_Glimpse):
     offsets: Tensor
 
     def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
-        """`size` is S. At first the centre is near the picture's middle."""
-        super().__init__(region_width, width, grid, size * SQUARES**2, beside=2)
-        sides = 2.0 ** torch.arange(size).unsqueeze(1)  # of squares, in cells, [S, 1]
+        """`size` is S. At first the centre is near the middle of the image."""
+        super().__init__(region_width, width, grid, size * SQUARES**2, extra=2)
+        sides = 2.0 ** torch.arange(size).unsqueeze(1)  # of squares, in regions, [S, 1]
         self.register_buffer("sides", sides, persistent=False)
         self.register_buffer("offsets", sides * (torch.arange(SQUARES) - (SQUARES - 1) / 2), persistent=False)  # [S, g]
         self.centre = nn.Linear(query_width, 2)
         nn.init.zeros_(self.centre.bias)
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """query [B, Q, H] -> context [B, Q, A], weights [B, Q, L] and, unless `drawn` is None, the draws [B, Q].
+        """Return contexts [B, Q, A], weights [B, Q, L] and, unless `sample_rows` is None, the samples [B, Q].
 
-        No gradient passes from what is seen at a drawn place to the centre: that is REINFORCE's part.
+        No gradient passes from what is read at a sampled place to the centre: that is REINFORCE's part.
         """
         centre = torch.tanh(upcast_float32(self.centre(query)))  # [B, Q, 2]
-        if memory.drawn is None:
-            return AttentionOutput(*self.look(centre, memory))
-        chosen = centre.detach() if memory.most_probable else wander(centre.detach())
-        place = torch.where(memory.drawn.unsqueeze(-1), chosen, centre).clamp(-1, 1)
-        context, weights = self.look(place, memory)
-        log_probability = -((chosen - centre) ** 2).sum(-1) / (2 * SPREAD**2) - math.log(2 * math.pi * SPREAD**2)
-        draw = Draw(
-            self.cell(place).masked_fill(~memory.drawn, -1),
-            log_probability.masked_fill(~memory.drawn, 0),
-            torch.full_like(log_probability, 1 + math.log(2 * math.pi * SPREAD**2)),  # of the Gaussian, in nats
+        if memory.sample_rows is None:
+            return AttentionOutput(*self.read_at(centre, memory))
+        chosen = centre.detach() if memory.argmax else sample_place(centre.detach())
+        place = torch.where(memory.sample_rows.unsqueeze(-1), chosen, centre).clamp(-1, 1)
+        context, weights = self.read_at(place, memory)
+        log_probability = -((chosen - centre) ** 2).sum(-1) / (2 * SIGMA**2) - math.log(2 * math.pi * SIGMA**2)
+        sample = Sample(
+            self.region(place).masked_fill(~memory.sample_rows, -1),
+            log_probability.masked_fill(~memory.sample_rows, 0),
+            torch.full_like(log_probability, 1 + math.log(2 * math.pi * SIGMA**2)),  # of the Gaussian, in nats
         )
-        return AttentionOutput(context, weights, draw)
+        return AttentionOutput(context, weights, sample)
 
-    def look(self, place: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """l [B, Q, 2], inside the picture -> context [B, Q, A] and weights [B, Q, L]."""
+    def read_at(self, place: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return contexts [B, Q, A] and weights [B, Q, L] of places l [B, Q, 2] inside the image."""
         rows, columns = (
             overlap((place[..., i, None, None] + 1) / 2 * cells + self.offsets, self.sides, cells)
             for i, cells in enumerate(self.grid)
         )  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
         filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, S, g, g, rows, columns]
         filters = filters.flatten(5, 6).flatten(2, 4)  # [B, Q, S g g, L]
-        seen = self.read(filters, memory)
-        context: Tensor = self.output(torch.cat([seen, place.to(seen.dtype)], -1))
+        read = self.read(filters, memory)
+        context: Tensor = self.output(torch.cat([read, place.to(read.dtype)], -1))
         return context, filters.mean(2)
 
-    def cell(self, place: Tensor) -> Tensor:
-        """The region in which l [B, Q, 2] lies [B, Q]."""
+    def region(self, place: Tensor) -> Tensor:
+        """Return the region [B, Q] in which l [B, Q, 2] lies."""
         row, column = (
             ((place[..., i] + 1) / 2 * cells).floor().long().clamp(max=cells - 1) for i, cells in enumerate(self.grid)
         )
         return row * self.grid[1] + column
 
 
-def wander(centre: Tensor) -> Tensor:
-    """l drawn from a Gaussian of sigma SPREAD around the centre; both [B, Q, 2]."""
-    return centre + SPREAD * torch.randn_like(centre)
+def sample_place(centre: Tensor) -> Tensor:
+    """Return l sampled from a Gaussian of SIGMA around the centre; both are [B, Q, 2]."""
+    return centre + SIGMA * torch.randn_like(centre)
 
 
-def overlap(middle: Tensor, side: Tensor, cells: int) -> Tensor:
-    """How much of each of so many cells in a row lies within side / 2 of the middle [...], as shares of what lies in
-    any [..., cells]; the first cell reaches from 0 to 1. A middle outside the row counts as one on its edge, so that
+def overlap(centre: Tensor, side: Tensor, cells: int) -> Tensor:
+    """Return how much of each cell in a row of them lies within side / 2 of the centre [...], as fractions that sum to
+    one [..., cells]; the first cell reaches from 0 to 1. A centre outside the row counts as one on its edge, so that
     something always lies in a cell."""
-    start = torch.arange(cells, device=middle.device, dtype=middle.dtype)
-    middle = middle.clamp(0, cells)
-    low, high = (middle - side / 2).unsqueeze(-1), (middle + side / 2).unsqueeze(-1)
+    start = torch.arange(cells, device=centre.device, dtype=centre.dtype)
+    centre = centre.clamp(0, cells)
+    low, high = (centre - side / 2).unsqueeze(-1), (centre + side / 2).unsqueeze(-1)
     shared = (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(min=0)
     return shared / shared.sum(-1, keepdim=True)
 
 
-GLIMPSES: dict[str, type[GaussianGrid | Retina]] = {"draw": GaussianGrid, "retina": Retina}
+GLIMPSES: dict[str, type[DrawGlimpse | Retina]] = {"draw": DrawGlimpse, "retina": Retina}

@@ -1,65 +1,64 @@
-"""Stochastic hard attention, section 4.1; `losses.reinforce` trains it."""
+"""Stochastic hard attention, section 4.1; `training.reinforce` trains it."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caption.attention.base import AttentionOutput, Draw, Memory
+from caption import ops
+from caption.attention.base import AttentionOutput, Memory, Sample
 from caption.attention.soft import SoftAttention
-from caption.ops.contexts import contexts
 
 
 class HardAttention(SoftAttention):
     """The context is the annotation vector of one location, s_t ~ Multinoulli(alpha_t), eq. 8-9.
 
-    `Memory.drawn` says which rows draw. The others take the expectation of the context, which is soft attention.
+    `Memory.sample_rows` says which rows sample. The others take the expectation of the context, eq. 13.
     """
 
     stochastic = True
 
-    def damp(self, logits: Tensor, damping: Tensor | None) -> Tensor:
-        """Logits [B, Q, L] with a window's damping in them: a draw needs probabilities, so that weights sum to one."""
-        return logits if damping is None else logits + damping
-
-    def weigh(self, logits: Tensor, damping: Tensor | None) -> Tensor:
-        """The expectation is that of the draws."""
-        return self.damp(logits, damping).softmax(-1)
+    def log_weights(self, query: Tensor, memory: Memory, step: int) -> Tensor:
+        """Return log alpha_t [B, Q, L], eq. 5. A window's bias is inside the softmax, since what is sampled from must
+        sum to one."""
+        logits, log_bias = self.logits(query, memory, step)
+        return (logits if log_bias is None else logits + log_bias).log_softmax(-1)
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """query [B, Q, H] at step t -> context [B, Q, D], weights [B, Q, L] and, unless `drawn` is None, the draws
-        [B, Q].
+        """Return contexts [B, Q, D], weights [B, Q, L] and, unless `sample_rows` is None, the samples [B, Q].
 
         No gradient passes through the choice itself. Probabilities stay logarithms, so that nothing is divided by
         alpha: where alpha is 0 or 1, all values and gradients are finite.
         """
-        if memory.drawn is None:
-            return super().forward(query, memory, step)
-        logits, damping = self.logits(query, memory, step)
-        log_weights = self.damp(logits, damping).log_softmax(-1)  # eq. 5, [B, Q, L]
+        if memory.sample_rows is None:
+            if self.window is None:
+                return super().forward(query, memory, step)
+            weights = self.log_weights(query, memory, step).exp()
+            return AttentionOutput(ops.weighted_sum(weights, memory.values), weights)
+        log_weights = self.log_weights(query, memory, step)
         weights = log_weights.exp()
-        location = choose(log_weights.detach(), memory.most_probable)  # [B, Q]
+        location = sample_location(log_weights.detach(), memory.argmax)  # [B, Q]
         one_hot = F.one_hot(location, weights.shape[-1])  # s_t, [B, Q, L]
-        selected = torch.where(memory.drawn.unsqueeze(-1), one_hot, weights)
-        context = contexts(selected, memory.values)  # eq. 9, [B, Q, D]
+        selected = torch.where(memory.sample_rows.unsqueeze(-1), one_hot, weights)
+        context = ops.weighted_sum(selected, memory.values)  # eq. 9, [B, Q, D]
         log_probability = log_weights.gather(-1, location.unsqueeze(-1)).squeeze(-1)
-        draw = Draw(
-            location.masked_fill(~memory.drawn, -1),
-            log_probability.masked_fill(~memory.drawn, 0),
-            # Below exp(-100), a weight adds nothing; -inf times 0 would be no number.
+        sample = Sample(
+            location.masked_fill(~memory.sample_rows, -1),
+            log_probability.masked_fill(~memory.sample_rows, 0),
+            # Below exp(-100), a weight adds nothing; -inf times 0 would not be a number.
             -(weights * log_weights.clamp(min=-100)).sum(-1),
         )
-        return AttentionOutput(context, weights, draw)
+        return AttentionOutput(context, weights, sample)
 
 
-def choose(log_weights: Tensor, most_probable: bool) -> Tensor:
-    """log alpha [B, Q, L] -> a location for each row [B, Q]: its maximum, or a draw.
+def sample_location(log_weights: Tensor, argmax: bool) -> Tensor:
+    """Return a location for each row [B, Q] from log alpha [B, Q, L]: the most probable one, or a sample.
 
-    Drawn by the largest of log alpha_i - log x_i with x_i exponentially distributed (the Gumbel-max trick): one pass
-    that never asks a GPU to wait.
+    Sampled as the argmax of log alpha_i - log x_i with x_i exponentially distributed (the Gumbel-max trick): one pass
+    that never makes a GPU wait.
     """
-    if most_probable:
+    if argmax:
         return log_weights.argmax(-1)
-    # Below its resolution the generator gives 0 too often (its chance should be the value itself), and a 0 would win
-    # against any alpha.
+    # Below its resolution the generator gives 0 too often (its probability should be the value itself), and a 0 would
+    # win against any alpha.
     noise = torch.empty_like(log_weights).exponential_().clamp_(min=torch.finfo(log_weights.dtype).eps / 2)
     return (log_weights - noise.log_()).argmax(-1)

@@ -14,9 +14,9 @@ from caption.errors import UserError
 
 
 class MultiHeadAttention(nn.Module):
-    """The context is a projection of M expectations; a `torch.nn.MultiheadAttention` with H = A is the same function.
+    """The context is a projection of M expectations; `torch.nn.MultiheadAttention` with H = A is the same function.
 
-    Memory holds keys and values as [B, M, L, A / M].
+    The memory holds keys and values as [B, M, L, A / M].
     """
 
     stochastic = False
@@ -33,43 +33,46 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, query_width)  # W_o
 
     def project(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """regions [B, L, D] -> keys and values [B, M, L, A / M]."""
-        return split(self.key(regions), self.heads), split(self.value(regions), self.heads)
+        """Return keys and values [B, M, L, A / M] of regions [B, L, D]."""
+        return split_heads(self.key(regions), self.heads), split_heads(self.value(regions), self.heads)
 
     def prepare(self, regions: Tensor) -> Memory:
-        """regions [B, L, D] -> what every later step reads."""
+        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
         keys, values = self.project(regions)
         return Memory(keys, values, regions.to(keys.dtype).mean(1))
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """query [B, Q, H] -> context [B, Q, H], weights of the heads [B, Q, M, L] and their mean [B, Q, L]."""
+        """Return contexts [B, Q, H], the weights of the heads [B, Q, M, L] and their mean [B, Q, L]; queries are
+        [B, Q, H]."""
         context, heads = self.attend(query, memory.keys, memory.values)
         return AttentionOutput(context, heads.mean(2), heads=heads)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """query [B, n, H], keys and values of `project` -> contexts [B, n, H], weights [B, n, M, L]."""
-        asked = split(self.query(query), self.heads)  # [B, M, n, A / M]
-        scores = upcast_float32(asked @ keys.transpose(-1, -2)) / (math.sqrt(asked.shape[-1]) * self.temperature)
+        """Return contexts [B, n, H] and weights [B, n, M, L] of queries [B, n, H]; keys and values are those of
+        `project`."""
+        queries = split_heads(self.query(query), self.heads)  # [B, M, n, A / M]
+        scores = upcast_float32(queries @ keys.transpose(-1, -2)) / (math.sqrt(queries.shape[-1]) * self.temperature)
         weights = scores.softmax(-1)  # [B, M, n, L]
-        context: Tensor = self.output(join(weights.to(values.dtype) @ values))
+        context: Tensor = self.output(join_heads(weights.to(values.dtype) @ values))
         return context, weights.transpose(1, 2)
 
     def contexts(self, query: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
-        """The first result of `attend` alone, by PyTorch's fused attention, which never has the weights in memory.
+        """Return the first result of `attend` alone, by PyTorch's fused attention, which never has the weights in
+        memory.
 
-        `causal`: the n-th query does not see what is after the n-th place.
+        With `causal`, the n-th query does not attend to what comes after the n-th position.
         """
-        asked = split(self.query(query), self.heads) / self.temperature
-        joined = join(F.scaled_dot_product_attention(asked, keys, values, is_causal=causal))
+        queries = split_heads(self.query(query), self.heads) / self.temperature
+        joined = join_heads(F.scaled_dot_product_attention(queries, keys, values, is_causal=causal))
         contexts: Tensor = self.output(joined)
         return contexts
 
 
-def split(values: Tensor, heads: int) -> Tensor:
-    """[..., n, A] -> [..., M, n, A / M]."""
+def split_heads(values: Tensor, heads: int) -> Tensor:
+    """Return values [..., n, A] as [..., M, n, A / M]."""
     return values.view(*values.shape[:-1], heads, -1).transpose(-2, -3)
 
 
-def join(values: Tensor) -> Tensor:
-    """[..., M, n, A / M] -> [..., n, A]."""
+def join_heads(values: Tensor) -> Tensor:
+    """Return values [..., M, n, A / M] as [..., n, A]."""
     return values.transpose(-2, -3).flatten(-2)

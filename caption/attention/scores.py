@@ -1,8 +1,8 @@
-"""Scores: how well each region answers a query. What does not depend on the query is computed once an image, as keys.
+"""Scores: how well each region answers a query. What does not depend on the query is computed once per image, as keys.
 
 | name | e_ti | source |
 |---|---|---|
-| additive | v . tanh(W_a a_i + W_h h) | Bahdanau et al., 2015; the paper's f_att |
+| additive | v . tanh(W_a a_i + W_h h) | Bahdanau et al., 2015; the paper's f_att, eq. 4 |
 | concat | v . tanh(W [h; a_i]) | Luong et al., 2015: the same function as additive |
 | dot | h . a_i | Luong et al., 2015 |
 | general | h . W a_i | Luong et al., 2015, bilinear |
@@ -10,38 +10,49 @@
 """
 
 import math
-from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caption import ops
+from caption.device import upcast_float32
 from caption.errors import UserError
-from caption.ops.exp_tanh import exponentials, for_many, tanh_scores
-from caption.ops.recurrent_linear import StepLinear
 
 
-class Score(Protocol):
-    """What an attention needs of a score."""
+class Score(nn.Module):
+    """The protocol of a score: `keys` once for each image, then `forward` at every step."""
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys [B, L, A]."""
-
-    def __call__(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, A] -> scores e_t [B, Q, L]."""
-
-
-class TanhScore(nn.Module):
-    """e_ti = v . tanh(k_i + q), of keys and queries as exponentials; why: additive.py."""
-
-    vector: nn.Linear  # v
-
-    def ask(self, query: Tensor) -> Tensor:
-        """query [B, Q, H] -> e^(2q) [B, Q, A]."""
+        """Return keys [B, L, A] of regions [B, L, D]."""
         raise NotImplementedError
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
-        return tanh_scores(self.ask(query), keys, self.vector.weight.view(-1))
+        """Return scores e_t [B, Q, L] of queries [B, Q, H] and keys [B, L, A], eq. 4."""
+        raise NotImplementedError
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return contexts [B, Q, D] and weights [B, Q, L] of soft attention over values [B, L, D], eq. 5 and 13."""
+        weights = ops.attention_weights(upcast_float32(self(query, keys)), temperature)
+        return ops.weighted_sum(weights, values), weights
+
+
+class TanhScore(Score):
+    """e_ti = v . tanh(k_i + q), for any projections of regions and query to keys k_i and q."""
+
+    vector: nn.Linear  # v
+
+    def project_query(self, query: Tensor) -> Tensor:
+        """Return q [B, Q, A] of queries [B, Q, H]."""
+        raise NotImplementedError
+
+    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Return scores e_t [B, Q, L] of queries [B, Q, H] and keys [B, L, A], eq. 4."""
+        return ops.additive_scores(self.project_query(query), keys, self.vector.weight.view(-1))
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return contexts [B, Q, D] and weights [B, Q, L] of soft attention over values [B, L, D], eq. 4, 5 and 13."""
+        vector = self.vector.weight.view(-1)
+        return ops.additive_attention(self.project_query(query), keys, vector, values, temperature)
 
 
 class AdditiveScore(TanhScore):
@@ -49,24 +60,25 @@ class AdditiveScore(TanhScore):
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
         super().__init__()
-        self.key = StepLinear(region_width, width)
-        self.query = StepLinear(query_width, width, bias=False)
+        self.key = ops.RecurrentLinear(region_width, width)  # W_a
+        self.query = ops.RecurrentLinear(query_width, width, bias=False)  # W_h
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys e^(2 W_a a_i) [B, L, A]."""
-        return for_many(exponentials(self.key(regions)))
+        """Return the prepared keys W_a a_i [B, L, A] of regions [B, L, D]."""
+        return ops.prepare_keys(self.key(regions))
 
-    def ask(self, query: Tensor) -> Tensor:
-        """query [B, Q, H] -> e^(2 W_h h) [B, Q, A]."""
-        return exponentials(self.query(query))
+    def project_query(self, query: Tensor) -> Tensor:
+        """Return W_h h [B, Q, A] of queries [B, Q, H]."""
+        projected: Tensor = self.query(query)
+        return projected
 
 
 class ConcatScore(TanhScore):
     """e_ti = v . tanh(W [h; a_i]).
 
-    W [h; a_i] is the sum of two products with its two blocks of columns, so that the blocks of a_i make the keys: this
-    is the additive score by another name, and nothing is ever concatenated.
+    W [h; a_i] is the sum of two products with the two blocks of columns of W, so that the block of a_i makes the keys:
+    this is the additive score by another name, and nothing is ever concatenated.
     """
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
@@ -76,19 +88,19 @@ class ConcatScore(TanhScore):
         self.vector = nn.Linear(width, 1, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys, as the additive score's [B, L, A]."""
-        return for_many(exponentials(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias)))
+        """Return the prepared keys [B, L, A] of regions [B, L, D]."""
+        return ops.prepare_keys(F.linear(regions, self.joint.weight[:, self.query_width :], self.joint.bias))
 
-    def ask(self, query: Tensor) -> Tensor:
-        """query [B, Q, H] -> as the additive score's [B, Q, A]."""
-        return exponentials(F.linear(query, self.joint.weight[:, : self.query_width]))
+    def project_query(self, query: Tensor) -> Tensor:
+        """Return the query's part of W [h; a_i], shape [B, Q, A]."""
+        return F.linear(query, self.joint.weight[:, : self.query_width])
 
 
-class DotScore(nn.Module):
+class DotScore(Score):
     """e_ti = h . a_i: no weights at all, so that the LSTM's state must be as wide as a region."""
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
-        """Raises UserError when H is not D. `width` is not read: there is nothing to project."""
+        """Raises UserError when H is not D. `width` is not used: nothing is projected."""
         super().__init__()
         if query_width != region_width:
             raise UserError(
@@ -97,15 +109,15 @@ class DotScore(nn.Module):
             )
 
     def keys(self, regions: Tensor) -> Tensor:
-        """The regions [B, L, D] themselves."""
+        """Return the regions [B, L, D] themselves."""
         return regions
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, H] -> scores [B, Q, L]."""
+        """Return scores h . a_i [B, Q, L] of queries [B, Q, H] and keys [B, L, H]."""
         return query.to(keys.dtype) @ keys.transpose(1, 2)
 
 
-class GeneralScore(nn.Module):
+class GeneralScore(Score):
     """e_ti = h . W a_i: the keys are as wide as the query, A = H, whatever `width` says."""
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
@@ -113,16 +125,16 @@ class GeneralScore(nn.Module):
         self.key = nn.Linear(region_width, query_width, bias=False)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys [B, L, H]."""
+        """Return keys W a_i [B, L, H] of regions [B, L, D]."""
         keys: Tensor = self.key(regions)
         return keys
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, H] -> scores [B, Q, L]."""
+        """Return scores h . W a_i [B, Q, L] of queries [B, Q, H] and keys [B, L, H]."""
         return query.to(keys.dtype) @ keys.transpose(1, 2)
 
 
-class ScaledDotScore(nn.Module):
+class ScaledDotScore(Score):
     """e_ti = (W_q h) . (W_k a_i) / sqrt(A): without the root, the softmax of wide keys would be almost hard."""
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
@@ -132,12 +144,12 @@ class ScaledDotScore(nn.Module):
         self.scale = 1 / math.sqrt(width)
 
     def keys(self, regions: Tensor) -> Tensor:
-        """regions [B, L, D] -> keys [B, L, A]."""
+        """Return keys W_k a_i [B, L, A] of regions [B, L, D]."""
         keys: Tensor = self.key(regions)
         return keys
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query [B, Q, H], keys [B, L, A] -> scores [B, Q, L]."""
+        """Return scores [B, Q, L] of queries [B, Q, H] and keys [B, L, A]."""
         scores: Tensor = self.scale * self.query(query).to(keys.dtype) @ keys.transpose(1, 2)
         return scores
 

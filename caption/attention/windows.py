@@ -1,13 +1,13 @@
-"""Windows: where attention may look at all at a step (Luong et al., 2015, section 3.2).
+"""Windows: the regions that attention may weigh at a step (Luong et al., 2015, section 3.2).
 
 global: everywhere, which is no window.
 local_m: within D of p_t = t; the softmax is over these places alone.
 local_p: within D of p_t = S sigmoid(v . tanh(W_p h)); after the softmax, the weights are multiplied by a Gaussian
 around p_t of sigma = D / 2, and no longer sum to one.
 
-Luong's positions are words of a sentence, on a line. A picture's regions are read as such a line, row by row, with
-S = L; or, on the plane, p_t is a row and a column, S the number of each, and a place is within D when its row and its
-column are. local_m walks the regions in reading order in both: at step t its middle is region t.
+Luong's positions are words of a sentence, on a line. An image's regions are read as such a line, row by row, with
+S = L; or, on the plane, p_t is a row and a column, S the number of each, and a region is within D when its row and its
+column are. local_m walks the regions in reading order in both: at step t its centre is region t.
 """
 
 from typing import NamedTuple
@@ -18,57 +18,57 @@ from torch import Tensor, nn
 Grid = tuple[int, int]
 
 
-class Allowed(NamedTuple):
-    """A window of one step."""
+class Window(NamedTuple):
+    """The window of one step."""
 
     inside: Tensor  # bool, broadcasts to [B, Q, L]
-    damping: Tensor | None = None  # if any: logarithm of a factor in (0, 1] for each weight [B, Q, L]
+    log_bias: Tensor | None = None  # logarithm of a factor in (0, 1] of each weight [B, Q, L], or none
 
 
-class _Places(nn.Module):
-    """The places of L regions on a line or on the plane."""
+class _Local(nn.Module):
+    """The positions of L regions on a line or on the plane."""
 
-    places: Tensor  # [L, 1] on the line, [L, 2] on the plane
+    positions: Tensor  # [L, 1] on the line, [L, 2] on the plane
     lengths: Tensor  # S: [1] or [2]
 
     def __init__(self, grid: Grid, radius: int, plane: bool, query_width: int, width: int) -> None:
         super().__init__()
         rows, columns = grid
         self.radius = radius
-        number = torch.arange(rows * columns)
-        places = torch.stack([number // columns, number % columns], 1) if plane else number.unsqueeze(1)
-        self.register_buffer("places", places.float(), persistent=False)
+        index = torch.arange(rows * columns)
+        positions = torch.stack([index // columns, index % columns], 1) if plane else index.unsqueeze(1)
+        self.register_buffer("positions", positions.float(), persistent=False)
         self.register_buffer("lengths", torch.tensor(grid if plane else [rows * columns]).float(), persistent=False)
 
-    def distance(self, middle: Tensor) -> Tensor:
-        """middle [..., 1] or [..., 2] -> each region's distance from it along the line, or along rows and columns
+    def offset(self, centre: Tensor) -> Tensor:
+        """Return the offset of each region from a centre [..., 1 or 2], along the line or along rows and columns, shape
         [..., L, 1 or 2]."""
-        return self.places - middle.unsqueeze(-2)
+        return self.positions - centre.unsqueeze(-2)
 
 
-class LocalMonotonic(_Places):
-    """local-m: the window moves on by one region a step."""
+class LocalMonotonic(_Local):
+    """local-m: the window moves on by one region at every step."""
 
-    def forward(self, query: Tensor, step: int) -> Allowed:
-        """query [B, Q, H], t from 0. Beyond the last region, the window stays there."""
-        middle = self.places[min(step, len(self.places) - 1)]  # p_t
-        return Allowed((self.distance(middle).abs() <= self.radius).all(-1))  # [L]
+    def forward(self, query: Tensor, step: int) -> Window:
+        """Return the window of step t, counted from 0, whatever the query; beyond the last region it stays there."""
+        centre = self.positions[min(step, len(self.positions) - 1)]  # p_t
+        return Window((self.offset(centre).abs() <= self.radius).all(-1))  # [L]
 
 
-class LocalPredictive(_Places):
-    """local-p: the query says where the window is; differentiable through the Gaussian."""
+class LocalPredictive(_Local):
+    """local-p: the query predicts the centre; differentiable through the Gaussian."""
 
     def __init__(self, grid: Grid, radius: int, plane: bool, query_width: int, width: int) -> None:
         super().__init__(grid, radius, plane, query_width, width)
         self.hidden = nn.Linear(query_width, width, bias=False)  # W_p
-        self.middle = nn.Linear(width, self.places.shape[1], bias=False)  # v_p
+        self.centre = nn.Linear(width, self.positions.shape[1], bias=False)  # v_p
 
-    def forward(self, query: Tensor, step: int) -> Allowed:
-        """query [B, Q, H] -> the window [B, Q, L] and the logarithm of the Gaussian in it."""
-        share = torch.sigmoid(self.middle(torch.tanh(self.hidden(query))))  # [B, Q, 1 or 2]
-        distance = self.distance(self.lengths * share.to(self.lengths.dtype))  # from p_t, [B, Q, L, 1 or 2]
+    def forward(self, query: Tensor, step: int) -> Window:
+        """Return the window [B, Q, L] of queries [B, Q, H] and the logarithm of the Gaussian in it."""
+        fraction = torch.sigmoid(self.centre(torch.tanh(self.hidden(query))))  # [B, Q, 1 or 2]
+        offset = self.offset(self.lengths * fraction.to(self.lengths.dtype))  # from p_t, [B, Q, L, 1 or 2]
         sigma = self.radius / 2
-        return Allowed((distance.abs() <= self.radius).all(-1), -(distance**2).sum(-1) / (2 * sigma**2))
+        return Window((offset.abs() <= self.radius).all(-1), -(offset**2).sum(-1) / (2 * sigma**2))
 
 
 WINDOWS = {"local_m": LocalMonotonic, "local_p": LocalPredictive}

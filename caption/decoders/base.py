@@ -1,303 +1,192 @@
-"""LSTM decoders: that of section 3.1.2, and Luong's. Their arithmetic stands once, in `recur` and `readout`."""
+"""The protocol of a decoder, and the recurrent decoders' time loop."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention import Attention, AttentionOutput, Draw, Memory
-from caption.config import DecoderConfig
+from caption import ops
+from caption.attention import Attention, AttentionOutput, Memory, Sample
 from caption.data.vocabulary import PAD, START
+from caption.decoders.packing import active_shapes, packed_indices, pad_to_multiple, unpack
 from caption.device import to_device, upcast_float32
-from caption.errors import UserError
-from caption.ops.cuda_graphs import Graphs, records
-from caption.ops.dropout import Dropout
-from caption.ops.gate import gated
-from caption.ops.lstm import lstm
-from caption.ops.recurrent_linear import StepLinear, unrolled
-
-BUCKET = 4  # recorded time loops have a multiple of so many steps
 
 
-class State(NamedTuple):
-    """The LSTM's state for Q rows of each image."""
+class DecoderState(Protocol):
+    """A decoder's state for Q rows of each image; a search knows nothing else of it."""
 
-    hidden: Tensor  # [B, Q, H]
-    cell: Tensor  # [B, Q, H]
-    attentional: Tensor | None = None  # [B, Q, H], h~ of the decoder that attends after the recurrence
-    step: int = 0  # words read so far
-
-    def first(self, images: int, rows: int) -> "State":
-        """The state of the first images and of their first rows, without a copy."""
-        if self.hidden.shape[:2] == (images, rows):
-            return self
-        return self._map(lambda part: part[:images, :rows])
-
-    def select(self, rows: Tensor) -> "State":
-        """Row rows[b, q] of image b becomes its row q; rows [B, Q']."""
-        index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        return self._map(lambda part: part.gather(1, index))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "State":
-        attentional = None if self.attentional is None else change(self.attentional)
-        return State(change(self.hidden), change(self.cell), attentional, self.step)
+    def select(self, rows: Tensor) -> "DecoderState":
+        """Return the state in which row rows[b, q] of image b is its row q; rows are [B, Q']."""
 
 
 class DecoderOutput(NamedTuple):
-    """The result of teacher forcing: N words in all, padding left out, in the order of captions[B, Q, T].flatten()."""
+    """The result of teacher forcing: N words in all, without padding, in the order of captions[B, Q, T].flatten()."""
 
     logits: Tensor  # [N, V]
     targets: Tensor  # [N]
     positions: Tensor  # [N], of the words in captions.flatten()
-    weights: Tensor | None  # [B, Q, T, L], zero where there is no word; None: not asked for
-    draw: Draw | None = None  # of hard attention, each part [B, Q, T], zero where there is no word
+    weights: Tensor | None  # [B, Q, T, L], zero where there is no word; None if they were not needed
+    sample: Sample | None = None  # of hard attention, each field [B, Q, T], zero where there is no word
+
+
+class Decoder(Protocol):
+    """The protocol of a decoder: search calls `start` and `step`, training `forward`; both begin with `prepare`.
+
+    Rows are captions in training and beams in search; nothing of an image is repeated for them.
+    """
+
+    stochastic: bool  # whether training samples locations
+
+    def prepare(self, regions: Tensor) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+
+    def start(self, memory: Memory, rows: int) -> Any:
+        """Return the DecoderState before the first word, for `rows` rows of each image."""
+
+    def step(self, words: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, AttentionOutput]:
+        """Read one word of every row, words [B, Q]; return logits [B, Q, V] of the next, the state and the
+        attention."""
+
+    def __call__(
+        self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, need_weights: bool = True
+    ) -> DecoderOutput:
+        """Return the logits of every word of captions [B, Q, T], each ending with <end>, by teacher forcing.
+
+        `lengths` [B, Q] are on the CPU and count <end>; 0 stands for no caption. `inputs` [B, Q, T] are the tokens
+        read; they default to `captions` shifted right.
+        """
+
+
+class RecurrentState(NamedTuple):
+    """The LSTM's state for Q rows of each image."""
+
+    hidden: Tensor  # [B, Q, H], h_t
+    cell: Tensor  # [B, Q, H], c_t
+    attention_vector: Tensor | None = None  # [B, Q, H], h~_t of the decoder that attends after the recurrence
+    step: int = 0  # words read so far
+
+    def first(self, images: int, rows: int) -> "RecurrentState":
+        """Return the state of the first `images` images and of their first `rows` rows, without a copy."""
+        if self.hidden.shape[:2] == (images, rows):
+            return self
+        return self._map(lambda tensor: tensor[:images, :rows])
+
+    def select(self, rows: Tensor) -> "RecurrentState":
+        """Return the state in which row rows[b, q] of image b is its row q; rows are [B, Q']."""
+        index = rows.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
+        return self._map(lambda tensor: tensor.gather(1, index))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "RecurrentState":
+        attention_vector = None if self.attention_vector is None else change(self.attention_vector)
+        return RecurrentState(change(self.hidden), change(self.cell), attention_vector, self.step)
 
 
 class RecurrentDecoder(nn.Module):
-    """An LSTM that attends at every word; what its subclasses have in common.
-
-    `prepare`, `start`, `step` and `forward` are the whole protocol of a decoder: search knows only `start` and `step`,
-    training only `forward`. Rows are captions in training and beams in search; nothing of an image is repeated for
-    them.
-    """
+    """An LSTM that attends at every word. Subclasses implement `recurrence` and `output_layer`, each once for training
+    and search alike."""
 
     attention: Attention
-    embedding: nn.Embedding
-    initial_hidden: nn.Linear
-    initial_cell: nn.Linear
+    embedding: nn.Embedding  # E
+    initial_hidden: nn.Linear  # f_init,h
+    initial_cell: nn.Linear  # f_init,c
     word_to_gates: nn.Linear
-    recorded: Graphs | None = None  # the time loop, on a GPU
 
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
-        """Attention and LSTM: the words' share of the gates [B, Q, 4H] -> state, what `readout` reads beside it
-        [B, Q, C], attention."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.time_loop = ops.TimeLoop(type(self).unroll)
+
+    def recurrence(
+        self, word_gates: Tensor, state: RecurrentState, memory: Memory
+    ) -> tuple[RecurrentState, Tensor, AttentionOutput]:
+        """Return the next state, what the output layer reads beside it [B, Q, C], and the attention; `word_gates`
+        [B, Q, 4H] is the word's addend of the LSTM's gates."""
         raise NotImplementedError
 
-    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
-        """Word read [..., E], state [..., H], second result of `recur` [..., C] -> logits [..., V]."""
+    def output_layer(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """Return logits [..., V] from the word read [..., E], the state [..., H] and the second result of `recurrence`
+        [..., C]."""
         raise NotImplementedError
 
     @property
     def stochastic(self) -> bool:
-        """Whether training draws locations."""
+        """Whether training samples locations."""
         return self.attention.stochastic
 
     def prepare(self, regions: Tensor) -> Memory:
-        """regions [B, L, D] -> what every later step reads; once an image."""
+        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
         return self.attention.prepare(regions)
 
-    def start(self, memory: Memory, rows: int) -> State:
-        """The state before the first word, from the mean annotation vector; `rows` rows an image."""
-        hidden, cell = torch.tanh(self.initial_hidden(memory.mean)), torch.tanh(self.initial_cell(memory.mean))
-        return State(hidden.unsqueeze(1).expand(-1, rows, -1), upcast_float32(cell).unsqueeze(1).expand(-1, rows, -1))
+    def start(self, memory: Memory, rows: int) -> RecurrentState:
+        """Return the state before the first word from the mean annotation vector, for `rows` rows of each image."""
+        hidden = torch.tanh(self.initial_hidden(memory.mean))  # [B, H]
+        cell = upcast_float32(torch.tanh(self.initial_cell(memory.mean)))
+        return RecurrentState(hidden.unsqueeze(1).expand(-1, rows, -1), cell.unsqueeze(1).expand(-1, rows, -1))
 
-    def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, AttentionOutput]:
-        """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
+    def step(
+        self, words: Tensor, state: RecurrentState, memory: Memory
+    ) -> tuple[Tensor, RecurrentState, AttentionOutput]:
+        """Read one word of every row, words [B, Q]; return logits [B, Q, V] of the next, the state and the
+        attention."""
         embedded = self.embedding(words)  # [B, Q, E]
-        state, seen, attended = self.recur(self.word_to_gates(embedded), state, memory)
-        return self.readout(embedded, state.hidden, seen), state, attended
+        state, context, attended = self.recurrence(self.word_to_gates(embedded), state, memory)
+        return self.output_layer(embedded, state.hidden, context), state, attended
 
     def forward(
         self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, need_weights: bool = True
     ) -> DecoderOutput:
-        """Teacher forcing: logits of every word of captions [B, Q, T], each ending with <end>.
+        """Return the logits of every word of captions [B, Q, T], each ending with <end>, by teacher forcing.
 
-        `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. Steps shrink to the
-        images and rows that still have a word, so captions sorted by falling length cost least; but where the time loop
-        is recorded (graphs.py), T of the result is padded to a multiple of BUCKET. `inputs` [B, Q, T] are the words
-        that are read, where these are not the captions' own. Weights are given even without `need_weights`: the
-        context needs them.
+        `lengths` [B, Q] are on the CPU and count <end>; 0 stands for no caption. `inputs` [B, Q, T] are the tokens
+        read; they default to `captions` shifted right. Steps shrink to the images and rows that still have a word, so
+        that captions sorted by falling length cost least; but where steps are replayed from recordings, shapes must be
+        few: every row takes part in every step, and T of the result is padded. Weights are returned even without
+        `need_weights`: the context needs them.
         """
-        record = torch.is_grad_enabled() and records(captions.device) and not memory.most_probable
-        reads = shifted(captions) if inputs is None else inputs
-        if record:  # all of a few shapes, each row at every step
-            captions, reads = lengthened(captions), lengthened(reads)
-        images, rows, steps = captions.shape
-        rectangles = [(images, rows)] * steps if record else live_rectangles(lengths, steps)
-        live, positions, places = (to_device(each, captions.device) for each in live_and_words(lengths, rectangles))
-        embedded = self.embedding(reads.flatten().index_select(0, live))  # [R, E], the R live rows of all steps
-        word_gates = self.word_to_gates(embedded)  # one product for all
-        if record:
-            self.recorded = self.recorded or Graphs(_Loop(self))
-            drawn = () if memory.drawn is None else (memory.drawn,)
-            gates = word_gates.view(steps, images, rows, -1)
-            hiddens, seens, weights, *draw = self.recorded(gates, memory.keys, memory.values, memory.mean, *drawn)
-        else:
-            parts = word_gates.split([b * q for b, q in rectangles])
-            each_step = [part.view(b, q, -1) for part, (b, q) in zip(parts, rectangles, strict=True)]
-            hiddens, seens, weights, *draw = self.unroll(each_step, memory)
-
-        def placed(values: Tensor) -> Tensor:  # [R, ...] -> [B, Q, T, ...], zero where no word is
-            words = values.index_select(0, places)
-            whole = words.new_zeros(images * rows * steps, *words.shape[1:])
-            return whole.index_copy(0, positions, words).view(images, rows, steps, *words.shape[1:])
-
+        replay = self.time_loop.replays(captions.device) and not memory.argmax
+        inputs = shift_right(captions) if inputs is None else inputs
+        if replay:
+            captions, inputs = pad_to_multiple(captions), pad_to_multiple(inputs)
+        shape = images, rows, steps = captions.shape
+        shapes = [(images, rows)] * steps if replay else active_shapes(lengths, steps)
+        active, positions, packed = (to_device(i, captions.device) for i in packed_indices(lengths, shapes))
+        embedded = self.embedding(inputs.flatten().index_select(0, active))  # [R, E], the R active rows of all steps
+        word_gates = self.word_to_gates(embedded)  # [R, 4H], one product for all steps
+        hiddens, contexts, weights, *sample = self.time_loop(self, word_gates, shapes, memory, replay)
         return DecoderOutput(
-            self.readout(*(each.index_select(0, places) for each in (embedded, hiddens, seens))),
+            self.output_layer(*(values.index_select(0, packed) for values in (embedded, hiddens, contexts))),
             captions.flatten().index_select(0, positions),
             positions,
-            placed(weights),
-            Draw(*map(placed, draw)) if draw else None,
+            unpack(weights.index_select(0, packed), positions, shape),
+            Sample(*(unpack(v.index_select(0, packed), positions, shape) for v in sample)) if sample else None,
         )
 
     def unroll(self, word_gates: Sequence[Tensor], memory: Memory) -> tuple[Tensor, ...]:
-        """The time loop: the words' share of the gates at each step [b, q, 4H] -> of the R rows of all steps: states
-        [R, H], what `readout` reads beside them [R, C], weights [R, L] and, of hard attention, the parts of the draws
-        [R]."""
+        """Run the recurrence over all steps, from the words' addends of the gates [b, q, 4H] at each step.
+
+        Returns, of the R rows of all steps, states [R, H], what the output layer reads beside them [R, C], weights
+        [R, L] and, of hard attention, the fields of the samples [R].
+        """
         state = self.start(memory, word_gates[0].shape[1])
-        found: list[tuple[Tensor, ...]] = []
-        with unrolled(self):
+        results: list[tuple[Tensor, ...]] = []
+        with ops.reuse_weights(self):
             for gates in word_gates:
                 b, q = gates.shape[:2]
                 memory = memory.first(b, q)
-                state, seen, attended = self.recur(gates, state.first(b, q), memory)
-                found.append((state.hidden, seen, attended.weights, *(attended.draw or ())))
-        return tuple(torch.cat([each.flatten(0, 1) for each in several]) for several in zip(*found, strict=True))
+                state, context, attended = self.recurrence(gates, state.first(b, q), memory)
+                results.append((state.hidden, context, attended.weights, *(attended.sample or ())))
+        return tuple(torch.cat([step.flatten(0, 1) for step in steps]) for steps in zip(*results, strict=True))
 
 
-class _Loop(nn.Module):
-    """A decoder's time loop as a module that `Graphs` can record."""
+def init_embedding(embedding: nn.Embedding) -> None:
+    """Initialise an embedding with a standard deviation of 0.1.
 
-    def __init__(self, decoder: RecurrentDecoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(
-        self, word_gates: Tensor, keys: Tensor, values: Tensor, mean: Tensor, drawn: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """word_gates [T, B, Q, 4H] and the parts of the memory."""
-        return self.decoder.unroll(word_gates.unbind(), Memory(keys, values, mean, drawn))
-
-
-class Decoder(RecurrentDecoder):
-    """The paper's: it attends by the previous state, before the recurrence; beta gate and deep output layer."""
-
-    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
-        super().__init__()
-        embedding, hidden = config.embedding, config.hidden
-        self.attention = attention
-        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
-        self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
-        self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
-        self.gate = nn.Linear(hidden, 1)  # f_beta
-        self.word_to_gates = StepLinear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
-        self.hidden_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
-        self.context_to_gates = StepLinear(attention.context_width, 4 * hidden, bias=False)
-        self.hidden_to_output = StepLinear(hidden, embedding, bias=False)  # L_h
-        self.context_to_output = StepLinear(attention.context_width, embedding, bias=False)  # L_z
-        self.output = StepLinear(embedding, vocabulary_size)  # L_o
-        self.state_dropout = Dropout(config.state_dropout)
-        self.dropout = Dropout(config.dropout)
-        begin_embedding(self.embedding)
-        if config.tie:
-            self.output.weight = self.embedding.weight
-
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
-        """Eq. 1-6: the words' share of the gates [B, Q, 4H] -> state, gated context [B, Q, C], attention."""
-        attended = self.attention(state.hidden, memory, state.step)
-        context, gate = gated(attended.context, state.hidden, self.gate.weight, self.gate.bias)  # section 4.2.1
-        hidden, cell = lstm(state.cell, word_gates, self.hidden_to_gates(state.hidden), self.context_to_gates(context))
-        return State(hidden, cell, step=state.step + 1), context, attended._replace(gate=gate)
-
-    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
-        """Deep output layer, eq. 7: L_o (E y_(t-1) + L_h h_t + L_z z_t); [..., E], [..., H], [..., C] -> [..., V]."""
-        joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(seen)
-        logits: Tensor = self.output(self.dropout(joined))
-        return logits
-
-
-class LuongDecoder(RecurrentDecoder):
-    """Luong et al., 2015, section 3: it attends by the current state, after the recurrence.
-
-    h~_t = tanh(W_c [z_t; h_t]) gives the word, and goes into the next step beside it (input feeding, section 3.3).
+    PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V.
     """
-
-    def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
-        super().__init__()
-        embedding, hidden = config.embedding, config.hidden
-        self.attention = attention
-        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
-        self.initial_hidden = nn.Linear(region_width, hidden)
-        self.initial_cell = nn.Linear(region_width, hidden)
-        self.word_to_gates = StepLinear(embedding, 4 * hidden)
-        self.hidden_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
-        self.attentional_to_gates = StepLinear(hidden, 4 * hidden, bias=False)
-        self.joint = StepLinear(attention.context_width + hidden, hidden, bias=False)  # W_c
-        self.output = StepLinear(hidden, vocabulary_size)  # W_s
-        self.state_dropout = Dropout(config.state_dropout)
-        self.dropout = Dropout(config.dropout)
-        begin_embedding(self.embedding)
-        if config.tie:
-            if config.embedding != hidden:
-                raise UserError(
-                    f"decoder.tie with --decoder.query current needs decoder.embedding ({config.embedding}) equal to "
-                    f"decoder.hidden ({hidden}); give both the same"
-                )
-            self.output.weight = self.embedding.weight
-
-    def start(self, memory: Memory, rows: int) -> State:
-        """As of every recurrent decoder; h~ is zero."""
-        state = super().start(memory, rows)
-        return state._replace(attentional=torch.zeros_like(state.hidden))
-
-    def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
-        """The words' share of the gates [B, Q, 4H] -> state, h~ [B, Q, H], attention."""
-        hidden, cell = lstm(
-            state.cell, word_gates, self.hidden_to_gates(state.hidden), self.attentional_to_gates(state.attentional)
-        )
-        attended = self.attention(hidden, memory, state.step)
-        attentional = torch.tanh(self.joint(torch.cat([attended.context, self.state_dropout(hidden)], -1)))
-        return State(hidden, cell, attentional, state.step + 1), attentional, attended
-
-    def readout(self, embedded: Tensor, hidden: Tensor, seen: Tensor) -> Tensor:
-        """W_s h~: h~ [..., H] -> [..., V]. The word and the state are in it already."""
-        logits: Tensor = self.output(self.dropout(seen))
-        return logits
-
-
-def begin_embedding(embedding: nn.Embedding) -> None:
-    """PyTorch's unit variance would go straight into the logits (eq. 7): a first loss far above log V."""
     nn.init.normal_(embedding.weight, std=0.1)
     embedding.weight.data[PAD] = 0
 
 
-def shifted(captions: Tensor) -> Tensor:
-    """The words that are read when captions [B, Q, T] are written: <start>, and all but the last."""
+def shift_right(captions: Tensor) -> Tensor:
+    """Return the tokens read when captions [B, Q, T] are written: <start>, and all words but the last."""
     return torch.cat([torch.full_like(captions[..., :1], START), captions[..., :-1]], -1)
-
-
-def lengthened(captions: Tensor) -> Tensor:
-    """Captions [B, Q, T] padded to the next multiple of BUCKET words."""
-    return F.pad(captions, (0, -captions.shape[-1] % BUCKET), value=PAD)
-
-
-def words_of(lengths: Tensor, steps: int) -> Tensor:
-    """The N words' places in captions.flatten() [N], on the CPU, where `lengths` [B, Q] lie: a device is not asked."""
-    real = torch.arange(steps) < lengths.unsqueeze(-1)  # [B, Q, T]
-    return real.flatten().nonzero().squeeze(1)
-
-
-def live_and_words(lengths: Tensor, rectangles: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Places in captions.flatten() of the R rows that are live at each step, those of a step after those of the one
-    before [R], and of the N words [N]; and the words' places among the live rows [N]. All on the CPU."""
-    images, rows = lengths.shape
-    sizes = torch.tensor(rectangles)[..., None]  # [T, 2, 1]
-    alive = (torch.arange(images) < sizes[:, 0]).unsqueeze(2) & (torch.arange(rows) < sizes[:, 1]).unsqueeze(1)
-    step, image, row = alive.nonzero().unbind(1)
-    live = (image * rows + row) * len(rectangles) + step
-    words = words_of(lengths, len(rectangles))
-    number = torch.empty(lengths.numel() * len(rectangles), dtype=torch.long)
-    number[live] = torch.arange(len(live))
-    return live, words, number[words]
-
-
-def live_rectangles(lengths: Tensor, steps: int) -> list[tuple[int, int]]:
-    """For each step the (images, rows) that contain every caption still unfinished; lengths [B, Q] on the CPU."""
-    alive = torch.arange(steps).view(-1, 1, 1) < lengths  # [T, B, Q]
-
-    def count(some: Tensor) -> list[int]:  # [T, n] -> one more than the index of the last that holds
-        return (some * torch.arange(1, some.shape[1] + 1)).amax(1).clamp(min=1).tolist()
-
-    return list(zip(count(alive.any(2)), count(alive.any(1)), strict=True))

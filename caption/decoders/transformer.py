@@ -1,4 +1,4 @@
-"""The Transformer decoder (Vaswani et al., 2017, section 3), with the protocol of the recurrent ones.
+"""The Transformer decoder (Vaswani et al., 2017, section 3), with the protocol of every decoder.
 
 Each of N layers: masked self-attention over the words read so far, attention over the regions, two feed-forward
 layers; each sublayer f with a residual sum, normalised after it, norm(x + f(x)), as published, or before it,
@@ -11,14 +11,16 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from caption import ops
 from caption.attention import AttentionOutput, Memory, MultiHeadAttention
+from caption.attention.windows import Grid
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD
-from caption.decoders.base import DecoderOutput, shifted, words_of
+from caption.decoders.base import DecoderOutput, shift_right
+from caption.decoders.packing import token_positions, unpack
 from caption.device import to_device
-from caption.ops.dropout import Dropout
 
-LEARNED = 128  # positions in a table of learned ones
+MAX_POSITIONS = 128  # of learned ones; the last stands for all beyond
 
 
 class Cache(NamedTuple):
@@ -28,159 +30,162 @@ class Cache(NamedTuple):
     values: Tensor  # [B, Q, N, M, t, A / M]
 
     def select(self, rows: Tensor) -> "Cache":
-        """Row rows[b, q] of image b becomes its row q; rows [B, Q']."""
+        """Return the cache in which row rows[b, q] of image b is its row q; rows are [B, Q']."""
         image = torch.arange(len(rows), device=rows.device).unsqueeze(1)
         return Cache(self.keys[image, rows], self.values[image, rows])
 
 
 class Layer(nn.Module):
-    """Three sublayers, numbered 0 to 2: attention over the words read so far, over the regions, and `feed`."""
+    """Three sublayers, numbered 0 to 2: attention over the words read so far, over the regions, and feed-forward."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width = config.embedding
         self.words = MultiHeadAttention(width, width, config.attention, config.heads)
         self.regions = MultiHeadAttention(width, width, config.attention, config.heads)
-        self.feed = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width))
+        self.feed_forward = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.dropout = Dropout(config.state_dropout)
+        self.dropout = ops.Dropout(config.state_dropout)
         self.pre = config.transformer.norm == "pre"
 
-    def before(self, sublayer: int, x: Tensor) -> Tensor:
-        """What one of the three reads."""
+    def pre_norm(self, sublayer: int, x: Tensor) -> Tensor:
+        """Return the input of a sublayer, normalised if normalisation comes before it."""
         return self.norms[sublayer](x) if self.pre else x
 
-    def after(self, sublayer: int, x: Tensor, result: Tensor) -> Tensor:
-        """What becomes of its result."""
+    def add_residual(self, sublayer: int, x: Tensor, result: Tensor) -> Tensor:
+        """Return the residual sum of a sublayer, normalised if normalisation comes after it."""
         x = x + self.dropout(result)
         return x if self.pre else self.norms[sublayer](x)
 
 
 class TransformerDecoder(nn.Module):
-    """N layers over the words; regions are projected to their width and normalised before.
+    """N layers over the words; regions are projected to their width and normalised first.
 
-    Memory holds every layer's keys and values of the regions as [B, N, M, L, A / M]. The weights are the mean of the
-    N M heads; all of them are given as well, layer by layer.
+    The memory holds every layer's keys and values of the regions as [B, N, M, L, A / M]. The weights are the mean of
+    the N M heads; `heads` are all of them, layer by layer.
     """
 
     stochastic = False
 
-    def __init__(self, config: DecoderConfig, region_width: int, grid: tuple[int, int], vocabulary_size: int) -> None:
+    def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int) -> None:
         super().__init__()
         width, form = config.embedding, config.transformer
         self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
-        self.positions = nn.Embedding(LEARNED, width) if form.positions == "learned" else None
+        self.positions = nn.Embedding(MAX_POSITIONS, width) if form.positions == "learned" else None
         self.region = nn.Sequential(nn.Linear(region_width, width), nn.LayerNorm(width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(form.layers))
         self.norm = nn.LayerNorm(width) if form.norm == "pre" else nn.Identity()
         self.output = nn.Linear(width, vocabulary_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # `read` multiplies it by the root of E
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # `embed` multiplies it by the root of E
         self.embedding.weight.data[PAD] = 0
         if config.tie:
             self.output.weight = self.embedding.weight
-        self.register_buffer("places", grid_sinusoids(grid, width) if form.grid_positions else None, persistent=False)
+        encoding = grid_sinusoids(grid, width) if form.grid_positions else None
+        self.register_buffer("grid_encoding", encoding, persistent=False)
 
     def _layers(self) -> list[Layer]:
         return cast(list[Layer], list(self.layers))
 
     def prepare(self, regions: Tensor) -> Memory:
-        """regions [B, L, D] -> what every later step reads; once an image."""
+        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
         projected = self.region(regions)  # [B, L, E]
-        if self.places is not None:
-            projected = projected + self.places
+        if self.grid_encoding is not None:
+            projected = projected + self.grid_encoding
         keys, values = zip(*(layer.regions.project(projected) for layer in self._layers()), strict=True)
         return Memory(torch.stack(keys, 1), torch.stack(values, 1), regions.mean(1))
 
-    def read(self, words: Tensor, first: int) -> Tensor:
-        """words [..., n], the first of them at this position of its caption -> [..., n, E]."""
+    def embed(self, words: Tensor, first: int) -> Tensor:
+        """Return embeddings [..., n, E] of words [..., n], the first of them at position `first` of its caption."""
         width = self.embedding.embedding_dim
-        numbers = torch.arange(first, first + words.shape[-1], device=words.device)
+        index = torch.arange(first, first + words.shape[-1], device=words.device)
         positions = (
-            sinusoids(numbers, width) if self.positions is None else self.positions(numbers.clamp(max=LEARNED - 1))
+            sinusoids(index, width) if self.positions is None else self.positions(index.clamp(max=MAX_POSITIONS - 1))
         )
         embedded: Tensor = self.dropout(self.embedding(words) * math.sqrt(width) + positions)
         return embedded
 
-    def readout(self, x: Tensor) -> Tensor:
-        """Results of the last layer [..., E] -> logits [..., V]."""
+    def output_layer(self, x: Tensor) -> Tensor:
+        """Return logits [..., V] of the last layer's results [..., E]."""
         logits: Tensor = self.output(self.dropout(self.norm(x)))
         return logits
 
     def start(self, memory: Memory, rows: int) -> Cache:
-        """Nothing read yet; `rows` rows an image."""
+        """Return an empty cache for `rows` rows of each image."""
         images, layers, heads, _, width = memory.keys.shape
-        nothing = memory.keys.new_empty(images, rows, layers, heads, 0, width)
-        return Cache(nothing, nothing)
+        empty = memory.keys.new_empty(images, rows, layers, heads, 0, width)
+        return Cache(empty, empty)
 
     def step(self, words: Tensor, state: Cache, memory: Memory) -> tuple[Tensor, Cache, AttentionOutput]:
-        """One word for every row: words [B, Q] -> logits [B, Q, V] for the next, state, attention."""
-        x = self.read(words.unsqueeze(-1), state.keys.shape[-2]).squeeze(-2)  # [B, Q, E]
+        """Read one word of every row, words [B, Q]; return logits [B, Q, V] of the next, the state and the
+        attention."""
+        x = self.embed(words.unsqueeze(-1), state.keys.shape[-2]).squeeze(-2)  # [B, Q, E]
         caches: list[tuple[Tensor, Tensor]] = []
-        looks: list[Tensor] = []
+        region_weights: list[Tensor] = []
         for n, layer in enumerate(self._layers()):
-            alone = layer.before(0, x).flatten(0, 1).unsqueeze(1)  # [B Q, 1, E]: every row has its own words
+            row = layer.pre_norm(0, x).flatten(0, 1).unsqueeze(1)  # [B Q, 1, E]: every row has its own words
             past = (state.keys[:, :, n].flatten(0, 1), state.values[:, :, n].flatten(0, 1))
-            new = layer.words.project(alone)  # [B Q, M, 1, A / M]
-            keys, values = (torch.cat([old, more], -2) for old, more in zip(past, new, strict=True))
+            new = layer.words.project(row)  # [B Q, M, 1, A / M]
+            keys, values = (torch.cat(pair, -2) for pair in zip(past, new, strict=True))
             caches.append((keys, values))
-            x = layer.after(0, x, layer.words.contexts(alone, keys, values).view_as(x))
-            contexts, heads = layer.regions.attend(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
-            looks.append(heads)
-            x = layer.after(1, x, contexts)
-            x = layer.after(2, x, layer.feed(layer.before(2, x)))
+            x = layer.add_residual(0, x, layer.words.contexts(row, keys, values).view_as(x))
+            contexts, heads = layer.regions.attend(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+            region_weights.append(heads)
+            x = layer.add_residual(1, x, contexts)
+            x = layer.add_residual(2, x, layer.feed_forward(layer.pre_norm(2, x)))
         keys, values = (
-            torch.stack(parts, 1).view(*words.shape, len(caches), *parts[0].shape[1:])
-            for parts in zip(*caches, strict=True)
+            torch.stack(layers, 1).view(*words.shape, len(caches), *layers[0].shape[1:])
+            for layers in zip(*caches, strict=True)
         )  # [B, Q, N, M, t + 1, A / M]
-        heads = torch.cat(looks, 2)  # [B, Q, N M, L]
-        return self.readout(x), Cache(keys, values), AttentionOutput(x, heads.mean(2), heads=heads)
+        heads = torch.cat(region_weights, 2)  # [B, Q, N M, L]
+        return self.output_layer(x), Cache(keys, values), AttentionOutput(x, heads.mean(2), heads=heads)
 
     def forward(
         self, memory: Memory, captions: Tensor, lengths: Tensor, inputs: Tensor | None = None, need_weights: bool = True
     ) -> DecoderOutput:
-        """Teacher forcing, all words at once: logits of every word of captions [B, Q, T], each ending with <end>.
+        """Return the logits of every word of captions [B, Q, T], each ending with <end>, by teacher forcing, all at
+        once.
 
-        `lengths` [B, Q] lie on the CPU and count <end>, too; 0 is a caption that is not there. `inputs` [B, Q, T] are
-        the words that are read, where these are not the captions' own. Without `need_weights`, attention is fused and
-        its weights are left out.
+        `lengths` [B, Q] are on the CPU and count <end>; 0 stands for no caption. `inputs` [B, Q, T] are the tokens
+        read; they default to `captions` shifted right. Without `need_weights`, attention is fused and returns no
+        weights.
         """
         images, rows, steps = captions.shape
-        x = self.read(shifted(captions) if inputs is None else inputs, 0).flatten(1, 2)  # [B, Q T, E]
-        looks: list[Tensor] = []
+        x = self.embed(shift_right(captions) if inputs is None else inputs, 0).flatten(1, 2)  # [B, Q T, E]
+        region_weights: list[Tensor] = []
         for n, layer in enumerate(self._layers()):
-            alone = layer.before(0, x).view(images * rows, steps, -1)
-            contexts = layer.words.contexts(alone, *layer.words.project(alone), causal=True)
-            x = layer.after(0, x, contexts.view_as(x))
+            sequences = layer.pre_norm(0, x).view(images * rows, steps, -1)
+            contexts = layer.words.contexts(sequences, *layer.words.project(sequences), causal=True)
+            x = layer.add_residual(0, x, contexts.view_as(x))
             if need_weights:
-                contexts, heads = layer.regions.attend(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
-                looks.append(heads.mean(2))
+                contexts, heads = layer.regions.attend(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+                region_weights.append(heads.mean(2))
             else:
-                contexts = layer.regions.contexts(layer.before(1, x), memory.keys[:, n], memory.values[:, n])
-            x = layer.after(1, x, contexts)
-            x = layer.after(2, x, layer.feed(layer.before(2, x)))
-        positions = to_device(words_of(lengths, steps), captions.device)
+                contexts = layer.regions.contexts(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+            x = layer.add_residual(1, x, contexts)
+            x = layer.add_residual(2, x, layer.feed_forward(layer.pre_norm(2, x)))
+        positions = to_device(token_positions(lengths, steps), captions.device)
         weights = None
         if need_weights:
-            real = captions.new_zeros(captions.numel()).index_fill(0, positions, 1).view_as(captions)
-            weights = torch.stack(looks).mean(0).view(images, rows, steps, -1) * real.unsqueeze(-1)
-        logits = self.readout(x.flatten(0, 1).index_select(0, positions))
+            is_word = unpack(torch.ones_like(positions), positions, captions.shape)
+            weights = torch.stack(region_weights).mean(0).view(images, rows, steps, -1) * is_word.unsqueeze(-1)
+        logits = self.output_layer(x.flatten(0, 1).index_select(0, positions))
         return DecoderOutput(logits, captions.flatten().index_select(0, positions), positions, weights)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Positions [...] -> [..., width]: sines in the first half, cosines in the second, of wavelengths from 2 pi to
-    10,000 times 2 pi (section 3.5)."""
+    """Return encodings [..., width] of positions [...]: sines in the first half, cosines in the second, of wavelengths
+    from 2 pi to 10,000 times 2 pi (section 3.5)."""
     half = width // 2
     rates = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
     angles = positions.unsqueeze(-1) * rates
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-def grid_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
-    """Of each region [L, width], row by row: a half for its row, a half for its column."""
+def grid_sinusoids(grid: Grid, width: int) -> Tensor:
+    """Return encodings [L, width] of the regions, row by row: one half for the row, one half for the column."""
     rows, columns = (sinusoids(torch.arange(count), width // 2) for count in grid)
     return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], -1)

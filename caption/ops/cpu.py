@@ -1,185 +1,215 @@
-"""Kernels in C (kernels.c), compiled when first needed: on a CPU, the additive score and its exponentials, the context,
-its gate, the LSTM's cell, the cross-entropy, their gradients, and the transpose of a matrix.
+"""Operations by the kernels in C (kernels.c), for float32 and partly bfloat16 tensors on a CPU.
 
-Nothing depends on them: where there is no C compiler that knows OpenMP, and for what is too little to pay for one,
-additive.py, contexts.py, gate.py, lstm.py, surprise.py and stepwise.py do the same in PyTorch.
+Each operation has a `supports_...` that takes the same arguments and says whether the kernels are for them.
 """
 
-import ctypes
-import functools
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-LANES = 16  # numbers of a vector; widths must be a multiple
-WORTH = 2**20  # least B Q L A, or B Q L D, for which it pays
-FEW = 2**14  # numbers from which on it pays where nothing is learnt: not to compile for a single caption
-FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
+from caption.ops import exp_tanh
+from caption.ops.cpu_library import LANES, library, run
 
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The kernels; None: they cannot be had here. Takes about a second, once a process."""
-    compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        made = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, str(Path(__file__).with_name("kernels.c")), "-o", str(made)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-            return ctypes.CDLL(str(made))
-        except (OSError, subprocess.SubprocessError) as error:
-            told = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
-            print(f"kernels.c is not for {compiler} here ({told}); all is done without, slower", file=sys.stderr)
-            return None
+MIN_WORK = 2**20  # Q L A or Q L D times B from which on a kernel over regions pays
+MIN_ELEMENTS = 2**14  # numbers from which on a kernel pays without gradient: not to compile for one image's caption
 
 
-def takes(rows: Tensor, regions: Tensor, *more: Tensor) -> bool:
-    """Whether the kernels are for rows [B, Q, ...] that look at keys [B, L, A] or values [B, L, D]."""
-    single = all(each.dtype == torch.float32 for each in (rows, regions, *more))
-    alone = len(rows) == 1 and not torch.is_grad_enabled()  # one image's caption is there before the compiler is
-    if rows.device.type != "cpu" or not single or alone or regions.shape[-1] % LANES:
+def _supports_regions(rows: Tensor, regions: Tensor, *others: Tensor) -> bool:
+    """Return whether the kernels are for rows [B, Q, ...] over keys [B, L, A] or values [B, L, D]."""
+    if rows.device.type != "cpu" or any(tensor.dtype != torch.float32 for tensor in (regions, *others)):
         return False
-    return rows.shape[1] * regions.numel() >= WORTH and library() is not None
+    if regions.shape[-1] % LANES or (len(rows) == 1 and not torch.is_grad_enabled()):
+        return False  # one image is captioned sooner than the kernels are compiled
+    return rows.shape[1] * regions.numel() >= MIN_WORK and library() is not None
 
 
-def scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], v [A] -> scores [B, Q, L]."""
-    found = asked.new_empty(*asked.shape[:2], keys.shape[1])
-    _look("scores", asked, keys, vector, found)
-    return found
-
-
-def gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor, of_keys: Tensor) -> tuple[Tensor, Tensor]:
-    """From the scores' gradient [B, Q, L] those of asked and v; that of keys is added to `of_keys` [B, L, A]."""
-    of_asked = asked.new_empty(asked.shape)
-    of_vector = asked.new_empty(len(asked), asked.shape[-1])  # by each image
-    _look("gradients", asked, keys, vector, gradient, of_asked, of_keys, of_vector)
-    return of_asked, of_vector.sum(0)
-
-
-def contexts(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [B, Q, L], values [B, L, D] -> contexts [B, Q, D]."""
-    found = weights.new_empty(*weights.shape[:2], values.shape[-1])
-    _look("contexts", weights, values, found)
-    return found
-
-
-def of_weights(gradient: Tensor, values: Tensor) -> Tensor:
-    """From the contexts' gradient [B, Q, D] that of the weights [B, Q, L]."""
-    found = gradient.new_empty(*gradient.shape[:2], values.shape[1])
-    _look("of_weights", gradient, values, found)
-    return found
-
-
-def computes(tensor: Tensor, *also: torch.dtype) -> bool:
-    """Whether the kernels are for numbers like these: single precision or what else some take, and where nothing is
-    learnt not too few."""
-    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, *also):
+def _supports_elements(tensor: Tensor, *others: Tensor) -> bool:
+    """Return whether the kernels are for these tensors, all of the same dtype, float32 or bfloat16."""
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16):
         return False
-    return (torch.is_grad_enabled() or tensor.numel() >= FEW) and library() is not None
+    if any(other.dtype != tensor.dtype for other in others):
+        return False
+    return (torch.is_grad_enabled() or tensor.numel() >= MIN_ELEMENTS) and library() is not None
 
 
-def exponentials(values: Tensor, limit: int) -> Tensor:
-    """values x [...], single or bfloat16 -> e^(2x), single, of x no further from 0 than the limit."""
-    found = values.new_empty(values.shape, dtype=torch.float32)
-    _run("exponentials", (values, found), (values.dtype == torch.bfloat16, limit, values.numel()))
-    return found
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16
 
 
-def of_exponentials(found: Tensor, gradient: Tensor, limit: int, dtype: torch.dtype) -> Tensor:
-    """From the gradient of what `exponentials` found that of the values, of type `dtype`."""
-    of_values = found.new_empty(found.shape, dtype=dtype)
-    _run("of_exponentials", (found, gradient, of_values), (dtype == torch.bfloat16, limit, found.numel()))
-    return of_values
+def supports_additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> bool:
+    return _supports_regions(query, keys, vector)
 
 
-def lstm(cell: Tensor, word: Tensor, state: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell [N, H], three shares of the gates [N, 4H], single or bfloat16 -> gates after their nonlinearities, hidden
-    state, as the shares, and next cell."""
-    rows, width = cell.shape
-    assert word.shape == state.shape == seen.shape == (rows, 4 * width)
-    opened, following = cell.new_empty(rows, 4 * width), cell.new_empty(rows, width)
-    hidden = word.new_empty(rows, width)
-    sizes = (word.dtype == torch.bfloat16, rows, width)
-    _run("lstm", (word, state, seen, cell, opened, hidden, following), sizes)
-    return opened, hidden, following
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """Return additive scores [B, Q, L] of query [B, Q, A], prepared keys [B, L, A] and vector [A]."""
+    return exp_tanh.scores_by(KERNELS, query, keys, vector)
 
 
-def lstm_gradients(
-    opened: Tensor, cell: Tensor, following: Tensor, of_hidden: Tensor, of_following: Tensor
+def _scores_forward(exp_query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    scores = keys.new_empty(*exp_query.shape[:2], keys.shape[1])
+    run("additive_scores", (exp_query, keys, vector, scores), (*exp_query.shape[:2], *keys.shape[1:]))
+    return scores
+
+
+def _scores_backward(
+    exp_query: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor, grad_keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From the gradients of the hidden state and the next cell [N, H] those of the cell and of each share [N, 4H]."""
-    of_cell, of_gates = cell.new_empty(cell.shape), of_hidden.new_empty(opened.shape)
-    sizes = (of_hidden.dtype == torch.bfloat16, *cell.shape)
-    _run("lstm_gradients", (opened, cell, following, of_hidden, of_following, of_gates, of_cell), sizes)
-    return of_cell, of_gates
+    grad_query = exp_query.new_empty(exp_query.shape)
+    grad_vector = keys.new_empty(len(keys), keys.shape[-1])  # of each image
+    tensors = (exp_query, keys, vector, gradient, grad_query, grad_keys, grad_vector)
+    run("additive_scores_backward", tensors, (*exp_query.shape[:2], *keys.shape[1:]))
+    return grad_query, grad_vector.sum(0)
 
 
-def gated(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """context z [N, C] and hidden state h [N, H], both single or bfloat16, weight w [1, H], bias b [1] -> beta z and
-    beta = sigmoid(w h + b) [N]."""
-    assert len(context) == len(hidden) and weight.shape == (1, hidden.shape[1])
-    found, gate = context.new_empty(context.shape), weight.new_empty(len(context))
-    _run("gated", (context, hidden, weight, bias, found, gate), _of_gated(context, hidden))
-    return found, gate
+KERNELS = exp_tanh.Kernels(_scores_forward, _scores_backward)
 
 
-def gated_gradients(
-    context: Tensor, hidden: Tensor, weight: Tensor, gate: Tensor, of_found: Tensor, of_gate: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From the gradients of what `gated` found those of what it was given."""
-    of_context, of_hidden = context.new_empty(context.shape), hidden.new_empty(hidden.shape)
-    of_weight, of_bias = weight.new_empty(weight.shape), gate.new_empty(gate.shape)  # of the bias by each row
-    tensors = (context, hidden, weight, gate, of_found, of_gate, of_context, of_hidden, of_weight, of_bias)
-    _run("gated_gradients", tensors, _of_gated(context, hidden))
-    return of_context, of_hidden, of_weight, of_bias.sum(0, keepdim=True)
+def supports_weighted_sum(weights: Tensor, values: Tensor) -> bool:
+    return _supports_regions(weights, values)  # not bfloat16, in which oneDNN's product is as fast
 
 
-def _of_gated(context: Tensor, hidden: Tensor) -> tuple[int, ...]:
-    return context.dtype == torch.bfloat16, *context.shape, hidden.shape[1]
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the contexts [B, Q, D] of weights [B, Q, L] and values [B, L, D], both float32."""
+    contexts: Tensor = _WeightedSum.apply(weights.float(), values)  # type: ignore[no-untyped-call]
+    return contexts
 
 
-def transposed(matrix: Tensor) -> Tensor:
-    """[m, n] -> [n, m], copied."""
-    found = matrix.new_empty(matrix.shape[::-1])
-    _run("transposed", (matrix, found), matrix.shape)
-    return found
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, values)
+        contexts = values.new_empty(*weights.shape[:2], values.shape[-1])
+        run("weighted_sum", (weights, values, contexts), (*weights.shape[:2], *values.shape[1:]))
+        return contexts
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weights, values = ctx.saved_tensors
+        grad_weights = grad_values = None
+        if ctx.needs_input_grad[0]:
+            grad_weights = weights.new_empty(weights.shape)
+            sizes = (*weights.shape[:2], *values.shape[1:])
+            run("weighted_sum_backward", (gradient, values, grad_weights), sizes)
+        if ctx.needs_input_grad[1]:
+            grad_values = weights.transpose(1, 2) @ gradient
+        return grad_weights, grad_values
 
 
-def partition(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [N, V], single or bfloat16 -> their maximum and log sum_v e^(x_v - maximum) [N]."""
-    most, sums = logits.new_empty(2, len(logits), dtype=torch.float32)
-    _run("partition", (logits, most, sums), (logits.dtype == torch.bfloat16, *logits.shape))
-    return most, sums.log()
+def supports_lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> bool:
+    return (
+        cell.dtype == torch.float32
+        and _supports_elements(cell)
+        and _supports_elements(from_word, from_hidden, from_context)
+    )
 
 
-def of_logits(logits: Tensor, targets: Tensor, most: Tensor, beyond: Tensor, slopes: Tensor) -> Tensor:
-    """From the gradients [N] of -log p_y, y the targets [N], that of the logits [N, V]; `most` and `beyond` are what
-    `partition` gives."""
-    found = logits.new_empty(logits.shape)
-    sizes = (logits.dtype == torch.bfloat16, *logits.shape)
-    _run("of_logits", (logits, targets, most, beyond, slopes, found), sizes)
-    return found
+def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the next hidden state, in the dtype of the gates' addends, and the next cell in float32, eq. 1-3."""
+    hidden, next_cell = _LSTMCell.apply(cell, from_word, from_hidden, from_context)  # type: ignore[no-untyped-call]
+    return hidden, next_cell
 
 
-def _look(name: str, rows: Tensor, regions: Tensor, *more: Tensor) -> None:
-    """A kernel with these tensors and B, Q, L and A or D."""
-    _run(name, (rows, regions, *more), (*rows.shape[:2], *regions.shape[1:]))
+class _LSTMCell(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        assert from_word.shape == from_hidden.shape == from_context.shape == (*cell.shape[:-1], 4 * cell.shape[-1])
+        gates, next_cell = cell.new_empty(from_word.shape), cell.new_empty(cell.shape)
+        hidden = from_word.new_empty(cell.shape)
+        sizes = (_is_half(from_word), cell.shape[:-1].numel(), cell.shape[-1])
+        run("lstm_cell", (from_word, from_hidden, from_context, cell, gates, hidden, next_cell), sizes)
+        ctx.save_for_backward(gates, cell, next_cell)
+        return hidden, next_cell
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_hidden: Tensor, grad_next_cell: Tensor) -> tuple[Tensor, ...]:
+        gates, cell, next_cell = ctx.saved_tensors
+        grad_cell, grad_gates = cell.new_empty(cell.shape), grad_hidden.new_empty(gates.shape)
+        tensors = (gates, cell, next_cell, grad_hidden, grad_next_cell, grad_gates, grad_cell)
+        run("lstm_cell_backward", tensors, (_is_half(grad_hidden), cell.shape[:-1].numel(), cell.shape[-1]))
+        return grad_cell, grad_gates, grad_gates, grad_gates
 
 
-def _run(name: str, tensors: Iterable[Tensor], sizes: Iterable[int]) -> None:
-    # Held until it returns. Results have to be so already (new_empty's are; empty_like's are as what they are like).
-    there = [each.contiguous() for each in tensors]
-    pointers = [ctypes.c_void_p(each.data_ptr()) for each in there]
-    kernels = library()
-    assert kernels is not None
-    kernels.omp_set_num_threads(torch.get_num_threads())  # which may belong to another OpenMP than PyTorch's
-    getattr(kernels, name)(*pointers, *map(ctypes.c_int64, sizes))
+def supports_gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    return weight.dtype == torch.float32 and _supports_elements(hidden, context)
+
+
+def gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return beta z [B, Q, C] in the dtype of the context z [B, Q, C], and beta [B, Q] in float32."""
+    gated, gate = _GateContext.apply(context, hidden, weight, bias)  # type: ignore[no-untyped-call]
+    return gated, gate
+
+
+class _GateContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        assert context.shape[:-1] == hidden.shape[:-1] and weight.shape == (1, hidden.shape[-1])
+        gated, gate = context.new_empty(context.shape), weight.new_empty(context.shape[:-1])
+        run("gate_context", (context, hidden, weight, bias, gated, gate), _gate_sizes(context, hidden))
+        ctx.save_for_backward(context, hidden, weight, gate)
+        return gated, gate
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_gated: Tensor, grad_gate: Tensor) -> tuple[Tensor, ...]:
+        context, hidden, weight, gate = ctx.saved_tensors
+        grad_context, grad_hidden = context.new_empty(context.shape), hidden.new_empty(hidden.shape)
+        grad_weight, grad_bias = weight.new_empty(weight.shape), gate.new_empty(gate.shape)  # of the bias by each row
+        tensors = (
+            context, hidden, weight, gate, grad_gated, grad_gate, grad_context, grad_hidden, grad_weight, grad_bias
+        )  # fmt: skip
+        run("gate_context_backward", tensors, _gate_sizes(context, hidden))
+        return grad_context, grad_hidden, grad_weight, grad_bias.sum().view(1)
+
+
+def _gate_sizes(context: Tensor, hidden: Tensor) -> tuple[int, ...]:
+    return _is_half(context), context.shape[:-1].numel(), context.shape[-1], hidden.shape[-1]
+
+
+def supports_token_nll(logits: Tensor, targets: Tensor) -> bool:
+    return _supports_elements(logits)
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -log p of each target in nats [N], from logits [N, V], without a second matrix [N, V]."""
+    nll: Tensor = _TokenNLL.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return nll
+
+
+class _TokenNLL(torch.autograd.Function):
+    """log sum_v e^(x_v) - x_y, each less the largest logit; the gradient is p_v - [v = y]."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        assert targets.shape == logits.shape[:1]
+        largest, sums = logits.new_empty(2, len(logits), dtype=torch.float32)
+        run("token_nll", (logits, largest, sums), (_is_half(logits), *logits.shape))
+        log_sums = sums.log()
+        ctx.save_for_backward(logits, targets, largest, log_sums)
+        nll: Tensor = log_sums - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - largest)
+        return nll
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, largest, log_sums = ctx.saved_tensors
+        grad_logits = logits.new_empty(logits.shape)
+        sizes = (_is_half(logits), *logits.shape)
+        run("token_nll_backward", (logits, targets, largest, log_sums, gradient, grad_logits), sizes)
+        return grad_logits, None
+
+
+def supports_transpose(matrix: Tensor) -> bool:
+    return matrix.dtype == torch.float32 and _supports_elements(matrix)
+
+
+def transpose(matrix: Tensor) -> Tensor:
+    """Return the transpose [n, m] of a float32 matrix [m, n], contiguous, without gradient."""
+    result = matrix.new_empty(matrix.shape[::-1])
+    run("transpose", (matrix, result), matrix.shape)
+    return result

@@ -1,8 +1,8 @@
-"""CUDA graphs: what a GPU has to do, recorded once for each shape and from then on started as a whole.
+"""CUDA graphs: the work of a GPU, recorded once for each set of shapes and replayed as a whole from then on.
 
-A word takes a decoder some dozens of short kernels, there and back, and a GPU mostly waits for Python to start the next
-one. A graph starts them all, but reads and writes the same memory every time: arguments are copied to where it reads,
-and what it gives holds until the next call.
+A word takes some dozens of short kernels, forward and backward, and a GPU mostly waits for Python to launch the next
+one. A graph launches them all, but reads and writes the same memory every time: arguments are copied to where it reads,
+and its results hold until the next call.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,36 +13,37 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from caption.ops import torch_compile
+from caption.ops import switch, torch_compile
 
-WARM = 3  # runs before the recording, in which kernels are compiled and libraries get ready
-LIMIT = 64  # graphs of one module; shapes beyond are computed without
+WARMUP_RUNS = 3  # before the recording: kernels are compiled and libraries allocate their workspaces
+MAX_GRAPHS = 64  # of one module; further shapes are computed without
 
+Function = Callable[..., Sequence[Tensor]]
 Work = Callable[[], Sequence[Tensor | None]]
 Recorded = tuple[Sequence[Tensor | None], Callable[[], None]]
 
 
 def records(device: torch.device) -> bool:
-    """Whether time loops are recorded: on a GPU, with `--training.compile`."""
-    return device.type == "cuda" and torch_compile.wanted()
+    """Return whether time loops are recorded: on a GPU, with `--training.compile`."""
+    return device.type == "cuda" and switch.fast() and torch_compile.enabled()
 
 
 class Recorder:
-    """Graphs on the present GPU, in memory that they share: one runs at a time."""
+    """Records graphs on the current GPU, in memory that they share: one runs at a time."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def warm(self, work: Work) -> None:
-        """Run it as it will be recorded."""
+        """Run the work as it will be recorded."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             work()
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def record(self, work: Work) -> Recorded:
-        """What it gives, and what computes that anew in the same place."""
+        """Return the results of the work, and a function that computes them again in the same memory."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, which pin memory or exchange gradients, may go on meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
@@ -51,70 +52,94 @@ class Recorder:
 
 
 class Graphs:
-    """A module from tensors to a tuple of tensors, and its gradient, as two graphs for each set of shapes.
+    """A function of a module and tensors, giving a tuple of tensors, and its gradient, as two graphs for each set of
+    shapes.
 
-    The backward pass of a call comes before the next call, and once; else it raises RuntimeError. The module's weights
-    stay where they are.
+    The backward pass of a call must come before the next call, and only once; otherwise it raises RuntimeError. The
+    module's weights must stay where they are.
     """
 
-    def __init__(self, module: nn.Module, recorder: Recorder | None = None) -> None:
-        self.module, self.recorder = module, recorder or Recorder()
-        self.known: dict[Any, _Pair] = {}
-        self.places: dict[Any, Tensor] = {}  # from which graphs read; those of like shape the same
+    def __init__(self, module: nn.Module, function: Function | None = None, recorder: Recorder | None = None) -> None:
+        """Without `function`, the module itself is called."""
+        self.module, self.recorder = _Bound(module, function or type(module).forward), recorder or Recorder()
+        self.recorded: dict[Any, _Pair] = {}
+        self.inputs: dict[Any, Tensor] = {}  # that graphs read; arguments of the same shape share one
         self.turn = 0  # passes so far, forward and backward
 
-    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """As the module."""
-        kind = arguments[0].device.type
-        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        keys = [(i, each.shape, each.dtype, each.requires_grad) for i, each in enumerate(arguments)]
-        key = (*keys, precision, self.module.training)
-        if key not in self.known:
-            if len(self.known) == LIMIT:
-                return self.module(*arguments)  # type: ignore[no-any-return]
-            for one, each in zip(keys, arguments, strict=True):
-                if one not in self.places:
-                    self.places[one] = each.detach().clone().requires_grad_(each.requires_grad)
-            self.known[key] = _Pair(self.module, [self.places[one] for one in keys], precision, self.recorder)
-        results: tuple[Tensor, ...] = _Replay.apply(self, self.known[key], *arguments, *self.module.parameters())
+    def __call__(self, *tensors: Tensor, static: tuple[Any, ...] = ()) -> tuple[Tensor, ...]:
+        """Return function(module, *static, *tensors); each value of `static` has graphs of its own."""
+        device_type = tensors[0].device.type
+        precision = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+        shapes = [(i, value.shape, value.dtype, value.requires_grad) for i, value in enumerate(tensors)]
+        key = (*shapes, static, precision, self.module.owner.training)  # dropout is recorded on or off
+        if key not in self.recorded:
+            if len(self.recorded) == MAX_GRAPHS:
+                return self.module(static, *tensors)  # type: ignore[no-any-return]
+            for shape, value in zip(shapes, tensors, strict=True):
+                if shape not in self.inputs:
+                    self.inputs[shape] = value.detach().clone().requires_grad_(value.requires_grad)
+            inputs = [self.inputs[shape] for shape in shapes]
+            self.recorded[key] = _Pair(self.module, static, inputs, precision, self.recorder)
+        results: tuple[Tensor, ...] = _Replay.apply(self, self.recorded[key], *tensors, *self.module.parameters())
         return results
 
 
+class _Bound(nn.Module):
+    """A function of a module as a module of its own, because `functional_call` replaces a module's weights."""
+
+    def __init__(self, owner: nn.Module, function: Function) -> None:
+        super().__init__()
+        self.owner, self.function = owner, function
+
+    def forward(self, static: tuple[Any, ...], *tensors: Tensor) -> Sequence[Tensor]:
+        return self.function(self.owner, *static, *tensors)
+
+
 class _Pair:
-    """The graphs of a forward and of its backward pass."""
+    """The graphs of a forward pass and of its backward pass."""
 
     def __init__(
-        self, module: nn.Module, places: list[Tensor], precision: torch.dtype | None, recorder: Recorder
+        self,
+        module: _Bound,
+        static: tuple[Any, ...],
+        inputs: list[Tensor],
+        precision: torch.dtype | None,
+        recorder: Recorder,
     ) -> None:
-        # The weights under other names: their gradients belong to these graphs alone.
-        weights = {name: each.detach().requires_grad_(each.requires_grad) for name, each in module.named_parameters()}
-        kind = places[0].device.type
-        made: list[Tensor] = []
-        self.places, reads = places, [*places, *weights.values()]
-        self.slopes: list[Tensor | None] = []  # where gradients of the results are copied to; None: one has none
+        # Detached aliases of the weights: their gradients belong to these graphs alone.
+        weights = {
+            name: weight.detach().requires_grad_(weight.requires_grad) for name, weight in module.named_parameters()
+        }
+        device_type = inputs[0].device.type
+        outputs: list[Tensor] = []
+        self.inputs, leaves = inputs, [*inputs, *weights.values()]
+        self.grad_outputs: list[Tensor | None] = []  # read by the backward graph; None for a result without gradient
 
         def forward() -> Sequence[Tensor]:
-            # Weights that autocast keeps from one use to the next would not follow training.
-            with torch.enable_grad(), torch.autocast(kind, precision, precision is not None, cache_enabled=False):
-                made[:] = functional_call(module, weights, tuple(places))
-            return [each.detach() for each in made]
+            # Without the cache of casts, which would keep the weights of the recording.
+            with (
+                torch.enable_grad(),
+                torch.autocast(device_type, precision, precision is not None, cache_enabled=False),
+            ):
+                outputs[:] = functional_call(module, weights, (static, *inputs))
+            return [output.detach() for output in outputs]
 
         def backward() -> Sequence[Tensor | None]:
-            wanted = [each for each in reads if each.requires_grad]
-            sloping = [each for each in made if each.requires_grad]
-            slopes = [slope for slope in self.slopes if slope is not None]
-            found = iter(torch.autograd.grad(sloping, wanted, slopes, allow_unused=True))
-            return [next(found) if each.requires_grad else None for each in reads]
+            differentiable = [output for output in outputs if output.requires_grad]
+            grad_outputs = [gradient for gradient in self.grad_outputs if gradient is not None]
+            trained = [leaf for leaf in leaves if leaf.requires_grad]
+            gradients = iter(torch.autograd.grad(differentiable, trained, grad_outputs, allow_unused=True))
+            return [next(gradients) if leaf.requires_grad else None for leaf in leaves]
 
         def both() -> Sequence[Tensor | None]:
             forward()
-            self.slopes = [torch.zeros_like(each) if each.requires_grad else None for each in made]
+            self.grad_outputs = [torch.zeros_like(output) if output.requires_grad else None for output in outputs]
             return backward()
 
-        for _ in range(WARM):
+        for _ in range(WARMUP_RUNS):
             recorder.warm(both)
-        self.results, self.forth = recorder.record(forward)
-        self.gradients, self.back = recorder.record(backward)
+        self.results, self.replay_forward = recorder.record(forward)
+        self.gradients, self.replay_backward = recorder.record(backward)
 
 
 class _Replay(torch.autograd.Function):
@@ -122,22 +147,57 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, graphs: Graphs, pair: _Pair, *arguments: Tensor) -> tuple[Tensor, ...]:
         graphs.turn += 1
         ctx.graphs, ctx.pair, ctx.turn = graphs, pair, graphs.turn
-        for place, value in zip(pair.places, arguments, strict=False):  # the weights are where they were
-            place.copy_(value)
-        pair.forth()
-        results = [each.detach() for each in pair.results if each is not None]
-        constant = [each for each, slope in zip(results, pair.slopes, strict=True) if slope is None]
+        for target, value in zip(pair.inputs, arguments, strict=False):  # the weights are where they were
+            target.copy_(value)
+        pair.replay_forward()
+        results = [result.detach() for result in pair.results if result is not None]
+        constant = [result for result, grad in zip(results, pair.grad_outputs, strict=True) if grad is None]
         ctx.mark_non_differentiable(*constant)
         return tuple(results)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.turn != ctx.graphs.turn:
             raise RuntimeError("the graphs have run since this forward pass: its backward pass comes next, and once")
         ctx.graphs.turn += 1
-        for place, slope in zip(ctx.pair.slopes, slopes, strict=True):
-            if place is not None:
-                place.copy_(slope)
-        ctx.pair.back()
-        return None, None, *(None if each is None else each.clone() for each in ctx.pair.gradients)
+        for target, gradient in zip(ctx.pair.grad_outputs, gradients, strict=True):
+            if target is not None:
+                target.copy_(gradient)
+        ctx.pair.replay_backward()
+        return None, None, *(None if gradient is None else gradient.clone() for gradient in ctx.pair.gradients)
+
+
+class TimeLoop:
+    """Runs the steps of a caption: replayed as CUDA graphs where that pays, one by one elsewhere."""
+
+    def __init__(self, unroll: Callable[[Any, Sequence[Tensor], Any], tuple[Tensor, ...]]) -> None:
+        """`unroll(module, inputs, memory)` runs the steps: `inputs` [b, q, ...] of each step and a NamedTuple that
+        holds tensors give a tuple of tensors."""
+        self.unroll = unroll
+        self.graphs: Graphs | None = None
+
+    @staticmethod
+    def replays(device: torch.device) -> bool:
+        """Return whether steps on this device are replayed: then all should have one shape, and shapes should be
+        few."""
+        return torch.is_grad_enabled() and records(device)
+
+    def __call__(
+        self, module: nn.Module, inputs: Tensor, shapes: Sequence[tuple[int, int]], memory: Any, replay: bool
+    ) -> tuple[Tensor, ...]:
+        """Return the results of `unroll`. `inputs` [R, ...] hold the b q rows of each step of shape (b, q) one after
+        the other; with `replay`, all steps must have the same shape."""
+        if not replay:
+            parts = torch.split(inputs, [b * q for b, q in shapes])
+            steps = [part.view(b, q, -1) for part, (b, q) in zip(parts, shapes, strict=True)]
+            return self.unroll(module, steps, memory)
+        self.graphs = self.graphs or Graphs(module, self._unroll_tensors)
+        tensors = {name: value for name, value in memory._asdict().items() if isinstance(value, Tensor)}
+        stacked = inputs.view(len(shapes), *shapes[0], -1)
+        return self.graphs(stacked, *tensors.values(), static=(type(memory), tuple(tensors)))
+
+    def _unroll_tensors(
+        self, module: nn.Module, kind: Any, names: tuple[str, ...], inputs: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.unroll(module, inputs.unbind(), kind(**dict(zip(names, tensors, strict=True))))

@@ -1,146 +1,157 @@
-"""sum_a v_a tanh(k_a + q_a) for every region and row (eq. 4), without a tanh for each and without keeping them.
+"""Additive scores (eq. 4) without one tanh for every region and row, and without keeping the hidden layer.
 
-With K = e^(2k) once an image and U = e^(2q) once a row,
+With K = e^(2k) once for each image and U = e^(2q) once for each row,
 
     tanh(k + q) = 1 - 2 r,    r = 1 / (1 + K U),
 
-so that what is done Q L A times a step is a product, a sum and a reciprocal. The gradient needs r alone,
-d tanh(x) / dx = 4 r (1 - r), and computes it again: [B, Q, L, A] is never held for more than a few images, where plain
-automatic differentiation holds it for every step.
+so that a product, a sum and a reciprocal are all that is done Q L A times a step. The gradient needs r alone,
+d tanh(x) / dx = 4 r (1 - r), and computes it again: [B, Q, L, A] is never held for more than a few images, where
+automatic differentiation would hold it for every step.
+
+Two conventions hold inside `caption.ops`. Prepared keys are K, but the gradient that flows into them is that of k: it
+needs no division by K. And all steps of a caption add to one gradient in place, where autograd would allocate one for
+each step and sum them.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caption.device import upcast_float32
-from caption.ops import cpu
 
-LIMIT = 20  # of |k| and |q|: e^(4 * 20) is a single; tanh is 1 to the last digit beyond, unless the two cancel
-# Numbers r that are worked on at a time, four megabytes: more leave the caches, fewer let the threads wait.
-CACHED = 2**20
-
-
-def exponentials(values: Tensor) -> Tensor:
-    """e^(2x), at least single, of values x [..., A]; beyond +-20, of 20."""
-    if values.requires_grad and cpu.computes(values, torch.bfloat16):
-        found: Tensor = _Exponentials.apply(values)  # type: ignore[no-untyped-call]
-        return found
-    inside = F.hardtanh(upcast_float32(values), -LIMIT, LIMIT)  # clamp, with less to do in its backward pass
-    return inside.mul_(2).exp_()
+# e^(2 * 43) and e^(-2 * 43) are normal float32 numbers; K U may overflow or vanish, which gives tanh = 1 or -1 rightly.
+MAX_ABS = 43
+BLOCK_SIZE = 2**20  # numbers r computed at a time, four megabytes: more leave the caches, fewer let the threads wait
 
 
-class _Exponentials(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        found = cpu.exponentials(values, LIMIT)
-        ctx.save_for_backward(found)
-        ctx.dtype = values.dtype
-        return found
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (found,) = ctx.saved_tensors
-        return cpu.of_exponentials(found, gradient, LIMIT, ctx.dtype)
+def exp_2x(x: Tensor) -> Tensor:
+    """Return e^(2x) in float32 or wider, with x clamped to [-MAX_ABS, MAX_ABS]."""
+    return upcast_float32(x).clamp(-MAX_ABS, MAX_ABS).mul_(2).exp_()
 
 
-def tanh_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """asked e^(2q) [B, Q, A], keys e^(2k) [B, L, A], both of `exponentials`, and v [A] -> scores e_t [B, Q, L]."""
-    scores: Tensor = _TanhScores.apply(asked, keys, vector, cpu.takes(asked, keys, vector))  # type: ignore[no-untyped-call]
-    return scores
+def prepare_keys(keys: Tensor) -> Tensor:
+    """Return e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+    prepared: Tensor = _PrepareKeys.apply(keys)  # type: ignore[no-untyped-call]
+    return prepared
 
 
-class _TanhScores(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, asked: Tensor, keys: Tensor, vector: Tensor, in_c: bool) -> Tensor:
-        ctx.save_for_backward(asked, keys, vector)
-        ctx.in_c = in_c
-        ctx.many = keys.grad_fn if hasattr(keys.grad_fn, "summed") else None
-        with torch.autocast(asked.device.type, enabled=False):
-            return (cpu.scores if in_c else block_scores)(asked, keys, vector)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
-        asked, keys, vector = ctx.saved_tensors
-        with torch.autocast(gradient.device.type, enabled=False):
-            if not ctx.in_c:
-                return *block_gradients(asked, keys, vector, gradient), None
-            of_keys = keys.new_zeros(keys.shape) if ctx.many is None else _Many.place(ctx.many, keys)
-            of_asked, of_vector = cpu.gradients(asked, keys, vector, gradient, of_keys)
-            return of_asked, of_keys if ctx.many is None else None, of_vector, None
-
-
-def for_many(keys: Tensor) -> Tensor:
-    """Keys [B, L, A] that many steps read: by cpu.py they add to one gradient in place, where autograd would have
-    one of each step, and add them up. It goes to what the keys were made of; the keys themselves are told none."""
-    shared: Tensor = _Many.apply(keys)  # type: ignore[no-untyped-call]
-    return shared
-
-
-class _Many(torch.autograd.Function):
+class _PrepareKeys(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keys: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.summing = ctx.summed = None
-        return keys.view_as(keys)
-
-    @staticmethod
-    def place(ctx: Any, keys: Tensor) -> Tensor:
-        """Where the backward pass under way sums the keys' gradient."""
-        if ctx.summing != torch._C._current_graph_task_id():  # or an earlier one left it, which did not come to the end
-            ctx.summing, ctx.summed = torch._C._current_graph_task_id(), keys.new_zeros(keys.shape)
-        found: Tensor = ctx.summed
-        return found
+        ctx.dtype, ctx.task, ctx.total = keys.dtype, None, None
+        return exp_2x(keys)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
-        summed = ctx.summed if ctx.summing == torch._C._current_graph_task_id() else None
-        ctx.summed = None
-        return summed if gradient is None else gradient if summed is None else summed.add_(gradient)
+        total = ctx.total if ctx.task == torch._C._current_graph_task_id() else None
+        ctx.total = None
+        if total is None:
+            return None if gradient is None else gradient.to(ctx.dtype)
+        result: Tensor = total if gradient is None else total.add_(gradient)
+        return result.to(ctx.dtype)
 
 
-def block_scores(asked: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """As much at a time as there is room for."""
-    scores = asked.new_empty(*asked.shape[:2], keys.shape[1])
-    for images, regions, shares in _shares(asked, keys):
-        scores[images, :, regions] = shares @ vector
-    return vector.sum() - 2 * scores
+def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
+    """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]."""
+    task = torch._C._current_graph_task_id()
+    if keys_node.task != task:  # the first step, or an earlier backward pass that never reached the keys
+        keys_node.task, keys_node.total = task, torch.zeros_like(keys, memory_format=torch.contiguous_format)
+    total: Tensor = keys_node.total
+    return total
 
 
-def block_gradients(asked: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of asked, keys and v. d e / dU = 4 v r (1 - r) dq / dU, and dq / dU = 1 / (2 U); likewise K."""
-    of_asked, of_keys, seen = torch.zeros_like(asked), torch.empty_like(keys), torch.zeros_like(vector)
-    for images, regions, shares in _shares(asked, keys):
-        weights = gradient[images, :, regions]  # [b, Q, l]
-        seen += weights.flatten() @ shares.flatten(0, 2)
-        slopes = shares.addcmul_(shares, shares, value=-1)  # r (1 - r), [b, Q, l, A]
-        of_asked[images] += (weights.unsqueeze(2) @ slopes).squeeze(2)
-        torch.sum(slopes.mul_(weights.unsqueeze(-1)), 1, out=of_keys[images, regions])
-    return of_asked.mul_(2 * vector).div_(asked), of_keys.mul_(2 * vector).div_(keys), gradient.sum() - 2 * seen
+class Kernels(NamedTuple):
+    """The two passes of additive scores over U [B, Q, A], K [B, L, A] and v [A]."""
+
+    forward: Callable[[Tensor, Tensor, Tensor], Tensor]  # -> scores [B, Q, L]
+    # (U, K, v, gradient of the scores [B, Q, L], gradient of k to add to) -> gradients of q and v
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def _shares(asked: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Some images, some of their regions, and their r [b, Q, l, A], in memory that the next use again: on a CPU as much
-    as its cache holds."""
-    (images, rows, width), regions = asked.shape, keys.shape[1]
-    b, part = images, regions
-    if asked.device.type == "cpu":
-        b, part = max(1, CACHED // (rows * regions * width)), max(1, CACHED // (rows * width))
-        part = regions if part >= regions else -(-regions // -(-regions // part))  # parts of like size
-    one, buffer = asked.new_ones(()), asked.new_empty(min(b, images) * rows * min(part, regions) * width)
-    for first in range(0, images, b):
-        some = slice(first, min(first + b, images))
-        for begin in range(0, regions, part):
-            there = slice(begin, min(begin + part, regions))
-            shape = (some.stop - first, rows, there.stop - begin, width)
-            shares = buffer[: math.prod(shape)].view(shape)
-            torch.addcmul(one, keys[some, there].unsqueeze(1), asked[some].unsqueeze(2), out=shares)
-            yield some, there, shares.reciprocal_()
+def scores_by(kernels: Kernels, query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """Return additive scores [B, Q, L] of query q [B, Q, A] and prepared keys [B, L, A], computed by these kernels."""
+    scores: Tensor = _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _AdditiveScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, vector: Tensor, kernels: Kernels) -> Tensor:
+        exp_query = exp_2x(query)
+        ctx.save_for_backward(exp_query, keys, vector)
+        ctx.kernels, ctx.dtype = kernels, query.dtype
+        ctx.keys_node = keys.grad_fn if hasattr(keys.grad_fn, "total") else None  # of prepare_keys, or of some images
+        with torch.autocast(query.device.type, enabled=False):
+            return kernels.forward(exp_query, keys, vector)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
+        exp_query, keys, vector = ctx.saved_tensors
+        if ctx.keys_node is None:
+            grad_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
+        else:
+            grad_keys = shared_gradient(ctx.keys_node, keys)
+        with torch.autocast(gradient.device.type, enabled=False):
+            grad_query, grad_vector = ctx.kernels.backward(exp_query, keys, vector, gradient, grad_keys)
+        return grad_query.to(ctx.dtype), grad_keys if ctx.keys_node is None else None, grad_vector, None
+
+
+def block_forward(exp_query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """Return the scores [B, Q, L], some images or regions at a time."""
+    sums = exp_query.new_empty(*exp_query.shape[:2], keys.shape[1])
+    for images, regions, r in _blocks(exp_query, keys):
+        sums[images, :, regions] = r @ vector
+    return vector.sum() - 2 * sums
+
+
+def block_backward(
+    exp_query: Tensor, keys: Tensor, vector: Tensor, gradient: Tensor, grad_keys: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of q and v; add that of k to `grad_keys`. d e / dk = d e / dq = 4 v r (1 - r)."""
+    grad_query, sums = torch.zeros_like(exp_query), torch.zeros_like(vector)
+    for images, regions, r in _blocks(exp_query, keys):
+        grad_scores = gradient[images, :, regions]  # [b, Q, l]
+        sums += grad_scores.flatten() @ r.flatten(0, 2)
+        slopes = r.addcmul_(r, r, value=-1)  # r (1 - r), [b, Q, l, A]
+        grad_query[images] += (grad_scores.unsqueeze(2) @ slopes).squeeze(2)
+        grad_keys[images, regions] += slopes.mul_(grad_scores.unsqueeze(-1)).sum(1).mul_(4 * vector)
+    return grad_query.mul_(4 * vector), gradient.sum() - 2 * sums
+
+
+def _blocks(exp_query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield some images, some of their regions and their r [b, Q, l, A], in a buffer that the next block reuses.
+
+    On a CPU a block is as large as its cache holds; on a GPU there is one.
+    """
+    (images, rows, width), regions = exp_query.shape, keys.shape[1]
+    image_count, region_count = images, regions
+    if exp_query.device.type == "cpu":
+        image_count = max(1, BLOCK_SIZE // (rows * regions * width))
+        region_count = max(1, BLOCK_SIZE // (rows * width))
+        if region_count < regions:  # in parts of nearly equal size
+            region_count = -(-regions // -(-regions // region_count))
+    size = min(image_count, images) * rows * min(region_count, regions) * width
+    one, buffer = exp_query.new_ones(()), exp_query.new_empty(size)
+    for first_image in range(0, images, image_count):
+        image_slice = slice(first_image, min(first_image + image_count, images))
+        for first_region in range(0, regions, region_count):
+            region_slice = slice(first_region, min(first_region + region_count, regions))
+            shape = (image_slice.stop - first_image, rows, region_slice.stop - first_region, width)
+            r = buffer[: math.prod(shape)].view(shape)
+            torch.addcmul(one, keys[image_slice, region_slice].unsqueeze(1), exp_query[image_slice].unsqueeze(2), out=r)
+            yield image_slice, region_slice, r.reciprocal_()
+
+
+BLOCKS = Kernels(block_forward, block_backward)
+
+
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """Return additive scores [B, Q, L] by blocks of PyTorch operations, on any device and in any float dtype."""
+    return scores_by(BLOCKS, query, keys, vector)

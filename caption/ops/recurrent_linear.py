@@ -1,9 +1,9 @@
 """Linear layers whose weights do not change from one step of a caption to the next.
 
-Inside `unrolled`, a `StepLinear` does for all steps together what need not be done at each: on a CPU its weights are
-brought into the order in which oneDNN multiplies (PyTorch would do so at every step, which for few rows takes longer
-than the product itself), and its weights' gradient is one product over all steps, not one a step and their sum. Outside
-it, it does so for a call with many rows, and otherwise, and where it is small, is `nn.Linear`.
+Inside `reuse_weights`, a `RecurrentLinear` does once what need not be done at every step: on a CPU its weights are
+packed into the order in which oneDNN multiplies (PyTorch would pack them at every step, which for few rows takes longer
+than the product itself), and the weights' gradient is one product over all steps, not one for each step and their sum.
+Outside, a call with many rows is treated likewise; otherwise, and where the layer is small, it is `nn.Linear`.
 """
 
 import contextlib
@@ -16,168 +16,175 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from caption.device import to_autocast_dtype
-from caption.ops import cpu
+from caption.ops import cpu, switch
 
-LARGE = 2**17  # weights of a layer from which on this pays
-MANY = 256  # rows from which on it pays for a single call
+MIN_WEIGHTS = 2**17  # weights of a layer from which on this pays
+MIN_ROWS = 256  # rows from which on it pays for a single call
 
 
-class StepLinear(nn.Linear):
-    """x [..., n] -> x W^T + b [..., m]."""
+class RecurrentLinear(nn.Linear):
+    """x W^T + b, shape [..., m], of x [..., n]; the function of `nn.Linear`."""
 
-    steps: "Steps | None" = None  # inside `unrolled`
+    cache: "WeightCache | None" = None  # inside `reuse_weights`
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.steps is not None:
-            return self.steps(x)
+        """Return x W^T + b, shape [..., m]."""
+        if self.cache is not None:
+            return self.cache(x)
         x = to_autocast_dtype(x)
-        if self.weight.numel() < LARGE or not many(x) or not packs(x):
+        many_rows = x.numel() > MIN_ROWS * x.shape[-1]
+        if self.weight.numel() < MIN_WEIGHTS or not many_rows or not supports_onednn(x):
             return super().forward(x)
-        with unrolled(self, several=False):
+        with reuse_weights(self, steps=1):
             return self.forward(x)
 
 
 @contextlib.contextmanager
-def unrolled(module: Any, several: bool = True) -> Iterator[None]:
-    """Several steps of a decoder are to follow, of one batch or of many, by the weights that it has now; or one."""
-    modules = module.modules() if isinstance(module, nn.Module) else []
-    layers = [each for each in modules if isinstance(each, StepLinear) and each.weight.numel() >= LARGE]
-    begun = {layer: Steps(layer, several) for layer in layers if layer.steps is None}
-    for layer, steps in begun.items():
-        layer.steps = steps
+def reuse_weights(module: Any, steps: int | None = None) -> Iterator[None]:
+    """Reuse packed weights of the module's recurrent layers until exit; they must not change meanwhile.
+
+    `steps=1` says that each layer is called once. What is no module, and what `CAPTION_OPS=reference` runs, is left as
+    it is. It may be nested: the outermost counts.
+    """
+    modules = module.modules() if isinstance(module, nn.Module) and switch.fast() else []
+    layers = [layer for layer in modules if isinstance(layer, RecurrentLinear) and layer.weight.numel() >= MIN_WEIGHTS]
+    caches = {layer: WeightCache(layer, steps != 1) for layer in layers if layer.cache is None}
+    for layer, cache in caches.items():
+        layer.cache = cache
     try:
         yield
     finally:
-        for layer, steps in begun.items():
-            steps.end()
-            layer.steps = None
+        for layer, cache in caches.items():
+            cache.close()
+            layer.cache = None
 
 
-class Steps:
-    """A layer's steps from one `unrolled` on, and in the end their backward pass."""
+class WeightCache:
+    """A layer's packed weights inside one `reuse_weights`, and what its steps leave for the backward pass."""
 
-    def __init__(self, layer: StepLinear, several: bool) -> None:
-        self.layer, self.several = layer, several
-        self.forth: Weights | None = None
-        self.back: Weights | None = None
+    def __init__(self, layer: RecurrentLinear, several_steps: bool) -> None:
+        self.layer, self.several_steps = layer, several_steps
+        self.forward_weight: PackedWeight | None = None
+        self.backward_weight: PackedWeight | None = None
         self.token: Tensor | None = None
-        self.taken = 0
+        self.steps = 0
         # Of each step, by its number: rows x [N, n] and the gradient of their results [N, m].
-        self.passed: dict[int, tuple[Tensor, Tensor]] = {}
-        self.passing: int | None = None  # the backward pass that they are of
+        self.rows_and_gradients: dict[int, tuple[Tensor, Tensor]] = {}
+        self.task: int | None = None  # the backward pass that these are of
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, shape [..., m]; x is [..., n]."""
         weight, x = self.layer.weight, to_autocast_dtype(x)
         bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
-        if self.forth is None or self.forth.matrix.dtype != x.dtype:
-            self.forth = Weights(weight.detach().to(x.dtype), packs(x), self.several)
+        if self.forward_weight is None or self.forward_weight.matrix.dtype != x.dtype:
+            packed = supports_onednn(x)
+            switch.note("linear", "oneDNN, packed weights" if packed else "PyTorch, one weight gradient")
+            self.forward_weight = PackedWeight(weight.detach().to(x.dtype), packed, self.several_steps)
         if not torch.is_grad_enabled():
-            return self.forth(x, bias)
+            return self.forward_weight(x, bias)
         if self.token is None:
-            self.token = _Gather.apply(weight, self)
-        self.taken += 1
+            self.token = _GatherWeightGradient.apply(weight, self)
+        self.steps += 1
         result: Tensor = _Step.apply(x, self.token, bias, self)
         return result
 
-    def turned(self, gradients: Tensor) -> "Weights":
-        """W^T, for gradients [..., m] of the results. W must not have changed since they were computed."""
-        if self.forth is not None and not self.forth.reordered:
-            return Weights(self.forth.matrix.t(), packs(gradients), several=False)
-        # Copied in single precision, for which there is a quick way.
-        return Weights(transposed(self.layer.weight.detach()).to(gradients.dtype), packs(gradients))
+    def transposed(self, gradients: Tensor) -> "PackedWeight":
+        """Return W^T, packed for gradients [..., m] of the results. W must be as it was in the forward pass."""
+        if self.forward_weight is not None and not self.forward_weight.reordered:
+            return PackedWeight(self.forward_weight.matrix.t(), supports_onednn(gradients), several_steps=False)
+        # Transposed in float32, for which there is a fast kernel.
+        return PackedWeight(transpose(self.layer.weight.detach()).to(gradients.dtype), supports_onednn(gradients))
 
-    def end(self) -> None:
-        """No step follows. The token holds what holds these steps: in a circle, nothing would be freed in time."""
+    def close(self) -> None:
+        """End the forward pass. Without the token, no reference goes in a circle: memory is freed at once."""
         self.token = None
-        if self.forth is not None and self.forth.reordered:  # of no use to the backward pass
-            self.forth = None
+        if self.forward_weight is not None and self.forward_weight.reordered:  # the backward pass has no use for it
+            self.forward_weight = None
 
 
-class Weights:
-    """A matrix [m, n], for several products or one, if wished in the order in which oneDNN multiplies by it."""
+class PackedWeight:
+    """A matrix [m, n], if oneDNN multiplies by it several times in the order in which it does so."""
 
-    def __init__(self, weight: Tensor, packed: bool, several: bool = True) -> None:
-        self.packed, self.reordered = packed, packed and several  # for a single product oneDNN does so itself
+    def __init__(self, weight: Tensor, onednn: bool, several_steps: bool = True) -> None:
+        self.onednn, self.reordered = onednn, onednn and several_steps  # for a single product oneDNN packs it itself
         self.matrix = torch.ops.mkldnn._reorder_linear_weight(weight) if self.reordered else weight
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., n] -> [..., m]."""
-        return (onednn_linear if self.packed else F.linear)(x, self.matrix, bias)
+        """Return x W^T + b, shape [..., m]; x is [..., n]."""
+        return (onednn_linear if self.onednn else F.linear)(x, self.matrix, bias)
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., n], weight [m, n] in its own order or any other -> x W^T + b [..., m]."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    return result
-
-
-def of_weight(rows: Tensor, gradients: Tensor) -> Tensor:
-    """The gradient of a weight [m, n], from its rows x [N, n] and the gradients of x W^T [N, m]."""
-    if rows.dtype != torch.float32 or not packs(rows):
-        return gradients.t() @ rows
-    if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
-        return onednn_linear(transposed(gradients), rows.t())
-    found: Tensor = transposed(onednn_linear(transposed(rows), gradients.t()))
-    return found
-
-
-def transposed(matrix: Tensor) -> Tensor:
-    """[m, n] -> [n, m], copied."""
-    return cpu.transposed(matrix) if cpu.computes(matrix) else matrix.t().contiguous()
-
-
-def packs(x: Tensor) -> bool:
-    """Whether oneDNN is there for rows like x [..., n], and multiplies them fastest."""
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+def supports_onednn(x: Tensor) -> bool:
+    """Return whether oneDNN multiplies rows like x [..., n] and does so fastest."""
+    if not switch.fast() or x.device.type != "cpu":
+        return False
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return half or x.dtype == torch.float32
 
 
-def many(x: Tensor) -> bool:
-    """Whether x [..., n] has many rows."""
-    return x.numel() > MANY * x.shape[-1]
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b, shape [..., m]; the weight W [m, n] is packed or not."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return result
 
 
-class _Gather(torch.autograd.Function):
-    """Stands for the weights in the steps: its backward pass comes after all of theirs."""
+def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
+    """Return the gradient of a weight [m, n] from rows x [N, n] and the gradients of x W^T [N, m]."""
+    if rows.dtype != torch.float32 or not supports_onednn(rows):
+        return gradients.t() @ rows
+    if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
+        return onednn_linear(transpose(gradients), rows.t())
+    result: Tensor = transpose(onednn_linear(transpose(rows), gradients.t()))
+    return result
+
+
+def transpose(matrix: Tensor) -> Tensor:
+    """Return the transpose [n, m] of a matrix [m, n], contiguous."""
+    return cpu.transpose(matrix) if switch.fast() and cpu.supports_transpose(matrix) else matrix.t().contiguous()
+
+
+class _GatherWeightGradient(torch.autograd.Function):
+    """Stands for the weight in all steps: its backward pass comes after all of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, steps: Steps) -> Tensor:
-        ctx.steps, ctx.dtype = steps, weight.dtype
+    def forward(ctx: Any, weight: Tensor, cache: WeightCache) -> Tensor:
+        ctx.cache, ctx.dtype = cache, weight.dtype
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, nothing: Tensor) -> tuple[Tensor, None]:
-        passed = [*ctx.steps.passed.values()]
-        ctx.steps.passed.clear()
-        ctx.steps.back = None
-        rows, gradients = passed[0] if len(passed) == 1 else map(torch.cat, zip(*passed, strict=True))
-        return of_weight(rows, gradients).to(ctx.dtype), None
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        steps = [*ctx.cache.rows_and_gradients.values()]
+        ctx.cache.rows_and_gradients.clear()
+        ctx.cache.backward_weight = None
+        rows, gradients = steps[0] if len(steps) == 1 else map(torch.cat, zip(*steps, strict=True))
+        return weight_gradient(rows, gradients).to(ctx.dtype), None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
+    def forward(ctx: Any, x: Tensor, token: Tensor, bias: Tensor | None, cache: WeightCache) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.steps, ctx.number = steps, steps.taken
-        assert steps.forth is not None
-        return steps.forth(x, bias)
+        ctx.cache, ctx.step = cache, cache.steps
+        assert cache.forward_weight is not None
+        return cache.forward_weight(x, bias)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
-        (x,), steps = ctx.saved_tensors, ctx.steps
+        (x,), cache = ctx.saved_tensors, ctx.cache
         gradients = gradient.reshape(-1, gradient.shape[-1])
-        if steps.passing != torch._C._current_graph_task_id():  # an earlier one did not come to _Gather
-            steps.passed, steps.passing = {}, torch._C._current_graph_task_id()
-        if ctx.needs_input_grad[1]:  # or nothing would take them away
-            steps.passed[ctx.number] = x.reshape(-1, x.shape[-1]), gradients
-        of_x = of_bias = None
+        task = torch._C._current_graph_task_id()
+        if cache.task != task:  # an earlier backward pass did not reach the weight
+            cache.rows_and_gradients, cache.task = {}, task
+        if ctx.needs_input_grad[1]:  # otherwise nothing would take them away
+            cache.rows_and_gradients[ctx.step] = x.reshape(-1, x.shape[-1]), gradients
+        grad_x = grad_bias = None
         if ctx.needs_input_grad[0]:
-            steps.back = steps.back or steps.turned(gradient)
-            of_x = steps.back(gradient)
+            cache.backward_weight = cache.backward_weight or cache.transposed(gradient)
+            grad_x = cache.backward_weight(gradient)
         if ctx.needs_input_grad[2]:
-            of_bias = gradients.sum(0)
-        return of_x, None, of_bias, None  # nothing is told to _Gather but that it can begin
+            grad_bias = gradients.sum(0)
+        return grad_x, None, grad_bias, None  # _GatherWeightGradient is told nothing but that it can begin

@@ -1,5 +1,6 @@
-"""Functions that torch.compile makes one kernel of, on a GPU, where `--training.compile` asks for it: it needs Triton,
-and half a minute the first time. Shapes may change from call to call. A CPU has kernels in C of the same (native.py).
+"""Equations that torch.compile fuses into one kernel on a GPU, where `--training.compile` asks for it.
+
+It needs Triton and takes half a minute the first time. Shapes may change from call to call.
 """
 
 import functools
@@ -8,43 +9,51 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from caption.errors import UserError
+from caption.ops import reference
 
-_state = {"wanted": False}
+_state = {"enabled": False}
 
 
-def want(device: torch.device) -> None:
-    """Compile from now on, on a GPU. Raises UserError where Triton is not there."""
+def enable(device: torch.device) -> None:
+    """Compile from now on, if the device is a GPU. Raises UserError where Triton is missing."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError(
-            "training.compile needs Triton, which PyTorch for Linux brings, and there is none; leave it out"
+            "training.compile needs Triton, which PyTorch brings for Linux, but it is missing; leave it out"
         )
     switch(device.type == "cuda")
 
 
 def switch(on: bool) -> None:
-    """Compile or not, from now on."""
-    # One image or row, or more; with a gradient, without, or in inference: each is compiled for itself, once.
-    torch._dynamo.config.cache_size_limit = 32  # by its older name, which PyTorch 2.6 knows, too
-    _state["wanted"] = on
+    """Compile, or stop compiling, from now on."""
+    # One image or row, or more; with gradient, without, or in inference: each is compiled once.
+    torch._dynamo.config.cache_size_limit = 32  # the older name, which PyTorch 2.6 knows, too
+    _state["enabled"] = on
 
 
-def wanted() -> bool:
-    """Whether compiling is on."""
-    return _state["wanted"]
+def enabled() -> bool:
+    """Return whether compiling is on."""
+    return _state["enabled"]
 
 
-def compilable(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself or, once compiling is wanted, compiled."""
-    compiled = None
+@functools.cache
+def _compiled(equation: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(equation, dynamic=True)
 
-    @functools.wraps(plain)
-    def chosen(*arguments: Any) -> Any:
-        nonlocal compiled
-        if not wanted():
-            return plain(*arguments)
-        compiled = compiled or torch.compile(plain, dynamic=True)
-        return compiled(*arguments)
 
-    return chosen
+def supports(*tensors: Tensor) -> bool:
+    return enabled()
+
+
+def lstm_cell(cell: Tensor, *addends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `reference.lstm_cell`, compiled; of rows [N, H], one shape less for the compiler to tell apart."""
+    hidden, next_cell = _compiled(reference.lstm_cell)(*(tensor.flatten(0, -2) for tensor in (cell, *addends)))
+    return hidden.view(cell.shape), next_cell.view(cell.shape)
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return `reference.token_nll`, compiled."""
+    nll: Tensor = _compiled(reference.token_nll)(logits, targets)
+    return nll

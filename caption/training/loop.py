@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from caption import distributed
+from caption import distributed, ops
 from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
 from caption.device import autocast, to_device
 from caption.errors import UserError
-from caption.ops.recurrent_linear import unrolled
 from caption.progress import ProgressBar, Sized
 from caption.search import Hypothesis, search
 from caption.training import losses
@@ -222,7 +221,7 @@ def validate(
     """Mean loss terms over the words of a split, by teacher forcing; attention, soft or hard, by its expectation."""
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
-    with unrolled(captioner.decoder):
+    with ops.reuse_weights(captioner.decoder):
         for batch in ProgressBar(loader, "validate", "batches"):
             decoded = decode(captioner, batch, config, device, draw=False)
             sums["words"] += len(decoded.targets)
@@ -253,7 +252,7 @@ def generate(
     """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
     attention the expectation). An image is encoded once for both. The weights must not change before all is read."""
     captioner.eval()
-    with unrolled(captioner.decoder):
+    with ops.reuse_weights(captioner.decoder):
         for batch in ProgressBar(loader, "caption", "batches"):
             read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
             with autocast(device, precision):

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from caption import distributed
+from caption import distributed, ops
 from caption.config import ReinforceConfig, TrainingConfig
-from caption.decoders.base import DecoderOutput
+from caption.decoders import DecoderOutput
 from caption.device import upcast_float32
-from caption.ops.token_nll import surprises
 
 
 def word_count(decoded: DecoderOutput) -> int:
@@ -17,7 +16,7 @@ def word_count(decoded: DecoderOutput) -> int:
 
 def cross_entropy(decoded: DecoderOutput) -> Tensor:
     """Mean over the N words of -log p(y_t | y_<t, a), in nats; with hard attention, given the locations, too."""
-    return surprises(decoded.logits, decoded.targets).sum() / word_count(decoded)
+    return ops.token_nll(decoded.logits, decoded.targets).sum() / word_count(decoded)
 
 
 def uniform(decoded: DecoderOutput) -> Tensor:
@@ -44,7 +43,7 @@ def doubly_stochastic(decoded: DecoderOutput) -> Tensor:
 @torch.no_grad()
 def word_rewards(decoded: DecoderOutput) -> Tensor:
     """log p(y_t | y_<t, s_<=t, a) of every word, in nats, without gradient [B, Q, T]; zero where there is no word."""
-    rewards = -surprises(decoded.logits, decoded.targets)  # [N]
+    rewards = -ops.token_nll(decoded.logits, decoded.targets)  # [N]
     return _place(rewards, decoded)
 
 
@@ -65,8 +64,8 @@ def draws_rewards(rewards: Tensor, decoded: DecoderOutput) -> Tensor:
 
     `rewards` [B, Q, T] are those of `word_rewards`.
     """
-    assert decoded.draw is not None and decoded.weights is not None
-    drew = (decoded.draw.location[..., 0] >= 0) & (decoded.weights[:, :, 0].sum(-1) > 0)  # [B, Q]
+    assert decoded.sample is not None and decoded.weights is not None
+    drew = (decoded.sample.location[..., 0] >= 0) & (decoded.weights[:, :, 0].sum(-1) > 0)  # [B, Q]
     return torch.stack([(rewards.sum(-1) * drew).sum(), drew.sum()])
 
 
@@ -112,7 +111,7 @@ def earnings(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The advantages [B, Q, T], and what `draws_rewards` gives [2]; without draws, neither. Where there is no baseline
     yet, it is held against the mean of these draws, of all processes."""
-    if decoded.draw is None:
+    if decoded.sample is None:
         return None, None
     rewards = word_rewards(decoded)
     drawn = draws_rewards(rewards, decoded)
@@ -127,14 +126,14 @@ def reinforce(decoded: DecoderOutput, earned: Tensor) -> Tensor:
     `earned` [B, Q, T] are the `advantages`. The value itself means nothing. Captions that took the expectation have
     log p(s) = 0 and take no part.
     """
-    assert decoded.draw is not None
-    return -(earned * decoded.draw.log_probability).sum() / word_count(decoded)
+    assert decoded.sample is not None
+    return -(earned * decoded.sample.log_probability).sum() / word_count(decoded)
 
 
 def entropy(decoded: DecoderOutput) -> Tensor:
     """Mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats; eq. 11 asks for more of it."""
-    assert decoded.draw is not None
-    return decoded.draw.entropy.sum() / word_count(decoded)
+    assert decoded.sample is not None
+    return decoded.sample.entropy.sum() / word_count(decoded)
 
 
 def self_critical(decoded: DecoderOutput, earned: Tensor) -> Tensor:
@@ -142,7 +141,7 @@ def self_critical(decoded: DecoderOutput, earned: Tensor) -> Tensor:
 
     `earned` [N] are reward less baseline of each word's caption. The value itself means nothing.
     """
-    return (earned * surprises(decoded.logits, decoded.targets)).sum() / word_count(decoded)
+    return (earned * ops.token_nll(decoded.logits, decoded.targets)).sum() / word_count(decoded)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:

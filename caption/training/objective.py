@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.data.dataset import Batch
-from caption.decoders.base import DecoderOutput
+from caption.decoders import DecoderOutput
 from caption.device import autocast, to_device
 from caption.training import losses
 from caption.training.self_critical import Critic

@@ -14,7 +14,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig, SelfCriticalConfig
 from caption.data.dataset import Batch, CaptionData, pad_captions
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.decoders.base import DecoderOutput
+from caption.decoders import DecoderOutput
 from caption.evaluation.reward import Reward
 from caption.search import Hypothesis, search
 

@@ -95,7 +95,7 @@ def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any
 
 def look_entry(words: Sequence[str], hypothesis: Hypothesis, heads: Sequence[str] = ()) -> dict[str, Any]:
     """Where the model looked at each word, all heads together, and each of those that are named."""
-    gates, locations = hypothesis.gates, hypothesis.locations
+    gates, locations = (None if v is None else v.tolist() for v in (hypothesis.gates, hypothesis.locations))
     each = [] if hypothesis.heads is None else hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
     return {
         **_weights_entry(hypothesis.weights[: len(words)]),

@@ -15,7 +15,7 @@ from caption.attention import hard as hard_module
 from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
 from caption.data.vocabulary import END, PAD
-from caption.decoders.base import Decoder, DecoderOutput
+from caption.decoders import DecoderOutput, ShowAttendTellDecoder
 from caption.search import search
 from caption.training import losses, objective
 
@@ -27,7 +27,7 @@ EXACT = ReinforceConfig(expectation=0.0)  # eq. 11 with lambda_r = 1 and lambda_
 
 
 @pytest.fixture
-def decoder() -> Decoder:
+def decoder() -> ShowAttendTellDecoder:
     return make_decoder(selection="hard")
 
 
@@ -37,40 +37,40 @@ def force(monkeypatch: pytest.MonkeyPatch):
 
     def follow(paths: list[tuple[int, ...]]) -> None:
         steps = itertools.cycle(torch.tensor(paths).T)  # [T, Q]
-        monkeypatch.setattr(hard_module, "choose", lambda log_weights, most_probable: next(steps).unsqueeze(0))
+        monkeypatch.setattr(hard_module, "sample_location", lambda log_weights, argmax: next(steps).unsqueeze(0))
 
     return follow
 
 
-def encode(decoder: Decoder, locations: int = LOCATIONS) -> Memory:
+def encode(decoder: ShowAttendTellDecoder, locations: int = LOCATIONS) -> Memory:
     torch.manual_seed(3)
     return decoder.attention.prepare(torch.randn(1, locations, D, dtype=torch.double))
 
 
-def decode(decoder: Decoder, memory: Memory, drawn: list[bool]) -> DecoderOutput:
+def decode(decoder: ShowAttendTellDecoder, memory: Memory, drawn: list[bool]) -> DecoderOutput:
     """Teacher forcing of the caption, once for each entry of `drawn`."""
     rows = len(drawn)
-    memory = memory._replace(drawn=torch.tensor([drawn]))
+    memory = memory._replace(sample_rows=torch.tensor([drawn]))
     return decoder(memory, CAPTION.expand(1, rows, STEPS), torch.full((1, rows), STEPS))
 
 
-def gradient(decoder: Decoder, value: Tensor) -> Tensor:
+def gradient(decoder: ShowAttendTellDecoder, value: Tensor) -> Tensor:
     """d value / d all weights, in one row."""
     parts = torch.autograd.grad(value, list(decoder.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
 
 
-def bound(decoder: Decoder, paths=PATHS, locations: int = LOCATIONS) -> tuple[Tensor, Tensor]:
+def bound(decoder: ShowAttendTellDecoder, paths=PATHS, locations: int = LOCATIONS) -> tuple[Tensor, Tensor]:
     """L_s = sum_s p(s | a) log p(y | s, a), eq. 10, and log p(y | a), both with gradient; all paths as rows."""
     decoded = decode(decoder, encode(decoder, locations), [True] * len(paths))
     words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).view(-1, STEPS).sum(1)
-    path = decoded.draw.log_probability[0].sum(-1)
+    path = decoded.sample.log_probability[0].sum(-1)
     assert path.exp().sum().item() == pytest.approx(1, abs=1e-12)
     return (path.exp() * words).sum(), (path + words).logsumexp(0)
 
 
 def estimates(
-    decoder: Decoder, force, config: ReinforceConfig, moving: Tensor = ZERO
+    decoder: ShowAttendTellDecoder, force, config: ReinforceConfig, moving: Tensor = ZERO
 ) -> Iterator[tuple[float, Tensor]]:
     """For every path its probability and the gradient that training would take, times the number of words."""
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
@@ -79,7 +79,7 @@ def estimates(
         decoded = decode(decoder, encode(decoder), [True])
         earned = losses.earnings(decoded, config, moving)[0]
         loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
-        yield math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)
+        yield math.exp(decoded.sample.log_probability.sum().item()), -gradient(decoder, loss)
 
 
 def expectation(pairs: list[tuple[float, Tensor]]) -> Tensor:
@@ -91,7 +91,7 @@ def variance(pairs: list[tuple[float, Tensor]]) -> float:
     return sum(probability * (value - mean).square().sum().item() for probability, value in pairs)
 
 
-def exact(decoder: Decoder, force) -> Tensor:
+def exact(decoder: ShowAttendTellDecoder, force) -> Tensor:
     force(PATHS)
     return gradient(decoder, bound(decoder)[0])
 
@@ -122,7 +122,7 @@ def test_leave_one_out(decoder, force, reward: str) -> None:
         decoded = decode(decoder, encode(decoder, 2), [True, True])
         earned = losses.earnings(decoded, config, ZERO)[0]
         loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
-        pairs.append((math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)))
+        pairs.append((math.exp(decoded.sample.log_probability.sum().item()), -gradient(decoder, loss)))
     force(paths)
     expected = gradient(decoder, bound(decoder, paths, 2)[0])
     torch.testing.assert_close(expectation(pairs), expected, atol=1e-9, rtol=1e-9)
@@ -133,11 +133,11 @@ def test_entropy(decoder, force) -> None:
     of all paths would hold the effect of early draws on later entropies, too.) Rows that took the expectation have an
     entropy like the others."""
     rows = decode(decoder, encode(decoder), [True, False])
-    torch.testing.assert_close(rows.draw.entropy, -(rows.weights * rows.weights.log()).sum(-1))
+    torch.testing.assert_close(rows.sample.entropy, -(rows.weights * rows.weights.log()).sum(-1))
     pairs = list(estimates(decoder, force, dataclasses.replace(EXACT, entropy=0.7)))
     force(PATHS)
     decoded = decode(decoder, encode(decoder), [True] * len(PATHS))
-    probabilities = decoded.draw.log_probability[0].sum(-1).exp().detach()
+    probabilities = decoded.sample.log_probability[0].sum(-1).exp().detach()
     alphas = decoded.weights[0]
     entropies = (probabilities * -(alphas * alphas.log()).sum((1, 2))).sum()
     expected = exact(decoder, force) + 0.7 * gradient(decoder, entropies)
@@ -150,11 +150,11 @@ def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, forc
     chance = 0.3
     drew = expectation(list(estimates(decoder, force, EXACT)))
     soft = decode(decoder, encode(decoder), [False])
-    assert soft.draw.location.eq(-1).all() and soft.draw.log_probability.eq(0).all()
+    assert soft.sample.location.eq(-1).all() and soft.sample.log_probability.eq(0).all()
     earned = losses.earnings(soft, EXACT, ZERO)[0]
     took = -gradient(decoder, losses.total(losses.terms(soft, training, earned), training) * STEPS)
     plain = decoder(encode(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
-    assert plain.draw is None
+    assert plain.sample is None
     torch.testing.assert_close(took, -gradient(decoder, losses.cross_entropy(plain) * STEPS))
     expected = (1 - chance) * exact(decoder, force) + chance * took
     torch.testing.assert_close((1 - chance) * drew + chance * took, expected, atol=1e-9, rtol=1e-9)
@@ -185,7 +185,7 @@ def test_baseline_is_the_moving_average(decoder) -> None:
     """b_k = 0.9 b_(k-1) + 0.1 mean log p over the captions that drew; captions that are not there do not count."""
     torch.manual_seed(0)
     captions = torch.tensor([[[4, 6, END], [5, END, PAD], [PAD, PAD, PAD]]])
-    memory = encode(decoder)._replace(drawn=torch.tensor([[True, False, True]]))
+    memory = encode(decoder)._replace(sample_rows=torch.tensor([[True, False, True]]))
     decoded = decoder(memory, captions, torch.tensor([[3, 2, 0]]))
     words = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1)
     drew = words[:3].sum().item()  # the first caption alone
@@ -196,7 +196,9 @@ def test_baseline_is_the_moving_average(decoder) -> None:
 
     assert following(None, decoded).item() == pytest.approx(drew)
     assert following(minus_two, decoded).item() == pytest.approx(0.9 * -2.0 + 0.1 * drew)
-    nobody = decoder(memory._replace(drawn=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]]))
+    nobody = decoder(
+        memory._replace(sample_rows=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]])
+    )
     assert following(minus_two, nobody).item() == -2.0
     earned, none = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
     first = losses.next_baseline(None, none)
@@ -206,15 +208,15 @@ def test_baseline_is_the_moving_average(decoder) -> None:
 
 def test_draws_follow_alpha_and_the_context_is_the_region(decoder) -> None:
     rows = 20000
-    memory = encode(decoder)._replace(drawn=torch.ones(1, rows, dtype=torch.bool))
+    memory = encode(decoder)._replace(sample_rows=torch.ones(1, rows, dtype=torch.bool))
     query = torch.randn(1, 1, 8, dtype=torch.double).expand(1, rows, 8)
     torch.manual_seed(0)
     attended = decoder.attention(query, memory)
-    share = torch.bincount(attended.draw.location[0], minlength=LOCATIONS) / rows
+    share = torch.bincount(attended.sample.location[0], minlength=LOCATIONS) / rows
     torch.testing.assert_close(share.double(), attended.weights[0, 0], atol=0.015, rtol=0)
-    assert torch.equal(attended.context[0], memory.values[0, attended.draw.location[0]])
-    best = decoder.attention(query, memory._replace(most_probable=True))
-    assert best.draw.location.unique().item() == attended.weights[0, 0].argmax()
+    assert torch.equal(attended.context[0], memory.values[0, attended.sample.location[0]])
+    best = decoder.attention(query, memory._replace(argmax=True))
+    assert best.sample.location.unique().item() == attended.weights[0, 0].argmax()
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30, math.inf])
@@ -223,15 +225,15 @@ def test_no_nan_where_alpha_is_zero_or_one(scale: float) -> None:
     score = AdditiveScore(4, 3, 5)
     attention = HardAttention(score, 3)
     query = torch.randn(2, 6, 4, requires_grad=True)
-    memory = attention.prepare(torch.randn(2, 3, 3))._replace(drawn=torch.rand(2, 6) < 0.7)
+    memory = attention.prepare(torch.randn(2, 3, 3))._replace(sample_rows=torch.rand(2, 6) < 0.7)
     offset = torch.tensor([0.0, -scale, -scale])
     plain = score.forward
     score.forward = lambda query, keys: plain(query, keys) + offset
     attended = attention(query, memory)
     assert attended.weights.unique().tolist() == [0, 1]
-    assert attended.draw.location.unique().tolist() == [-1, 0]
-    assert attended.draw.entropy.eq(0).all() and attended.draw.log_probability.eq(0).all()
-    value = attended.context.sum() + (attended.draw.log_probability * 50).sum() + attended.draw.entropy.sum()
+    assert attended.sample.location.unique().tolist() == [-1, 0]
+    assert attended.sample.entropy.eq(0).all() and attended.sample.log_probability.eq(0).all()
+    value = attended.context.sum() + (attended.sample.log_probability * 50).sum() + attended.sample.entropy.sum()
     (slope,) = torch.autograd.grad(value, query)
     assert slope.isfinite().all()
 
@@ -253,16 +255,16 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
         decoder.output.bias[END] += 3
     torch.manual_seed(4)
     memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
-    choose = hard_module.choose
+    choose = hard_module.sample_location
     config = SearchConfig(beam_size=size, method=method, max_length=8, attend=attend, no_repeat_ngram=2)
     found = search(decoder, memory, config)
     for image, hypothesis in ((image, h) for image, hypotheses in enumerate(found) for h in hypotheses):
         words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
         assert len(hypothesis.locations) == len(words) == len(hypothesis.weights)
         if attend == "most_probable":
-            assert hypothesis.locations == hypothesis.weights.argmax(-1).tolist()
+            assert hypothesis.locations.tolist() == hypothesis.weights.argmax(-1).tolist()
         steps = iter(hypothesis.locations)
-        monkeypatch.setattr(hard_module, "choose", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
+        monkeypatch.setattr(hard_module, "sample_location", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
         one = Memory(
             memory.keys[image, None], memory.values[image, None], memory.mean[image, None], torch.tensor([[True]])
         )
@@ -270,7 +272,7 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
         logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
         assert hypothesis.log_probability == pytest.approx(logps.sum().item(), abs=1e-5)
         torch.testing.assert_close(hypothesis.weights, decoded.weights[0, 0], atol=1e-5, rtol=0, check_dtype=False)
-        monkeypatch.setattr(hard_module, "choose", choose)
+        monkeypatch.setattr(hard_module, "sample_location", choose)
     assert search(decoder, memory, SearchConfig(max_length=4))[0][0].locations is None
 
 
@@ -280,13 +282,13 @@ def test_forward_equals_a_loop_of_step(decoder) -> None:
     lengths = torch.tensor([[4, 2], [2, 0]])
     torch.manual_seed(4)
     memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
-    memory = memory._replace(drawn=torch.tensor([[True, True], [False, True]]), most_probable=True)
+    memory = memory._replace(sample_rows=torch.tensor([[True, True], [False, True]]), argmax=True)
     decoded = decoder(memory, captions, lengths)
     state, words = decoder.start(memory, 2), torch.full((2, 2), 1)
     real = torch.arange(4) < lengths[..., None]
     for t in range(4):
         _, state, attended = decoder.step(words, state, memory)
-        for part, whole in zip(attended.draw, decoded.draw, strict=True):
+        for part, whole in zip(attended.sample, decoded.sample, strict=True):
             torch.testing.assert_close(whole[:, :, t][real[:, :, t]], part[real[:, :, t]])
             assert whole[:, :, t][~real[:, :, t]].eq(0).all()
         words = captions[:, :, t]
@@ -295,7 +297,7 @@ def test_forward_equals_a_loop_of_step(decoder) -> None:
 def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     """Reward to go, word by word, and b shared out evenly among a caption's words."""
     captions = torch.tensor([[[4, 6, END], [5, END, PAD]]])
-    memory = encode(decoder)._replace(drawn=torch.tensor([[True, True]]))
+    memory = encode(decoder)._replace(sample_rows=torch.tensor([[True, True]]))
     decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
     a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
     to_go = dataclasses.replace(EXACT, reward="to_go")
@@ -311,7 +313,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     """Two captions, two draws each, as rows 0 0 1 1: never one caption against the other."""
     captions = torch.tensor([[[4, 6, END], [4, 6, END], [5, END, PAD], [5, END, PAD]]])
     torch.manual_seed(0)
-    memory = encode(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
+    memory = encode(decoder)._replace(sample_rows=torch.ones(1, 4, dtype=torch.bool))
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
     rewards = losses.word_rewards(decoded)
     config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out")
@@ -351,11 +353,11 @@ def test_bfloat16_autocast_stays_close() -> None:
     decoder = make_decoder(selection="hard").float()
     torch.manual_seed(3)
     memory = decoder.attention.prepare(torch.randn(1, LOCATIONS, D))
-    memory = memory._replace(drawn=torch.tensor([[True]]), most_probable=True)
+    memory = memory._replace(sample_rows=torch.tensor([[True]]), argmax=True)
     plain = decoder(memory, CAPTION, torch.tensor([[STEPS]]))
     with torch.autocast("cpu", torch.bfloat16):
         half = decoder(memory, CAPTION, torch.tensor([[STEPS]]))
     assert half.logits.dtype == torch.bfloat16
-    assert half.weights.dtype == half.draw.log_probability.dtype == half.draw.entropy.dtype == torch.float32
-    assert torch.equal(half.draw.location, plain.draw.location)
-    torch.testing.assert_close(half.draw.entropy, plain.draw.entropy, atol=0.03, rtol=0)
+    assert half.weights.dtype == half.sample.log_probability.dtype == half.sample.entropy.dtype == torch.float32
+    assert torch.equal(half.sample.location, plain.sample.location)
+    torch.testing.assert_close(half.sample.entropy, plain.sample.entropy, atol=0.03, rtol=0)

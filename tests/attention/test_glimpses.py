@@ -11,9 +11,9 @@ import torch
 from conftest import KINDS, D, far_from_uniform, make_kind
 from torch import Tensor
 
-from caption.attention import GLIMPSES, SELECTIONS, GaussianGrid, Retina
+from caption.attention import GLIMPSES, SELECTIONS, DrawGlimpse, Retina
 from caption.attention import glimpses as module
-from caption.attention.glimpses import BOUND, SPREAD
+from caption.attention.glimpses import BOUND, SIGMA
 from caption.config import DRAWING, Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.vocabulary import END
 from caption.errors import UserError
@@ -38,9 +38,9 @@ def inputs(images: int = 3, rows: int = 2, seed: int = 1) -> tuple[Tensor, Tenso
     return torch.randn(images, rows, H, dtype=torch.double) / 2, torch.randn(images, L, D, dtype=torch.double)
 
 
-def grid_with(numbers: list[float], size: int = 3, seed: int = 0) -> GaussianGrid:
+def grid_with(numbers: list[float], size: int = 3, seed: int = 0) -> DrawGlimpse:
     """A Gaussian grid whose five numbers are these, whatever the query."""
-    made: GaussianGrid = make("draw", size, seed=seed)
+    made: DrawGlimpse = make("draw", size, seed=seed)
     with torch.no_grad():
         made.numbers.weight.zero_()
         made.numbers.bias.copy_(torch.tensor(numbers))
@@ -125,7 +125,7 @@ def test_gamma_multiplies_what_is_read() -> None:
 def test_at_first_the_grid_covers_the_picture() -> None:
     """Its outer filters on the outer cells, nowhere nothing."""
     torch.manual_seed(0)
-    grid = GaussianGrid(H, D, 8, (8, 8), 3)
+    grid = DrawGlimpse(H, D, 8, (8, 8), 3)
     query, regions = torch.zeros(1, 1, H), torch.randn(1, 64, D)
     weights = grid(query, grid.prepare(regions)).weights[0, 0].view(8, 8)
     torch.testing.assert_close(weights, weights.flip(0).flip(1))
@@ -167,7 +167,7 @@ def test_a_patch_over_the_whole_picture_sees_the_mean() -> None:
     filters = []
     read = retina.read
     retina.read = lambda given, memory: filters.append(given) or read(given, memory)
-    retina.look(place, retina.prepare(regions))
+    retina.read_at(place, retina.prepare(regions))
     torch.testing.assert_close(filters[0][:, :, 4 * 9 :], torch.full((3, 2, 9, L), 1 / L, dtype=torch.double))
     torch.testing.assert_close(filters[0][:, :, 4, 2 * 5 + 3], torch.ones(3, 2, dtype=torch.double))
 
@@ -176,21 +176,21 @@ def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -
     """Mean, deviation and log-probability; the rows that do not draw take the centre."""
     rows, kept = 20000, []
     query, regions = inputs(1, 1)
-    retina, wander = make("retina"), module.wander
-    monkeypatch.setattr(module, "wander", lambda centre: kept.append(wander(centre)) or kept[-1])
+    retina, sample_place = make("retina"), module.sample_place
+    monkeypatch.setattr(module, "sample_place", lambda centre: kept.append(sample_place(centre)) or kept[-1])
     drawn = torch.arange(rows).unsqueeze(0) < rows - 2
     torch.manual_seed(0)
-    attended = retina(query.expand(1, rows, H), retina.prepare(regions)._replace(drawn=drawn))
+    attended = retina(query.expand(1, rows, H), retina.prepare(regions)._replace(sample_rows=drawn))
     centre = torch.tanh(retina.centre(query))[0, 0]
     torch.testing.assert_close(kept[0][0].mean(0), centre, atol=0.005, rtol=0)
-    torch.testing.assert_close(kept[0][0].T.cov(), SPREAD**2 * torch.eye(2).double(), atol=0.001, rtol=0)
-    normal = torch.distributions.Normal(centre, SPREAD)
+    torch.testing.assert_close(kept[0][0].T.cov(), SIGMA**2 * torch.eye(2).double(), atol=0.001, rtol=0)
+    normal = torch.distributions.Normal(centre, SIGMA)
     expected = normal.log_prob(kept[0][0]).sum(-1)
-    torch.testing.assert_close(attended.draw.log_probability[0, :-2], expected[:-2])
-    torch.testing.assert_close(attended.draw.entropy[0], normal.entropy().sum().expand(rows))
-    assert attended.draw.location[0, -2:].eq(-1).all() and attended.draw.log_probability[0, -2:].eq(0).all()
+    torch.testing.assert_close(attended.sample.log_probability[0, :-2], expected[:-2])
+    torch.testing.assert_close(attended.sample.entropy[0], normal.entropy().sum().expand(rows))
+    assert attended.sample.location[0, -2:].eq(-1).all() and attended.sample.log_probability[0, -2:].eq(0).all()
     plain = retina(query, retina.prepare(regions))
-    assert plain.draw is None
+    assert plain.sample is None
     torch.testing.assert_close(attended.context[0, -1], plain.context[0, 0])
     assert (attended.context[0, :-2] - plain.context[0, 0]).norm(dim=-1).min() > 0
 
@@ -200,18 +200,18 @@ def test_the_location_is_the_cell_that_is_looked_at(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "SQUARES", 1)
     query, regions = inputs(1, 1)
     retina = retina_at((0.0, 0.0), 1)
-    memory = retina.prepare(regions)._replace(drawn=DRAWN)
+    memory = retina.prepare(regions)._replace(sample_rows=DRAWN)
     for row, column in itertools.product(range(4), range(5)):
         place = torch.tensor([[[(row + 0.5) / 2 - 1, (column + 0.5) / 2.5 - 1]]], dtype=torch.double)
-        monkeypatch.setattr(module, "wander", lambda centre, place=place: place)
+        monkeypatch.setattr(module, "sample_place", lambda centre, place=place: place)
         attended = retina(query, memory)
-        assert attended.draw.location.item() == row * 5 + column == attended.weights[0, 0].argmax().item()
+        assert attended.sample.location.item() == row * 5 + column == attended.weights[0, 0].argmax().item()
     outside = torch.tensor([[[1.3, -2.0]]], dtype=torch.double)
-    monkeypatch.setattr(module, "wander", lambda centre: outside)
+    monkeypatch.setattr(module, "sample_place", lambda centre: outside)
     attended = retina(query, memory)
-    assert attended.draw.location.item() == 15 == attended.weights[0, 0].argmax().item()
-    expected = torch.distributions.Normal(0.0, SPREAD).log_prob(outside).sum()
-    torch.testing.assert_close(attended.draw.log_probability.sum(), expected)
+    assert attended.sample.location.item() == 15 == attended.weights[0, 0].argmax().item()
+    expected = torch.distributions.Normal(0.0, SIGMA).log_prob(outside).sum()
+    torch.testing.assert_close(attended.sample.log_probability.sum(), expected)
 
 
 def test_no_gradient_from_what_a_draw_sees_to_the_centre() -> None:
@@ -220,10 +220,10 @@ def test_no_gradient_from_what_a_draw_sees_to_the_centre() -> None:
     memory = retina.prepare(regions)
     (slope,) = torch.autograd.grad(retina(query, memory).context.sum(), retina.centre.weight)
     assert slope.abs().max() > 1e-3
-    attended = retina(query, memory._replace(drawn=DRAWN))
+    attended = retina(query, memory._replace(sample_rows=DRAWN))
     (slope,) = torch.autograd.grad(attended.context.sum(), retina.centre.weight, retain_graph=True)
     assert slope.eq(0).all()
-    (slope,) = torch.autograd.grad(attended.draw.log_probability.sum(), retina.centre.weight)
+    (slope,) = torch.autograd.grad(attended.sample.log_probability.sum(), retina.centre.weight)
     assert slope.abs().max() > 1e-3
 
 
@@ -239,7 +239,7 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
     regions = torch.randn(1, 6, D, dtype=torch.double)
 
     def decode(rows: int) -> Any:
-        memory = decoder.prepare(regions)._replace(drawn=torch.ones(1, rows, dtype=torch.bool))
+        memory = decoder.prepare(regions)._replace(sample_rows=torch.ones(1, rows, dtype=torch.bool))
         return decoder(memory, torch.full((1, rows, 1), END), torch.ones(1, rows, dtype=torch.long))
 
     quantiles = torch.special.ndtri((torch.arange(60, dtype=torch.double) + 0.5) / 60)
@@ -247,7 +247,7 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
 
     def expected() -> float:
         with monkeypatch.context() as patch, torch.no_grad():
-            patch.setattr(module, "wander", lambda centre: centre + SPREAD * noise)
+            patch.setattr(module, "sample_place", lambda centre: centre + SIGMA * noise)
             return -losses.cross_entropy(decode(len(noise[0]))).item()
 
     slopes = []
@@ -287,7 +287,7 @@ def test_every_hypothesis_keeps_its_locations(monkeypatch: pytest.MonkeyPatch, a
     for hypothesis in itertools.chain(*search(decoder, memory, config)):
         steps = len(hypothesis.words) + hypothesis.finished
         assert len(hypothesis.locations) == len(hypothesis.weights) == steps
-        assert hypothesis.locations == hypothesis.weights.argmax(-1).tolist()
+        assert hypothesis.locations.tolist() == hypothesis.weights.argmax(-1).tolist()
     assert search(decoder, memory, SearchConfig(max_length=3))[0][0].locations is None
 
 
@@ -301,7 +301,7 @@ def test_weights_are_a_distribution(name: str, size: int) -> None:
     glimpse = make(name, size)
     memory = glimpse.prepare(regions)
     for drawn in (None, torch.rand(3, 2) < 0.5):
-        attended = glimpse(query, memory._replace(drawn=drawn))
+        attended = glimpse(query, memory._replace(sample_rows=drawn))
         assert (
             attended.weights.shape == (3, 2, L) and attended.context.shape == (3, 2, 8) and glimpse.context_width == 8
         )
@@ -348,11 +348,11 @@ def test_finite_everywhere(name: str, dtype: torch.dtype) -> None:
     layer.bias.data.zero_()
     query = extremes.unsqueeze(0).requires_grad_()
     for drawn in (None, torch.ones(query.shape[:2], dtype=torch.bool)):
-        attended = glimpse(query, glimpse.prepare(regions[:1])._replace(drawn=drawn))
+        attended = glimpse(query, glimpse.prepare(regions[:1])._replace(sample_rows=drawn))
         values = [
             attended.context,
             attended.weights,
-            *([] if attended.draw is None else [attended.draw.log_probability]),
+            *([] if attended.sample is None else [attended.sample.log_probability]),
         ]
         assert all(value.isfinite().all() for value in values)
         torch.testing.assert_close(attended.weights.sum(-1), torch.ones(query.shape[:2], dtype=dtype))

@@ -12,10 +12,10 @@ from caption.attention import MultiHeadAttention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TrainingConfig, TransformerConfig
 from caption.data.vocabulary import END, PAD, SPECIALS, START, Vocabulary
-from caption.decoders.base import LuongDecoder, shifted
-from caption.decoders.transformer import LEARNED, TransformerDecoder, sinusoids
+from caption.decoders import LuongDecoder, shift_right
+from caption.decoders.transformer import MAX_POSITIONS, TransformerDecoder, sinusoids
 from caption.errors import UserError
-from caption.search import beam, follow, greedy, search
+from caption.search import beam, force_decode, greedy, search
 from caption.training import losses
 
 CAPTIONS = torch.tensor(
@@ -108,8 +108,8 @@ def test_other_words_can_be_read_than_are_written(kind: str) -> None:
     decoder = make_kind(kind)
     memory = decoder.prepare(regions())
     plain = decoder(memory, CAPTIONS, LENGTHS)
-    assert torch.equal(decoder(memory, CAPTIONS, LENGTHS, inputs=shifted(CAPTIONS)).logits, plain.logits)
-    other = shifted(CAPTIONS).clone()
+    assert torch.equal(decoder(memory, CAPTIONS, LENGTHS, inputs=shift_right(CAPTIONS)).logits, plain.logits)
+    other = shift_right(CAPTIONS).clone()
     other[0, 0, 2] = 9  # before the third word
     changed = decoder(memory, CAPTIONS, LENGTHS, inputs=other)
     assert torch.equal(changed.targets, plain.targets)
@@ -132,7 +132,7 @@ def test_searches(kind: str) -> None:
         for hypothesis in found:
             if not hypothesis.finished:
                 continue
-            again = follow(decoder, memory, hypothesis.words, "expectation", heads=True)[b]
+            again = force_decode(decoder, memory, hypothesis.words, "expectation", heads=True)[b]
             assert again.log_probability == pytest.approx(hypothesis.log_probability, rel=1e-4)
             torch.testing.assert_close(again.weights, hypothesis.weights)
             assert (again.heads is None) == (decoder.__class__ is not TransformerDecoder and "multi" not in kind)
@@ -173,7 +173,7 @@ def test_luong_by_its_equations() -> None:
     memory = decoder.prepare(regions(1))
     cell = nn.LSTMCell(8 + 12, 12).double()
     with torch.no_grad():
-        cell.weight_ih.copy_(torch.cat([decoder.word_to_gates.weight, decoder.attentional_to_gates.weight], 1))
+        cell.weight_ih.copy_(torch.cat([decoder.word_to_gates.weight, decoder.attention_vector_to_gates.weight], 1))
         cell.weight_hh.copy_(decoder.hidden_to_gates.weight)
         cell.bias_ih.copy_(decoder.word_to_gates.bias)
         cell.bias_hh.zero_()
@@ -269,14 +269,14 @@ def test_a_layer_is_pytorch_s(norm: str) -> None:
                 b.in_proj_weight.copy_(torch.cat([a.query.weight, a.key.weight, a.value.weight]))
                 b.in_proj_bias.copy_(torch.cat([a.query.bias, a.key.bias, a.value.bias]))
                 b.out_proj.load_state_dict(a.output.state_dict())
-            other.linear1.load_state_dict(mine.feed[0].state_dict())
-            other.linear2.load_state_dict(mine.feed[2].state_dict())
+            other.linear1.load_state_dict(mine.feed_forward[0].state_dict())
+            other.linear2.load_state_dict(mine.feed_forward[2].state_dict())
             for number, b in enumerate((other.norm1, other.norm2, other.norm3)):
                 b.load_state_dict(mine.norms[number].state_dict())
         if pre:
             theirs.norm.load_state_dict(ours.norm.state_dict())
     captions, lengths = torch.randint(4, V, (3, 1, 5)), torch.full((3, 1), 5)
-    read = ours.read(shifted(captions), 0).squeeze(1)
+    read = ours.embed(shift_right(captions), 0).squeeze(1)
     mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.double)
     wanted = ours.output(theirs(read, ours.region(regions()), tgt_mask=mask))
     torch.testing.assert_close(ours(ours.prepare(regions()), captions, lengths).logits, wanted.flatten(0, 1))
@@ -294,10 +294,12 @@ def test_sinusoids_by_their_equation() -> None:
 def test_learned_positions_end() -> None:
     """The last stands for all beyond, in training and word by word."""
     decoder = make_kind("transformer post")
-    words = torch.full((1, LEARNED + 2), 5)
-    read = decoder.read(words, 0)[0]
-    assert torch.equal(read[LEARNED - 1], read[LEARNED + 1]) and not torch.equal(read[LEARNED - 2], read[LEARNED - 1])
-    assert torch.equal(decoder.read(words[:, :1], LEARNED + 1)[0, 0], read[LEARNED + 1])
+    words = torch.full((1, MAX_POSITIONS + 2), 5)
+    read = decoder.embed(words, 0)[0]
+    assert torch.equal(read[MAX_POSITIONS - 1], read[MAX_POSITIONS + 1]) and not torch.equal(
+        read[MAX_POSITIONS - 2], read[MAX_POSITIONS - 1]
+    )
+    assert torch.equal(decoder.embed(words[:, :1], MAX_POSITIONS + 1)[0, 0], read[MAX_POSITIONS + 1])
 
 
 def test_a_cache_is_reordered_with_its_rows() -> None:

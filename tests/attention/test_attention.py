@@ -43,7 +43,7 @@ def drawing(attention: SoftAttention, memory: Memory, rows: int) -> Memory:
     """A memory with which hard attention takes its most probable location."""
     if not attention.stochastic:
         return memory
-    return memory._replace(drawn=torch.ones(len(memory.keys), rows, dtype=torch.bool), most_probable=True)
+    return memory._replace(sample_rows=torch.ones(len(memory.keys), rows, dtype=torch.bool), argmax=True)
 
 
 # What each score computes.
@@ -137,7 +137,7 @@ def test_local_p_by_its_equation(plane: bool) -> None:
     query, regions = inputs(1, 1)
     attention = make("general", "local_p", plane)
     window, scores = attention.window, attention.score(query, attention.score.keys(regions))[0, 0]
-    share = torch.sigmoid(window.middle.weight @ torch.tanh(window.hidden.weight @ query[0, 0]))
+    share = torch.sigmoid(window.centre.weight @ torch.tanh(window.hidden.weight @ query[0, 0]))
     middle = (torch.tensor([2.0, 3.0]) if plane else torch.tensor([6.0])) * share
     places = [(n // 3, n % 3) if plane else (n,) for n in range(L)]
     distances = [[s - p for s, p in zip(place, middle.tolist(), strict=True)] for place in places]
@@ -168,7 +168,7 @@ def test_weights_are_a_distribution(score: str, window: str, plane: bool, select
     else:
         torch.testing.assert_close(sums, torch.ones_like(sums))
     if selection == "hard":
-        chosen = regions.gather(1, attended.draw.location.unsqueeze(-1).expand(-1, -1, D))
+        chosen = regions.gather(1, attended.sample.location.unsqueeze(-1).expand(-1, -1, D))
         torch.testing.assert_close(attended.context, chosen)
 
 
@@ -226,7 +226,7 @@ def test_gradients_numerically(score: str, window: str, plane: bool) -> None:
 )
 def test_decoders_and_searches_go_on_as_before(score: str, window: str, plane: bool, selection: str) -> None:
     """forward is a loop of step, at the right t; a beam of one is greedy; beams carry t along."""
-    decoder = make_decoder(attention=make_attention(score, window, plane, selection))
+    decoder = make_decoder(score=score, window=window, plane=plane, selection=selection)
     memory = decoder.attention.prepare(torch.randn(2, L, D, dtype=torch.double))
     captions = torch.randint(4, 11, (2, 3, 5))
     decoded = decoder(memory, captions, torch.full((2, 3), 5))

@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import D, L, V, check_gradients, make_decoder, make_memory
 
-from caption.attention import AdditiveScore, Memory, SoftAttention
+from caption.attention import Memory
 from caption.config import DecoderConfig, TrainingConfig
 from caption.data.vocabulary import END, PAD, START
-from caption.decoders.base import Decoder, live_rectangles
+from caption.decoders import ShowAttendTellDecoder
+from caption.decoders.packing import active_shapes
 from caption.training import losses
 
 CAPTIONS = torch.tensor(
@@ -22,7 +23,7 @@ CAPTIONS = torch.tensor(
 LENGTHS = torch.tensor([[5, 3], [3, 0], [2, 4]])
 
 
-def by_steps(decoder: Decoder, memory) -> tuple[torch.Tensor, torch.Tensor]:
+def by_steps(decoder: ShowAttendTellDecoder, memory) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [N, V] and weights [N, L] of every real word, one step at a time."""
     state, words = decoder.start(memory, 2), torch.full((3, 2), START)
     logits, weights = [], []
@@ -35,7 +36,7 @@ def by_steps(decoder: Decoder, memory) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(logits, 2)[real], torch.stack(weights, 2)[real]
 
 
-def test_forward_equals_a_loop_of_step(decoder: Decoder) -> None:
+def test_forward_equals_a_loop_of_step(decoder: ShowAttendTellDecoder) -> None:
     memory = make_memory(decoder)
     decoded = decoder(memory, CAPTIONS, LENGTHS)
     logits, weights = by_steps(decoder, memory)
@@ -45,14 +46,14 @@ def test_forward_equals_a_loop_of_step(decoder: Decoder) -> None:
     assert decoded.targets.tolist() == CAPTIONS[real].tolist()
 
 
-def test_weights_are_zero_where_there_is_no_word(decoder: Decoder) -> None:
+def test_weights_are_zero_where_there_is_no_word(decoder: ShowAttendTellDecoder) -> None:
     decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
     real = torch.arange(5) < LENGTHS[..., None]
     torch.testing.assert_close(decoded.weights.sum(-1), real.double())
     assert (decoded.weights >= 0).all()
 
 
-def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
+def test_row_alone_equals_row_in_batch(decoder: ShowAttendTellDecoder) -> None:
     memory = make_memory(decoder)
     together = decoder(memory, CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
     alone = [
@@ -69,7 +70,7 @@ def test_row_alone_equals_row_in_batch(decoder: Decoder) -> None:
         torch.testing.assert_close(single.logits, expected)
 
 
-def test_permuting_locations_permutes_the_weights_alone(decoder: Decoder) -> None:
+def test_permuting_locations_permutes_the_weights_alone(decoder: ShowAttendTellDecoder) -> None:
     torch.manual_seed(2)
     regions, order = torch.randn(3, L, D, dtype=torch.double), torch.randperm(L)
     plain = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
@@ -79,7 +80,7 @@ def test_permuting_locations_permutes_the_weights_alone(decoder: Decoder) -> Non
     assert not torch.allclose(plain.weights, plain.weights[..., order])
 
 
-def test_padding_has_exactly_zero_gradient(decoder: Decoder) -> None:
+def test_padding_has_exactly_zero_gradient(decoder: ShowAttendTellDecoder) -> None:
     """Whatever stands after <end>, no gradient comes from it and none goes to it."""
     gradients = []
     for filler in (PAD, 9):
@@ -93,7 +94,7 @@ def test_padding_has_exactly_zero_gradient(decoder: Decoder) -> None:
     assert decoder.embedding.weight.grad[PAD].abs().sum() == 0
 
 
-def test_gradients_numerically(decoder: Decoder) -> None:
+def test_gradients_numerically(decoder: ShowAttendTellDecoder) -> None:
     """Every weight's gradient of the whole loss, against central differences."""
     regions = torch.randn(3, L, D, dtype=torch.double)
 
@@ -105,7 +106,7 @@ def test_gradients_numerically(decoder: Decoder) -> None:
     check_gradients(decoder, loss, count=4, rel=1e-5)
 
 
-def test_gradient_reaches_the_regions(decoder: Decoder) -> None:
+def test_gradient_reaches_the_regions(decoder: ShowAttendTellDecoder) -> None:
     regions = torch.randn(1, L, D, dtype=torch.double, requires_grad=True)
 
     def logits(values: torch.Tensor) -> torch.Tensor:
@@ -118,7 +119,7 @@ def test_first_loss_is_about_log_v() -> None:
     torch.manual_seed(0)
     size = 1000
     config = DecoderConfig(embedding=64, hidden=64, attention=64)
-    decoder = Decoder(config, SoftAttention(AdditiveScore(64, 32, 64), 32), 32, size)
+    decoder = ShowAttendTellDecoder(config, 32, (7, 7), size)
     memory = decoder.attention.prepare(torch.rand(8, 49, 32))
     captions = torch.randint(4, size, (8, 5, 12))
     loss = losses.cross_entropy(decoder(memory, captions, torch.full((8, 5), 12)))
@@ -126,11 +127,11 @@ def test_first_loss_is_about_log_v() -> None:
 
 
 def test_steps_shrink_to_what_is_left() -> None:
-    assert live_rectangles(torch.tensor([[4, 2], [3, 1]]), 4) == [(2, 2), (2, 2), (2, 1), (1, 1)]
-    assert live_rectangles(torch.tensor([[1, 3]]), 3) == [(1, 2), (1, 2), (1, 2)]  # unsorted rows stay together
+    assert active_shapes(torch.tensor([[4, 2], [3, 1]]), 4) == [(2, 2), (2, 2), (2, 1), (1, 1)]
+    assert active_shapes(torch.tensor([[1, 3]]), 3) == [(1, 2), (1, 2), (1, 2)]  # unsorted rows stay together
 
 
-def test_doubly_stochastic_is_the_paper_s_sum(decoder: Decoder) -> None:
+def test_doubly_stochastic_is_the_paper_s_sum(decoder: ShowAttendTellDecoder) -> None:
     decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
     total = 0.0
     for b in range(3):
@@ -141,7 +142,7 @@ def test_doubly_stochastic_is_the_paper_s_sum(decoder: Decoder) -> None:
     assert losses.doubly_stochastic(decoded).item() == pytest.approx(total / LENGTHS.sum().item())
 
 
-def test_no_row_of_the_memory_is_repeated(decoder: Decoder) -> None:
+def test_no_row_of_the_memory_is_repeated(decoder: ShowAttendTellDecoder) -> None:
     """Keys and values keep one entry an image, whatever the number of rows."""
     memory = make_memory(decoder)
     assert memory.keys.shape == (3, L, 9) and memory.values.shape == (3, L, D)
@@ -158,7 +159,7 @@ def test_bfloat16_autocast_stays_close() -> None:
     assert losses.cross_entropy(half).item() == pytest.approx(losses.cross_entropy(plain).item(), rel=0.02)
 
 
-def test_label_smoothing_is_pytorch_s(decoder: Decoder) -> None:
+def test_label_smoothing_is_pytorch_s(decoder: ShowAttendTellDecoder) -> None:
     decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
     config = TrainingConfig(label_smoothing=0.2, doubly_stochastic=0.0)
     expected = torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, label_smoothing=0.2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from caption.ops.dropout import Dropout
+from caption.ops import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])

@@ -1,4 +1,4 @@
-"""Layers applied at every step: inside `unrolled` they give what they give outside, forward and backward."""
+"""Layers applied at every step: inside `reuse_weights` they give what they give outside, forward and backward."""
 
 import gc
 import weakref
@@ -11,27 +11,29 @@ from torch import Tensor
 from caption.config import SearchConfig
 from caption.data.vocabulary import END
 from caption.ops import recurrent_linear
-from caption.ops.recurrent_linear import StepLinear, Steps, Weights, packs, unrolled
+from caption.ops.recurrent_linear import PackedWeight, RecurrentLinear, WeightCache, reuse_weights, supports_onednn
 from caption.search import search
 
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent_linear, "LARGE", 0)
+    monkeypatch.setattr(recurrent_linear, "MIN_WEIGHTS", 0)
 
 
-def layer_and_steps(bias: bool, dtype: torch.dtype = torch.double, width: int = 5) -> tuple[StepLinear, list[Tensor]]:
+def layer_and_steps(
+    bias: bool, dtype: torch.dtype = torch.double, width: int = 5
+) -> tuple[RecurrentLinear, list[Tensor]]:
     """A layer, and what it reads at three steps, fewer rows at each; the second's rows lie apart in memory."""
     torch.manual_seed(0)
-    layer = StepLinear(7, width, bias=bias).to(dtype)
+    layer = RecurrentLinear(7, width, bias=bias).to(dtype)
     whole = torch.randn(4, 3, 7, dtype=dtype)
     return layer, [each.requires_grad_() for each in (whole.clone(), whole[:3, :2].clone(), whole[0, 0].clone())]
 
 
-def gradients(layer: StepLinear, reads: list[Tensor], inside: bool) -> list[Tensor]:
+def gradients(layer: RecurrentLinear, reads: list[Tensor], inside: bool) -> list[Tensor]:
     torch.manual_seed(1)
     if inside:
-        with unrolled(layer):
+        with reuse_weights(layer):
             results = [layer(x[:, :1] if x.dim() == 3 else x) for x in reads] + [layer(reads[0])]
     else:
         results = [layer(x[:, :1] if x.dim() == 3 else x) for x in reads] + [layer(reads[0])]
@@ -51,35 +53,42 @@ def test_equals_linear(width: int, bias: bool, dtype: torch.dtype, close: float)
 def test_packed_where_it_pays() -> None:
     """Or the tests above, and speed, would say nothing of it."""
     here = torch.backends.mkldnn.is_available()
-    few, rows = torch.randn(3, 7), torch.randn(recurrent_linear.MANY + 1, 7)
-    assert packs(few) == packs(rows) == here
-    assert Weights(few, packs(few)).reordered == here and not Weights(few, packs(few), several=False).reordered
-    assert not packs(few.double())
-    assert packs(few.bfloat16()) == packs(rows.bfloat16()) == (here and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    few, rows = torch.randn(3, 7), torch.randn(recurrent_linear.MIN_ROWS + 1, 7)
+    assert supports_onednn(few) == supports_onednn(rows) == here
+    assert (
+        PackedWeight(few, supports_onednn(few)).reordered == here
+        and not PackedWeight(few, supports_onednn(few), several_steps=False).reordered
+    )
+    assert not supports_onednn(few.double())
+    assert (
+        supports_onednn(few.bfloat16())
+        == supports_onednn(rows.bfloat16())
+        == (here and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(("bias", "width"), [(False, 5), (True, 9)])
 def test_many_rows_alone(bias: bool, width: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside `unrolled`, too: a call is a step of its own. In half precision as nn.Linear there."""
-    layer = StepLinear(7, width, bias=bias)
-    x = torch.randn(2, recurrent_linear.MANY, 7).requires_grad_()
+    """Outside `reuse_weights`, too: a call is a step of its own. In half precision as nn.Linear there."""
+    layer = RecurrentLinear(7, width, bias=bias)
+    x = torch.randn(2, recurrent_linear.MIN_ROWS, 7).requires_grad_()
     made = []
-    monkeypatch.setattr(recurrent_linear, "Steps", lambda *each: made.append(Steps(*each)) or made[-1])
+    monkeypatch.setattr(recurrent_linear, "WeightCache", lambda *each: made.append(WeightCache(*each)) or made[-1])
 
     def results() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             result = layer(x)
         return [result, *torch.autograd.grad((slopes * result).sum(), [x, *layer.parameters()])]
 
-    slopes = torch.randn(2, recurrent_linear.MANY, width)
+    slopes = torch.randn(2, recurrent_linear.MIN_ROWS, width)
     found = results()
-    monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
+    monkeypatch.setattr(RecurrentLinear, "forward", torch.nn.Linear.forward)
     for one, other in zip(found, results(), strict=True):
         assert one.dtype == other.dtype
         close = 0.02 * other.abs().max().item() if half else 1e-4
         torch.testing.assert_close(one, other, atol=close, rtol=1e-5)
-    assert len(made) == packs(x.bfloat16() if half else x)
+    assert len(made) == supports_onednn(x.bfloat16() if half else x)
 
 
 def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +96,9 @@ def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, reads = layer_and_steps(True, torch.float)
     for supported in (True, False):
         if not supported:
-            monkeypatch.setattr(recurrent_linear, "packs", lambda x: False)
+            monkeypatch.setattr(recurrent_linear, "supports_onednn", lambda x: False)
         with torch.autocast("cpu", torch.bfloat16):
-            with unrolled(layer):
+            with reuse_weights(layer):
                 found = layer(reads[0])
             wanted = torch.nn.functional.linear(reads[0], layer.weight, layer.bias)
         assert found.dtype == wanted.dtype == torch.bfloat16
@@ -104,22 +113,22 @@ def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_stays_behind() -> None:
     """After an error, too, and after the backward pass; the weights may change then."""
     layer, reads = layer_and_steps(False)
-    with pytest.raises(ZeroDivisionError), unrolled(layer):
-        assert isinstance(layer.steps, Steps)
+    with pytest.raises(ZeroDivisionError), reuse_weights(layer):
+        assert isinstance(layer.cache, WeightCache)
         layer(reads[0])
         raise ZeroDivisionError
-    assert layer.steps is None
+    assert layer.cache is None
     with torch.no_grad():
         layer.weight.zero_()
     assert not layer(reads[0]).any()
-    with unrolled(layer):
+    with reuse_weights(layer):
         assert not layer(reads[0]).any()
 
 
 def test_a_gradient_twice() -> None:
     """Of what is read alone, then of the weights: each counts once."""
     layer, reads = layer_and_steps(True)
-    with unrolled(layer):
+    with reuse_weights(layer):
         total = sum(layer(x).square().sum() for x in reads)
     wanted = sum(torch.nn.functional.linear(x, layer.weight, layer.bias).square().sum() for x in reads)
     torch.autograd.grad(total, reads, retain_graph=True)
@@ -128,9 +137,9 @@ def test_a_gradient_twice() -> None:
 
 
 def test_another_precision() -> None:
-    """Inside the same `unrolled`."""
+    """Inside the same `reuse_weights`."""
     layer, reads = layer_and_steps(True, torch.float)
-    with torch.no_grad(), unrolled(layer):
+    with torch.no_grad(), reuse_weights(layer):
         first = layer(reads[0])
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(reads[0]).dtype == torch.bfloat16
@@ -141,15 +150,15 @@ def test_another_precision() -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_memory_is_freed_at_once(backward: bool, inside: bool) -> None:
     """Without the garbage collector, which comes late: no reference goes in a circle."""
-    layer = StepLinear(7, 5)
+    layer = RecurrentLinear(7, 5)
     held = []
     gc.collect()
     gc.disable()
     try:
-        with unrolled(layer if inside else None):
-            results = [layer(torch.randn(recurrent_linear.MANY + 1, 7)) for _ in range(2)]
+        with reuse_weights(layer if inside else None):
+            results = [layer(torch.randn(recurrent_linear.MIN_ROWS + 1, 7)) for _ in range(2)]
         held += [weakref.ref(result.grad_fn) for result in results]
-        held += [weakref.ref(result.grad_fn.steps) for result in results if hasattr(result.grad_fn, "steps")]
+        held += [weakref.ref(result.grad_fn.cache) for result in results if hasattr(result.grad_fn, "cache")]
         assert len(held) > 2 or not torch.backends.mkldnn.is_available()
         if backward:
             sum(results).sum().backward()
@@ -161,7 +170,7 @@ def test_memory_is_freed_at_once(backward: bool, inside: bool) -> None:
 
 def test_without_gradient() -> None:
     layer, reads = layer_and_steps(True, torch.float)
-    with torch.inference_mode(), unrolled(layer):
+    with torch.inference_mode(), reuse_weights(layer):
         found = layer(reads[0])
     torch.testing.assert_close(found, layer(reads[0]), atol=1e-5, rtol=1e-5)
 
@@ -183,21 +192,21 @@ def test_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return [decoded.logits, decoded.weights, told, *torch.autograd.grad(loss, [*decoder.parameters()])]
 
     inside = results()
-    monkeypatch.setattr(StepLinear, "forward", torch.nn.Linear.forward)
+    monkeypatch.setattr(RecurrentLinear, "forward", torch.nn.Linear.forward)
     for one, other in zip(inside, results(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent_linear, "LARGE", 36)
-    small, large = StepLinear(7, 5), StepLinear(6, 6)
-    with unrolled(torch.nn.Sequential(small, large)):
-        assert small.steps is None and large.steps is not None
+    monkeypatch.setattr(recurrent_linear, "MIN_WEIGHTS", 36)
+    small, large = RecurrentLinear(7, 5), RecurrentLinear(6, 6)
+    with reuse_weights(torch.nn.Sequential(small, large)):
+        assert small.cache is None and large.cache is not None
 
 
 def test_a_backward_pass_that_stops_short_leaves_nothing() -> None:
     layer, reads = layer_and_steps(True)
-    with unrolled(layer):
+    with reuse_weights(layer):
         results = [layer(x) for x in reads]
     torch.autograd.grad(results[0].sum(), reads[0], retain_graph=True)
     found = torch.autograd.grad(results[1].sum(), layer.weight)[0]

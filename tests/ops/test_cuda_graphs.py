@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, D, make_attention, make_decoder, make_kind, read_log
+from conftest import KINDS, D, make_decoder, make_kind, read_log
 from torch import Tensor, nn
 
 import train
 from caption.data.vocabulary import END, PAD
-from caption.decoders import base as decoders
-from caption.decoders.base import BUCKET, RecurrentDecoder
+from caption.decoders import RecurrentDecoder
+from caption.decoders.packing import MULTIPLE
 from caption.ops import cuda_graphs
 from caption.ops.cuda_graphs import Graphs
 
@@ -27,7 +27,7 @@ SMALL = [
 KEYWORDS = [{"score": "concat"}, {"window": "local_m"}, {"window": "local_p", "selection": "hard"}]
 DECODERS: dict[str, RecurrentDecoder] = {
     **{name: made for name in KINDS if isinstance(made := make_kind(name), RecurrentDecoder)},
-    **{" ".join(each.values()): make_decoder(attention=make_attention(**each)) for each in KEYWORDS},
+    **{" ".join(each.values()): make_decoder(**each) for each in KEYWORDS},
 }
 
 
@@ -87,7 +87,7 @@ def passes(function: Callable[..., Any], module: nn.Module, sizes: Sequence[int]
 def test_equals_the_module(small: Small) -> None:
     """Of shapes in turn, each recorded once, there and back."""
     sizes, recorder = [2, 4, 2, 2, 4, 1], StandIn()
-    recorded = Graphs(small, recorder)
+    recorded = Graphs(small, recorder=recorder)
     wanted = [*passes(other := copy.deepcopy(small), other, sizes)]
     for one, others in zip(passes(recorded, small, sizes), wanted, strict=True):
         for a, b in zip(one, others, strict=True):
@@ -97,7 +97,7 @@ def test_equals_the_module(small: Small) -> None:
 
 def test_gradients_add_up(small: Small) -> None:
     """What the first pass gave is not overwritten by the second."""
-    recorded, (x, y) = Graphs(small, StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
+    recorded, (x, y) = Graphs(small, recorder=StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
     for _ in range(2):
         recorded(x, y)[0].sum().backward()
     once = torch.autograd.grad(small(x, y)[0].sum(), small.weight)[0]
@@ -106,7 +106,7 @@ def test_gradients_add_up(small: Small) -> None:
 
 
 def test_backward_comes_next_and_once(small: Small) -> None:
-    recorded, (x, y) = Graphs(small, StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
+    recorded, (x, y) = Graphs(small, recorder=StandIn()), torch.randn(2, 2, 3, dtype=torch.double)
     first = recorded(x, y)[0].sum()
     second = recorded(x, y)[0].sum()
     with pytest.raises(RuntimeError, match="comes next"):
@@ -117,9 +117,9 @@ def test_backward_comes_next_and_once(small: Small) -> None:
 
 
 def test_beyond_the_limit_nothing_is_recorded(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "LIMIT", 1)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 1)
     recorder = StandIn()
-    recorded = Graphs(small, recorder)
+    recorded = Graphs(small, recorder=recorder)
     wanted = [*passes(other := copy.deepcopy(small), other, [2, 3, 2])]
     for one, others in zip(passes(recorded, small, [2, 3, 2]), wanted, strict=True):
         for a, b in zip(one, others, strict=True):
@@ -145,12 +145,14 @@ def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
         torch.manual_seed(2)
         captions, some = captions_of(lengths).to(device), regions[: len(lengths)].clone().requires_grad_()
         there = None if drawn is None else drawn[: len(lengths)]
-        decoded = decoder(decoder.prepare(some)._replace(drawn=there), captions, lengths)
+        decoded = decoder(decoder.prepare(some)._replace(sample_rows=there), captions, lengths)
         steps = captions.shape[-1]
         yield from (decoded.logits, decoded.targets, decoded.weights[:, :, :steps])
         assert not decoded.weights[:, :, steps:].any()
         parts = (
-            [] if decoded.draw is None else [decoded.draw.log_probability.sum(), decoded.draw.entropy.square().sum()]
+            []
+            if decoded.sample is None
+            else [decoded.sample.log_probability.sum(), decoded.sample.entropy.square().sum()]
         )
         loss = sum([decoded.logits.square().mean(), decoded.weights.square().sum(), *parts])
         yield from torch.autograd.grad(loss, [some, *decoder.parameters()], allow_unused=True)
@@ -160,15 +162,15 @@ def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn()
     monkeypatch.setattr(cuda_graphs, "Recorder", lambda: made)
-    monkeypatch.setattr(decoders, "records", lambda device: True)
+    monkeypatch.setattr(cuda_graphs, "records", lambda device: True)
     return made
 
 
 def check(decoder: RecurrentDecoder, monkeypatch: pytest.MonkeyPatch, **close: float) -> None:
     """Twice; batches of 5 and 7 steps are both recorded as of 8."""
     found, again = ([*losses_and_gradients(decoder)] for _ in range(2))
-    assert [key[0][1][0] for key in decoder.recorded.known] == [2 * BUCKET] * 2
-    monkeypatch.setattr(decoders, "records", lambda device: False)
+    assert [key[0][1][0] for key in decoder.time_loop.graphs.recorded] == [2 * MULTIPLE] * 2
+    monkeypatch.setattr(cuda_graphs, "records", lambda device: False)
     for one, other, plain in zip(found, again, losses_and_gradients(decoder), strict=True):
         torch.testing.assert_close(one, plain, **close)
         torch.testing.assert_close(other, plain, **close)
@@ -184,7 +186,7 @@ def test_decoder(name: str, recorder: StandIn, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", DECODERS)
 def test_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By CUDA graphs, in single precision, for which there is a kernel."""
-    monkeypatch.setattr(decoders, "records", lambda device: True)
+    monkeypatch.setattr(cuda_graphs, "records", lambda device: True)
     check(copy.deepcopy(DECODERS[name]).to("cuda", torch.float), monkeypatch, atol=1e-3, rtol=1e-3)
 
 
@@ -194,11 +196,11 @@ def test_draws(recorder: StandIn) -> None:
     regions, drawn = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
     captions, places = captions_of(lengths), []
     for _ in range(3):
-        decoded = decoder(decoder.prepare(regions)._replace(drawn=drawn), captions, lengths)
-        chosen = decoded.weights.gather(-1, decoded.draw.location.long().unsqueeze(-1)).squeeze(-1)
-        torch.testing.assert_close(decoded.draw.log_probability[:, :, :6], chosen[:, :, :6].log())
-        decoded.draw.log_probability.sum().backward()
-        places.append(decoded.draw.location[:, :, :6])
+        decoded = decoder(decoder.prepare(regions)._replace(sample_rows=drawn), captions, lengths)
+        chosen = decoded.weights.gather(-1, decoded.sample.location.long().unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(decoded.sample.log_probability[:, :, :6], chosen[:, :, :6].log())
+        decoded.sample.log_probability.sum().backward()
+        places.append(decoded.sample.location[:, :, :6])
     assert recorder.recorded == 2
     assert not places[0].equal(places[1]) or not places[1].equal(places[2])
 
@@ -221,18 +223,34 @@ def test_training(
         return [(one["train"], one["val"], one["scores"]["BLEU-1"]) for one in read_log(tmp_path / name)]
 
     found, recorded = log("recorded"), recorder.recorded
-    monkeypatch.setattr(decoders, "records", lambda device: False)
+    monkeypatch.setattr(cuda_graphs, "records", lambda device: False)
     plain = log("plain")
     assert recorded == recorder.recorded > 0
     for one, other in zip(found, plain, strict=True):
         assert one == tuple(pytest.approx(each, rel=1e-4) for each in other)
 
 
+@pytest.mark.usefixtures("recorder")
+def test_the_decoder_s_mode_is_heeded() -> None:
+    """Dropout recorded in training rests in evaluation mode, as when self-critical training reads its samples."""
+    decoder, lengths = make_kind("current"), torch.full((3, 2), 6)
+    decoder.state_dropout.p = 0.5
+    captions, regions = captions_of(lengths), torch.randn(3, 6, D, dtype=torch.double)
+
+    def logits() -> Tensor:
+        return decoder(decoder.prepare(regions), captions, lengths).logits.detach().clone()
+
+    decoder.train()
+    assert not torch.equal(logits(), logits())
+    decoder.eval()
+    assert torch.equal(logits(), logits())
+
+
 def test_not_in_evaluation(recorder: StandIn) -> None:
     """Nor where the most probable location is taken."""
     decoder, lengths = make_decoder(selection="hard"), torch.full((2, 2), 3)
-    memory = decoder.prepare(torch.randn(2, 5, D, dtype=torch.double))._replace(drawn=torch.ones(2, 2).bool())
+    memory = decoder.prepare(torch.randn(2, 5, D, dtype=torch.double))._replace(sample_rows=torch.ones(2, 2).bool())
     with torch.no_grad():
         decoder(memory, captions_of(lengths), lengths)
-    decoder(memory._replace(most_probable=True), captions_of(lengths), lengths)
+    decoder(memory._replace(argmax=True), captions_of(lengths), lengths)
     assert not recorder.recorded

@@ -1,0 +1,27 @@
+"""The attention of a recurrent decoder, from its configuration."""
+
+from caption.attention.base import Attention
+from caption.attention.glimpses import GLIMPSES
+from caption.attention.hard import HardAttention
+from caption.attention.multihead import MultiHeadAttention
+from caption.attention.scores import SCORES
+from caption.attention.soft import SoftAttention
+from caption.attention.windows import WINDOWS, Grid
+from caption.config import DecoderConfig
+
+SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}
+
+
+def build_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
+    """Return a score with a window and a selection, or several heads, or glimpses, for regions of width D on a grid."""
+    hidden, width = config.hidden, config.attention
+    if config.score == "multi_head":
+        return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
+    if config.selection in GLIMPSES:
+        return GLIMPSES[config.selection](hidden, region_width, width, grid, config.glimpse)
+    score = SCORES[config.score](hidden, region_width, width)
+    window = None
+    if config.window != "global":
+        plane = config.window_over == "plane"
+        window = WINDOWS[config.window](grid, config.window_radius, plane, hidden, width)
+    return SELECTIONS[config.selection](score, region_width, config.temperature, window)

@@ -1,0 +1,48 @@
+"""Whether the kernels of `triton_kernels.py` can run here, found out without importing Triton where there is no GPU."""
+
+import functools
+import sys
+
+import torch
+from torch import Tensor
+
+REMEDY = "install a C compiler and Python's headers (gcc and python3-dev, or export CC), or leave it: it only is slower"
+
+
+@functools.cache
+def works(device: torch.device) -> bool:
+    """Return whether a small kernel runs on the device; warn once, with the remedy, if it does not.
+
+    Triton builds its launcher with a C compiler at the first launch. It fails in slim images and where Python's headers
+    are missing, in ways that only a launch shows.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        from caption.ops.triton_kernels import additive_attention
+
+        ones = torch.ones(1, 1, 16, device=device)
+        additive_attention(ones, ones, ones[0, 0], ones, 1.0)
+        torch.cuda.synchronize(device)
+    except Exception as error:  # Triton raises almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        print(f"Triton cannot run a kernel on {device} ({reason}); PyTorch does the same: {REMEDY}", file=sys.stderr)
+        return False
+    return True
+
+
+def supports_additive_attention(
+    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
+) -> bool:
+    halves = (torch.float32, torch.bfloat16, torch.float16)
+    known = query.dtype in halves and values.dtype in halves and keys.dtype == vector.dtype == torch.float32
+    return query.is_cuda and known and works(query.device)
+
+
+def additive_attention(
+    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return the contexts [B, Q, D] and weights [B, Q, L] of additive attention, by one pass over keys and values."""
+    from caption.ops import triton_kernels
+
+    return triton_kernels.additive_attention(query, keys, vector, values, temperature)
