@@ -3,10 +3,9 @@
     python -m benchmarks.attend [--images 13 64] [--device cpu] [--keep]
 
 L = 196, A = 512, five rows an image; values of width 2,048 in fp32 and in bf16, which get no gradient, as with a frozen
-encoder. `reference` is the equations in PyTorch, `blocks` is exp_tanh.py in PyTorch, `kernel` is C (kernels.c) and, on a
-GPU, Triton (triton_kernels.py). The limit is the time of reading keys and values once,
-forward and again backward, and of writing the keys' gradient, at the rate at which this machine copies a large tensor,
-measured in the same run.
+encoder. `reference` is the equations in PyTorch, `blocks` is exp_tanh.py in PyTorch, `kernel` is C (kernels.c) and, on
+a GPU, Triton (triton_kernels.py). The limit is the time of reading keys and values once, forward and again backward,
+and of writing the keys' gradient, at the rate at which this machine copies a large tensor, measured in the same run.
 """
 
 import contextlib

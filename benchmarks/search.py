@@ -17,9 +17,9 @@ import torch
 
 from benchmarks import measure
 from benchmarks.train_step import WIDTH, L, V, make_decoder
+from caption import ops
 from caption.config import SearchConfig
 from caption.device import autocast
-from caption import ops
 from caption.search import search
 
 IMAGES, WORDS = 32, 12

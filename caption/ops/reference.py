@@ -17,7 +17,7 @@ def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context
     `cell` [..., H] is the previous one. The other three, each [..., 4H], are the addends T_E E y_(t-1), T_h h_(t-1) and
     T_z z_t of eq. 1, with the input gate, forget gate, output gate and modulator one after the other.
     """
-    i, f, o, g = (from_word + from_hidden + from_context).split(cell.shape[-1], -1)  # eq. 1
+    i, f, o, g = torch.split(from_word + from_hidden + from_context, cell.shape[-1], -1)  # eq. 1
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)  # eq. 2
     return torch.sigmoid(o) * torch.tanh(cell).to(o.dtype), cell  # eq. 3
 
