@@ -27,7 +27,7 @@ class SmallCNN(nn.Module):
         layers: list[nn.Module] = []
         widths = (5, 24, 48, 64, 64, width, width)
         for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2, 1, 2, 1), strict=False):
-            layers += [_convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += _convolution(inputs, outputs, stride, nn.BatchNorm2d(outputs))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -77,28 +77,24 @@ class SharedCNN(nn.Module):
     def __init__(self, steps: int, add_input: bool, width: int = 128) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(3, 3, affine=False),  # nn.InstanceNorm2d, whose gradient is wrong for channels-last maps
-            _convolution(3, 32, 2),
-            nn.GroupNorm(GROUPS, 32),
-            nn.ReLU(inplace=True),
+            nn.GroupNorm(3, 3, affine=False),  # as nn.InstanceNorm2d, whose gradient is wrong for channels-last maps
+            *_convolution(3, 32, 2, nn.GroupNorm(GROUPS, 32)),
             SharedBlock(32, steps, add_input),
-            _convolution(32, 64, 2),
-            nn.GroupNorm(GROUPS, 64),
-            nn.ReLU(inplace=True),
+            *_convolution(32, 64, 2, nn.GroupNorm(GROUPS, 64)),
             SharedBlock(64, steps, add_input),
-            _convolution(64, width, 2),
-            nn.GroupNorm(GROUPS, width),
-            nn.ReLU(inplace=True),
+            *_convolution(64, width, 2, nn.GroupNorm(GROUPS, width)),
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
         return add_coordinates(self.layers(pixels))
 
 
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+def _convolution(inputs: int, outputs: int, stride: int, norm: nn.Module) -> tuple[nn.Module, ...]:
+    """Return a convolution with its normalisation and ReLU: [B, C, rows, columns] -> [B, C', rows/stride, ...]."""
     # The kernel is even where the stride is 2: with 3, every such layer would shift the map by half a pixel, and
     # attention would be shown, and scored, beside the place that a region sees.
-    return nn.Conv2d(inputs, outputs, 4 if stride == 2 else 3, stride, padding=1, bias=False)
+    kernel = 4 if stride == 2 else 3
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False), norm, nn.ReLU(inplace=True)
 
 
 def add_coordinates(features: Tensor) -> Tensor:
