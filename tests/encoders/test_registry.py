@@ -39,7 +39,7 @@ class TokenBackbone(ConvolutionalBackbone):
 
 
 def tiny_family(network: Callable[[], nn.Module]) -> Callable[[EncoderConfig, int, bool], Backbone]:
-    """A builder whose only pretrained weights, ONES, are all one."""
+    """Return a builder whose only pretrained weights, ONES, set every parameter to one."""
 
     def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbone:
         if config.weights not in ("none", "ONES"):
