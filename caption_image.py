@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> None:
         draw_attention(np.asarray(picture), words, looks, caption, figures[path], seen)
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        write_page(Path(args.output), "Where the model looked", captioner.encoder.cells, entries)
+        write_page(Path(args.output), "Where the model looked", captioner.encoder.feature_grid, entries)
     if len(bad) == len(paths) == 1:
         raise bad[0]
     if bad:

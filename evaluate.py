@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> None:
         best[index] = hypotheses[0]
         if objects:
             for reference, weight in read_captions:
-                one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.cells)
+                one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.feature_grid)
                 read[index] = read.get(index, Found()).plus(one)
     best, read = distributed.gather(best), distributed.gather(read)
     first = distributed.rank() == 0
@@ -136,7 +136,7 @@ def main(arguments: list[str]) -> None:
     notes: list[list[str]] = [[] for _ in texts]
     if objects:
         looks = zip(words, weights, split.image_ids, strict=True)
-        scores += grounding_scores([objects.look(*look, captioner.encoder.cells) for look in looks])
+        scores += grounding_scores([objects.look(*look, captioner.encoder.feature_grid) for look in looks])
         scores += grounding_scores([read.get(index, Found()) for index in range(len(split))], ", references")
         truths, notes = table.truth(words, objects, split.image_ids)
         scores += truths
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
         run_dir.write_text(folder / name, text)
         print(f"wrote {folder / name}")
     if args.report:
-        report = Report(Path(args.report), captioner.encoder.cells)
+        report = Report(Path(args.report), captioner.encoder.feature_grid)
         for numbers in ProgressBar(dataset.in_order(len(split), args.batch_size), "pictures", "batches"):
             report.write_pictures(numbers, split.images(numbers).numpy())
         report.write_looks(words, chosen)

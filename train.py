@@ -238,7 +238,7 @@ def describe(config: Config, captioner: Captioner, train: int, val: int) -> str:
     """What is about to be trained."""
     rows, columns = captioner.encoder.grid
     weights = sum(parameter.numel() for parameter in captioner.parameters())
-    learnt = sum(parameter.numel() for parameter in (*captioner.decoder.parameters(), *captioner.encoder.trained))
+    learnt = sum(parameter.numel() for parameter in (*captioner.decoder.parameters(), *captioner.encoder.finetuned))
     return (
         f"{config.data}: {train} pictures to train, {val} to validate, {len(captioner.vocabulary)} words\n"
         f"{config.encoder.name}: {rows}x{columns} regions of width {captioner.encoder.width}; "

@@ -16,6 +16,7 @@ from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import DecoderOutput, build_decoder, shift_right
 from caption.device import upcast_float32
 from caption.encoders.base import Encoder
+from caption.encoders.registry import build_encoder
 from caption.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.image, self.vocabulary = image, vocabulary
         self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
-        self.encoder = Encoder(encoder, image.size, load_weights)
+        self.encoder = build_encoder(encoder, image.size, load_weights)
         self.decoder = build_decoder(decoder, self.encoder.width, self.encoder.grid, len(vocabulary))
 
     def encode(self, images: Tensor) -> Memory:
@@ -44,7 +45,7 @@ class Captioner(nn.Module):
         """
         if images.is_floating_point():
             return self.decoder.prepare(images.float())
-        finetuned = any(parameter.requires_grad for parameter in self.encoder.trained)
+        finetuned = any(parameter.requires_grad for parameter in self.encoder.finetuned)
         with torch.set_grad_enabled(torch.is_grad_enabled() and finetuned):
             regions = self.encoder(images)
         return self.decoder.prepare(regions)
@@ -153,12 +154,12 @@ def check_features(path: str | Path, encoder: Encoder, mirror: bool = False) -> 
         return
     if mirror:
         raise UserError(f"{path}: holds features, but training.mirror needs pictures: make it with --store pixels")
-    if encoder.trained:
+    if encoder.finetuned:
         raise UserError(
             f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "
             "file with --store pixels"
         )
-    theirs, ours = manifest["encoder"], encoder.identity()
+    theirs, ours = manifest["encoder"], encoder.fingerprint()
     if theirs != ours:
         different = [
             f"{name} {theirs.get(name, 'as usual')} (the model's: {ours.get(name, 'as usual')})"

@@ -33,14 +33,16 @@ def as_list(values: torch.Tensor | None) -> list[Any] | None:
 
 def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
     """Where the model looked at these words."""
-    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, as_list(hypothesis.locations), name)
+    return Look(
+        hypothesis.weights[: len(words)].numpy(), captioner.encoder.feature_grid, as_list(hypothesis.locations), name
+    )
 
 
 def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
     """The same for each head alone."""
     assert hypothesis.heads is not None
     weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
-    cells = captioner.encoder.cells
+    cells = captioner.encoder.feature_grid
     return [Look(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)]
 
 

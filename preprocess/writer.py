@@ -169,9 +169,9 @@ def _make_store(
         lengths = [each.record for each in made(Task(list(sample), [0] * len(sample))) if not each.problem]
         mean = float(np.mean(lengths)) if lengths else image.size**2
         return Jpegs(folder, counts, options.quality, mean), {**details, "quality": options.quality}
-    from preprocess.features import make_encoder  # PyTorch takes seconds and hundreds of megabytes to import
+    from preprocess.features import build_feature_encoder  # PyTorch takes seconds and hundreds of megabytes to import
 
-    encode, shape, identity = make_encoder(options.encoder, image.size, options.device)
+    encode, shape, identity = build_feature_encoder(options.encoder, image.size, options.device)
     return Features(folder, counts, encode, shape, CHUNK), {**details, "encoder": identity}
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from caption.config import EncoderConfig
 from caption.data.images import Fit, Window, open_image, read_square, window
-from caption.encoders.base import Encoder
 from caption.encoders.grid import FeatureGrid
+from caption.encoders.registry import build_encoder
 from caption.visualise.upsample import centred, peak, upsample
 
 CELLS = [
@@ -88,8 +88,8 @@ def test_attention_on_the_middle() -> None:
 def test_cells_are_where_encoders_look(name: str, size: int, padding: Any) -> None:
     """The pixels whose change a region feels most lie around the middle told: the centre of the squared gradient."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(name=name, finetune_from="all", padding=padding), size).eval()
-    cells = encoder.cells
+    encoder = build_encoder(EncoderConfig(name=name, finetune_from="all", padding=padding), size).eval()
+    cells = encoder.feature_grid
     place = cells.rows // 2
     pixels = torch.randn(1, 3, size, size, requires_grad=True)
     features = encoder.backbone(pixels)
@@ -127,7 +127,7 @@ def test_the_map_lies_on_the_bright_square(
     Attention on them, drawn over the whole picture, must lie on the square, whatever the picture's shape, crop and
     rotation; to a third of a cell: divided evenly, ResNet's map would lie half a cell beside it."""
     side = 96 if name == "small_cnn" else 224
-    encoder = Encoder(EncoderConfig(name=name, layer=layer, finetune_from="all"), side).eval()
+    encoder = build_encoder(EncoderConfig(name=name, layer=layer, finetune_from="all"), side).eval()
     for module in encoder.modules():  # every convolution a mean: what a region feels is centred on what it sees
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
@@ -143,7 +143,7 @@ def test_the_map_lies_on_the_bright_square(
         weights = (weights / weights.sum()).numpy()
         picture = open_image(tmp_path / "bright.jpg")
         assert picture.size == size
-        attention = upsample(weights[None], encoder.cells, (size[1], size[0]), seen)[0].astype(float) ** 2
+        attention = upsample(weights[None], encoder.feature_grid, (size[1], size[0]), seen)[0].astype(float) ** 2
         across, down = (attention.sum(axis) @ np.arange(size[axis]) / attention.sum() for axis in (0, 1))
-        step = [encoder.cells.step / side * size[i] * seen[i + 2] for i in (0, 1)]  # of a cell, in pixels
+        step = [encoder.feature_grid.step / side * size[i] * seen[i + 2] for i in (0, 1)]  # of a cell, in pixels
         assert abs(across - centre[0]) < step[0] / 3 and abs(down - centre[1]) < step[1] / 3

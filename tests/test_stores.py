@@ -16,7 +16,7 @@ from caption.captioner import Captioner
 from caption.config import EncoderConfig
 from caption.data.dataset import CaptionData
 from caption.data.hdf5 import Records, read_image_config, read_manifest, read_vocabulary
-from caption.encoders.base import Encoder
+from caption.encoders.registry import build_encoder
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 
@@ -68,7 +68,7 @@ def test_what_was_put_in_comes_out(folder: Path, split: str) -> None:
     assert np.abs(jpeg.images(everything).numpy().astype(int) - expected).mean() < 3
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
     with torch.inference_mode():
-        regions = Encoder(config, SIZE).eval()(torch.from_numpy(expected))
+        regions = build_encoder(config, SIZE).eval()(torch.from_numpy(expected))
     found = features.images(everything)
     assert found.dtype == torch.float16 and torch.allclose(found.float(), regions, rtol=2e-3, atol=2e-3)
     for name in ("image_ids", "file_names", "words"):
@@ -137,7 +137,7 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
 def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> None:
     for more, message in (
         (["--encoder.finetune-from", "all"], "stored features cannot be trained further"),
-        (["--encoder.weights", "none"], "features of a random encoder say nothing"),
+        (["--encoder.weights", "none"], "features of a random encoder are meaningless"),
     ):
         with pytest.raises(UserError, match=message):
             build(folder, tmp_path / "no.h5", "features", *more)

@@ -17,7 +17,7 @@ from caption.config import EncoderConfig
 from caption.data.dataset import CaptionData
 from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS
-from caption.encoders.cnn import CNNS, SharedBlock
+from caption.encoders.cnn import NETWORKS, SharedBlock
 from caption.errors import UserError
 from caption.evaluation import table
 from caption.evaluation.string_accuracy import reading_scores, spells
@@ -171,16 +171,16 @@ X = torch.randn(2, 8, 5, 5, dtype=torch.double, generator=torch.Generator().manu
 def test_the_block_is_its_equation(recurrent: bool) -> None:
     """Pass by pass, with one W_rec."""
     made = block(3, recurrent)
-    fed = conv2d(X, made.forth.weight, padding=1)
+    fed = conv2d(X, made.feedforward.weight, padding=1)
     h = normal(fed, made).clamp(min=0)
     for _ in range(3):
-        h = normal(conv2d(h, made.again.weight, padding=1) + (fed if recurrent else 0), made).clamp(min=0)
+        h = normal(conv2d(h, made.recurrent.weight, padding=1) + (fed if recurrent else 0), made).clamp(min=0)
     torch.testing.assert_close(made(X), h)
 
 
 def test_without_a_pass_it_is_the_plain_convolution() -> None:
     made = block(0, True)
-    plain = nn.Sequential(made.forth, made.norm, nn.ReLU())
+    plain = nn.Sequential(made.feedforward, made.norm, nn.ReLU())
     assert torch.equal(made(X), plain(X))
 
 
@@ -188,10 +188,10 @@ def test_recursive_is_recurrent_without_the_input_at_later_passes() -> None:
     """Both begin with h_0; from then on the recurrent block alone adds the input: with W_ff = 0 it is the recursive one
     (of an input that is zero behind W_ff, too), and with any other it is not."""
     recursive, recurrent = block(3, False), block(3, True)
-    assert torch.equal(recursive.again.weight, recurrent.again.weight)
+    assert torch.equal(recursive.recurrent.weight, recurrent.recurrent.weight)
     assert not torch.allclose(recursive(X), recurrent(X))
     for made in (recursive, recurrent):
-        nn.init.zeros_(made.forth.weight)
+        nn.init.zeros_(made.feedforward.weight)
     assert torch.equal(recursive(X), recurrent(X)) and recursive(X).max() > 0
 
 
@@ -200,7 +200,7 @@ def test_weights_are_shared(name: str) -> None:
     """Their number does not depend on the passes; all of them get a gradient."""
     counts = []
     for passes in (1, 4):
-        network = CNNS[name](passes)
+        network = NETWORKS[name](passes)
         counts.append(sum(parameter.numel() for parameter in network.parameters()))
         network(torch.randn(2, 3, 16, 16)).square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
@@ -211,14 +211,14 @@ def test_every_pass_adds_to_the_gradient_of_the_shared_weights() -> None:
     """As if each pass had weights of its own, and their gradients were added."""
     made = block(2, True)
     made(X).sum().backward()
-    kernels = [made.again.weight.detach().clone().requires_grad_() for _ in range(2)]
-    fed = conv2d(X, made.forth.weight, padding=1)
+    kernels = [made.recurrent.weight.detach().clone().requires_grad_() for _ in range(2)]
+    fed = conv2d(X, made.feedforward.weight, padding=1)
     h = made.norm(fed).relu()
     for kernel in kernels:
         h = made.norm(fed + conv2d(h, kernel, padding=1)).relu()
     own = torch.autograd.grad(h.sum(), kernels)
     assert all(gradient.abs().max() > 0 for gradient in own)
-    torch.testing.assert_close(made.again.weight.grad, own[0] + own[1])
+    torch.testing.assert_close(made.recurrent.weight.grad, own[0] + own[1])
 
 
 def test_passes_of_other_encoders_are_refused() -> None:

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 
 class FeatureGrid(NamedTuple):
-    """Where the L = rows * columns regions of an encoder lie on its square picture, in pixels of side S.
+    """Where the L = rows * columns regions of an encoder lie on its square image, in pixels, S to a side.
 
-    The middle of the first pixel is 0. A region's middle is the middle of what it sees: `first` + `step` times its row
-    (or column). In most networks that is not the middle of the cell that a plain division of the picture gives: every
-    convolution of stride 2 with an odd kernel moves it up and left, in ResNet and MobileNet by half a cell in all.
+    A region lies at the centre of its receptive field: at `first` + `step` times its row (or column), where 0 is the
+    centre of the first pixel. In most networks this is not the centre of the cell that an even division of the image
+    gives: each convolution of stride 2 with an odd kernel shifts it up and left, in ResNet and MobileNet by half a
+    cell in all.
     """
 
     rows: int
@@ -19,11 +20,11 @@ class FeatureGrid(NamedTuple):
 
     @classmethod
     def even(cls, rows: int, columns: int, size: int) -> "FeatureGrid":
-        """The picture divided evenly."""
+        """Return the grid that divides the image evenly."""
         step = size / max(rows, columns)
         return cls(rows, columns, size, (step - 1) / 2, step)
 
     def corner(self, location: int) -> tuple[float, float]:
-        """Left and upper edge of the cell of a location, in pixels."""
+        """Return the left and the upper edge of a location's cell, in pixels."""
         row, column = divmod(location, self.columns)
         return self.first + (column - 0.5) * self.step, self.first + (row - 0.5) * self.step

@@ -1,9 +1,9 @@
-"""Convolutions padded as TensorFlow pads them, for weights that were trained there.
+"""TensorFlow's `SAME` padding, for weights that were trained with it.
 
-With stride s, kernel k and a side of n, `SAME` makes ceil(n / s) outputs and pads what they lack: half before, the
-larger half behind. At stride 2, kernel 3 and an even side that is nothing before and 1 behind, where torchvision's
-networks pad 1 on both sides (the last unread). So each such layer reads its picture one pixel off, and zeros stand on
-the other border: weights of the one convention lose accuracy with the other.
+With stride s, kernel k and an input of n pixels, `SAME` gives ceil(n / s) outputs and pads just enough zeros for them,
+half before and the larger half after. For stride 2, kernel 3 and even n that is none before and one after, where
+torchvision's networks pad one on both sides (and never read the last). With the wrong convention every such layer reads
+its input one pixel off and sees zeros at the opposite border, and the weights lose accuracy.
 """
 
 import torch.nn.functional as F
@@ -11,38 +11,40 @@ from torch import Tensor, nn
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's `SAME` padding; `of` gives its weights and settings."""
+    """A convolution with `SAME` padding and the weights and settings of another convolution."""
 
-    def __init__(self, of: nn.Conv2d) -> None:
+    def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__(
-            of.in_channels,
-            of.out_channels,
-            of.kernel_size,  # type: ignore[arg-type]
-            of.stride,  # type: ignore[arg-type]
-            dilation=of.dilation,  # type: ignore[arg-type]
-            groups=of.groups,
-            bias=of.bias is not None,
-            device="meta",  # nothing is drawn: the weights come from `of`
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            dilation=convolution.dilation,  # type: ignore[arg-type]
+            groups=convolution.groups,
+            bias=convolution.bias is not None,
+            device="meta",  # no random initialisation: the weights are replaced below
         )
-        self.weight, self.bias = of.weight, of.bias
+        self.weight, self.bias = convolution.weight, convolution.bias
 
-    def around(self, sides: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Zeros (before, behind) each of the two sides (rows, columns)."""
-        lacks = [
+    def pad_amounts(self, sides: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return the zeros (before, after) that each side (rows, columns) is padded with."""
+        totals = [
             max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
             for n, s, k, d in zip(sides, self.stride, self.kernel_size, self.dilation, strict=True)
         ]
-        return [(lack // 2, lack - lack // 2) for lack in lacks]
+        return [(total // 2, total - total // 2) for total in totals]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, C, rows, columns] -> [B, C', ceil(rows / stride), ceil(columns / stride)]."""
-        rows, columns = self.around(tuple(pixels.shape[2:]))
+        """Map [B, C, rows, columns] to [B, C', ceil(rows / stride), ceil(columns / stride)]."""
+        rows, columns = self.pad_amounts(tuple(pixels.shape[2:]))
         return super().forward(F.pad(pixels, (*columns, *rows)))
 
 
-def pad_as_tensorflow(network: nn.Module) -> int:
-    """Replace a network's strided convolutions that pad; how many there were. Those of stride 1 and an odd kernel are
-    the same in both; poolings are left as they are."""
+def use_same_padding(network: nn.Module) -> int:
+    """Give a network's strided convolutions that pad `SAME` padding, and return how many there were.
+
+    Convolutions of stride 1 with an odd kernel are the same in both conventions; poolings are left as they are.
+    """
     strided = [
         (name, module)
         for name, module in network.named_modules()

@@ -57,7 +57,7 @@ def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.
     fall = config.self_critical.learning_rate / config.learning_rate
     rates = (
         (list(captioner.decoder.parameters()), config.learning_rate),
-        (captioner.encoder.trained, config.encoder_learning_rate),
+        (captioner.encoder.finetuned, config.encoder_learning_rate),
     )
     groups = [
         {"params": weights, "lr": peak, "peak": peak, "critical_peak": fall * peak}
