@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> None:
     config = distributed.broadcast(config)  # another machine might have chosen another precision
     folder, training = Path(config.output), config.training
     processes = distributed.world_size()
-    if training.batch_size < processes * training.accumulate:
+    if training.batch_size < processes * training.accumulation_steps:
         raise UserError(
             f"training.batch_size is {training.batch_size}, but {processes} processes share a batch, each in "
-            f"{training.accumulate} parts; give at least {processes * training.accumulate}"
+            f"{training.accumulation_steps} parts; give at least {processes * training.accumulation_steps}"
         )
     torch.manual_seed(training.seed)
     if training.compile:
@@ -59,13 +59,14 @@ def main(arguments: list[str]) -> None:
     # The data.
     train, val = dataset.CaptionData(config.data, "train"), dataset.CaptionData(config.data, "val")
     workers, pin = training.workers, device.type == "cuda"
-    if training.cache == "auto" and 4 * (train.size + val.size) < free_memory(device):
+    if training.cache_on_device == "auto" and 4 * (train.size + val.size) < free_memory(device):
         for split in (train, val):
             split.keep_on(device)
         workers, pin = 0, False
-        print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB (or: --training.cache never)")
-    rows, batches = dataset.training_batches(train, training.batching, training.batch_size, training.seed)
-    shares = distributed.DistributedBatches(batches, training.accumulate)
+        gigabytes = (train.size + val.size) / 1e9
+        print(f"all pictures stay on {device}: {gigabytes:.1f} GB (or: --training.cache-on-device never)")
+    rows, batches = dataset.training_batches(train, training.batch_by, training.batch_size, training.seed)
+    shares = distributed.DistributedBatches(batches, training.accumulation_steps)
     train_loader = dataset.make_loader(distributed.PaddingBatches(rows), shares, workers, pin)
     val_batches = distributed.shard(dataset.in_order(len(val), 2 * training.batch_size))
     val_loader = dataset.make_loader(val, val_batches, workers, pin)
@@ -73,11 +74,15 @@ def main(arguments: list[str]) -> None:
     # The model, new or as it was saved.
     if state is None:
         vocabulary, image = hdf5.read_vocabulary(config.data), hdf5.read_image_config(config.data)
-        captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.start_from).to(device)
-        if config.start_from:
+        captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.init_from).to(device)
+        if config.init_from:
             begin_with(captioner, config)
-        elif config.decoder.vectors:
-            print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
+        elif config.decoder.pretrained_embeddings:
+            print(
+                embeddings.fill(
+                    captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.pretrained_embeddings
+                )
+            )
         optimizer, progress = loop.make_optimizer(captioner, training), loop.Progress()
         if distributed.rank() == 0:
             run_dir.create_folder(config)
@@ -86,7 +91,7 @@ def main(arguments: list[str]) -> None:
         check_fits(config.data, captioner.vocabulary, captioner.image)
         optimizer = loop.make_optimizer(captioner, training)
         progress = loop.restore_training(state, optimizer, device)
-    check_features(config.data, captioner.encoder, training.mirror)
+    check_features(config.data, captioner.encoder, training.horizontal_flip)
     distributed.seed_rank(training.seed, progress.step)
     print(describe(config, captioner, len(train), len(val)))
 
@@ -216,7 +221,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
         arguments = [next(iter(PRESETS)), "--help"]
     config = parse(presets, arguments, "train.py")
     hdf5.read_manifest(config.data)
-    if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.start_from:
+    if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.init_from:
         raise UserError(
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
@@ -226,13 +231,13 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
 
 
 def begin_with(captioner: Captioner, config: Config) -> None:
-    """Fill a new model from `start_from`. Raises UserError when the two have other words or other shapes."""
-    content = checkpoint.load(config.start_from)
+    """Fill a new model from `init_from`. Raises UserError when the two have other words or other shapes."""
+    content = checkpoint.load(config.init_from)
     check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
     try:
         captioner.load_state_dict(content["model"])
     except RuntimeError as error:
-        raise UserError(f"start_from {config.start_from}: a model of another shape: {str(error)[:200]!r}") from None
+        raise UserError(f"init_from {config.init_from}: a model of another shape: {str(error)[:200]!r}") from None
 
 
 def describe(config: Config, captioner: Captioner, train: int, val: int) -> str:

@@ -87,7 +87,7 @@ def least_operations(lengths: Tensor, width: int) -> float:
 def make_decoder(width: int, device: torch.device, selection: str = "soft", plain: bool = False) -> Decoder:
     """At the sizes measured."""
     score = (PlainScore if plain else AdditiveScore)(WIDTH, width, WIDTH)
-    config = DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH)
+    config = DecoderConfig(embedding_dim=WIDTH, hidden_dim=WIDTH, attention_dim=WIDTH)
     return Decoder(config, SELECTIONS[selection](score, width), width, V).to(device)
 
 

@@ -24,17 +24,17 @@ Grid = tuple[int, int]
 
 def make_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
     """What a recurrent decoder attends with: a score, a window and a selection; several heads; or glimpses."""
-    hidden, width = config.hidden, config.attention
+    hidden, width = config.hidden_dim, config.attention_dim
     if config.score == "multi_head":
         return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
-    if config.selection in GLIMPSES:
-        return GLIMPSES[config.selection](hidden, region_width, width, grid, config.glimpse)
+    if config.attention in GLIMPSES:
+        return GLIMPSES[config.attention](hidden, region_width, width, grid, config.glimpse_size)
     score = SCORES[config.score](hidden, region_width, width)
     window = None
     if config.window != "global":
-        plane = config.window_over == "plane"
+        plane = config.window_dims == "2d"
         window = WINDOWS[config.window](grid, config.window_radius, plane, hidden, width)
-    return SELECTIONS[config.selection](score, region_width, config.temperature, window)
+    return SELECTIONS[config.attention](score, region_width, config.temperature, window)
 
 
 def make_decoder(
@@ -43,7 +43,7 @@ def make_decoder(
     """Of regions so wide on a grid of rows and columns."""
     if config.kind == "transformer":
         return TransformerDecoder(config, region_width, grid, vocabulary_size)
-    kind = Decoder if config.query == "previous" else LuongDecoder
+    kind = Decoder if config.attend_with == "previous_state" else LuongDecoder
     return kind(config, make_attention(config, region_width, grid), region_width, vocabulary_size)
 
 
@@ -121,9 +121,10 @@ class Captioner(nn.Module):
 
     def check_search(self, search: SearchConfig) -> None:
         """Raises UserError for a way to attend that this model does not have."""
-        if search.attend != "expectation" and not self.decoder.stochastic:
+        if search.hard_attention != "expectation" and not self.decoder.stochastic:
             raise UserError(
-                f"attend is {search.attend}, but this model's attention is soft: it has the expectation alone"
+                f"hard_attention is {search.hard_attention}, but this model's attention is soft: it has the "
+                "expectation alone"
             )
 
     def to_checkpoint(self) -> dict[str, Any]:
@@ -179,7 +180,9 @@ def check_features(path: str | Path, encoder: Encoder, mirror: bool = False) -> 
     if manifest["store"] != "features":
         return
     if mirror:
-        raise UserError(f"{path}: holds features, but training.mirror needs pictures: make it with --store pixels")
+        raise UserError(
+            f"{path}: holds features, but training.horizontal_flip needs pictures: make it with --store pixels"
+        )
     if encoder.trained:
         raise UserError(
             f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "

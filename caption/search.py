@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caption.attention import AttentionOutput, Memory
-from caption.config import Attend, SearchConfig
+from caption.config import HardAttentionMode, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.device import upcast_float32
 from caption.ops.recurrent_linear import unrolled
@@ -65,9 +65,11 @@ def sample(decoder: Stepper, memory: Memory, config: SearchConfig, heads: bool =
 
 
 @torch.inference_mode()
-def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend, heads: bool = False) -> list[Hypothesis]:
+def follow(
+    decoder: Stepper, memory: Memory, words: list[int], attend: HardAttentionMode, heads: bool = False
+) -> list[Hypothesis]:
     """A given caption, without <end>, as every image's hypothesis: how probable it is, where the model looks at it."""
-    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, attend=attend)
+    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, hard_attention=attend)
     steps = iter([*words, END])
 
     def given(log_probabilities: Tensor) -> Tensor:
@@ -77,11 +79,11 @@ def follow(decoder: Stepper, memory: Memory, words: list[int], attend: Attend, h
 
 
 def _attend(memory: Memory, config: SearchConfig) -> Memory:
-    """The memory for hard attention that looks as `config.attend` says."""
-    if config.attend == "expectation":
+    """The memory for hard attention that looks as `config.hard_attention` says."""
+    if config.hard_attention == "expectation":
         return memory
     drawn = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
-    return memory._replace(drawn=drawn, most_probable=config.attend == "most_probable")
+    return memory._replace(drawn=drawn, most_probable=config.hard_attention == "argmax")
 
 
 def _roll_out(

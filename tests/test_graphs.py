@@ -21,8 +21,9 @@ from caption.ops import cuda_graphs
 from caption.ops.cuda_graphs import Graphs
 
 SMALL = [
-    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--training.precision", "fp32",
-    "--training.epochs", "2", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
+    "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
+    "--training.precision", "fp32", "--training.epochs", "2",
+    "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip
 KEYWORDS = [{"score": "concat"}, {"window": "local_m"}, {"window": "local_p", "selection": "hard"}]
 DECODERS: dict[str, RecurrentDecoder] = {
@@ -206,7 +207,7 @@ def test_draws(recorder: StandIn) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ["--training.accumulate", "2", "--training.scheduled-sampling", "0.5"],
+        ["--training.accumulation-steps", "2", "--training.scheduled-sampling", "0.5"],
         ["--training.self-critical.first-epoch", "2"],
     ],
 )

@@ -23,7 +23,7 @@ LOCATIONS, STEPS = 3, 3
 CAPTION = torch.tensor([[[4, 6, END]]])
 PATHS = list(itertools.product(range(LOCATIONS), repeat=STEPS))
 ZERO = torch.zeros((), dtype=torch.double)
-EXACT = ReinforceConfig(expectation=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
+EXACT = ReinforceConfig(soft_probability=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def exact(decoder: Decoder, force) -> Tensor:
     return gradient(decoder, bound(decoder)[0])
 
 
-@pytest.mark.parametrize("reward", ["whole", "to_go"])
-@pytest.mark.parametrize("baseline", ["none", "moving"])
+@pytest.mark.parametrize("reward", ["caption", "to_go"])
+@pytest.mark.parametrize("baseline", ["none", "moving_average"])
 def test_the_estimator_s_expectation_is_the_gradient_of_the_bound(decoder, force, reward: str, baseline: str) -> None:
     config = dataclasses.replace(EXACT, reward=reward, baseline=baseline)
     pairs = list(estimates(decoder, force, config, torch.tensor(-7.3, dtype=torch.double)))
@@ -110,11 +110,11 @@ def test_both_parts_of_the_gradient_are_needed(decoder, force) -> None:
     assert (expectation(pairs) - exact(decoder, force)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("reward", ["whole", "to_go"])
+@pytest.mark.parametrize("reward", ["caption", "to_go"])
 def test_leave_one_out(decoder, force, reward: str) -> None:
     """Two draws: over all pairs of paths, the expectation is the same gradient."""
     paths = list(itertools.product(range(2), repeat=STEPS))
-    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out", reward=reward)
+    config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out", reward=reward)
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
     pairs = []
     for both in itertools.product(paths, repeat=2):
@@ -173,7 +173,7 @@ def test_the_baseline_lowers_the_variance(decoder, force, capsys: pytest.Capture
     moving = bound(decoder)[0].detach()  # what the moving average tends to: E log p(y | s, a)
     none, whole, to_go = (
         variance(list(estimates(decoder, force, dataclasses.replace(EXACT, reward=reward, baseline=baseline), moving)))
-        for reward, baseline in (("whole", "none"), ("whole", "moving"), ("to_go", "moving"))
+        for reward, baseline in (("caption", "none"), ("caption", "moving_average"), ("to_go", "moving_average"))
     )
     with capsys.disabled():
         print(f"\nvariance of the gradient: {none / whole:.1f} times lower with the baseline, "
@@ -245,7 +245,7 @@ def test_temperature_sharpens() -> None:
     torch.testing.assert_close(flat, (plain / 2).log_softmax(-1))
 
 
-@pytest.mark.parametrize("attend", ["most_probable", "draw"])
+@pytest.mark.parametrize("attend", ["argmax", "sample"])
 @pytest.mark.parametrize(("size", "method"), [(1, "beam"), (4, "beam"), (3, "sample")])
 def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str, size: int, method: str) -> None:
     """Going along the locations that a hypothesis tells gives its log-probability and its weights again."""
@@ -254,12 +254,12 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
     torch.manual_seed(4)
     memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
     choose = hard_module.choose
-    config = SearchConfig(beam_size=size, method=method, max_length=8, attend=attend, no_repeat_ngram=2)
+    config = SearchConfig(beam_size=size, method=method, max_length=8, hard_attention=attend, no_repeat_ngram=2)
     found = search(decoder, memory, config)
     for image, hypothesis in ((image, h) for image, hypotheses in enumerate(found) for h in hypotheses):
         words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
         assert len(hypothesis.locations) == len(words) == len(hypothesis.weights)
-        if attend == "most_probable":
+        if attend == "argmax":
             assert hypothesis.locations == hypothesis.weights.argmax(-1).tolist()
         steps = iter(hypothesis.locations)
         monkeypatch.setattr(hard_module, "choose", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
@@ -314,7 +314,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     memory = encode(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
     rewards = losses.word_rewards(decoded)
-    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out")
+    config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out")
     earned = losses.advantages(rewards, decoded, config, ZERO)[0, :, 0]
     a, b, c, d = rewards[0].sum(-1)
     torch.testing.assert_close(earned, torch.stack([a - b, b - a, c - d, d - c]))
@@ -334,7 +334,7 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     captioner.decoder.stochastic = True
     captions = torch.arange(2000 * 2 * 3).view(2000, 2, 3)
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
-    config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(expectation=0.2, draws=3))
+    config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(soft_probability=0.2, samples=3))
     torch.manual_seed(0)
     objective.decode(captioner, batch, config, torch.device("cpu"), draw=True)
     objective.decode(captioner, batch, config, torch.device("cpu"), draw=False)

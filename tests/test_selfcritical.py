@@ -293,7 +293,7 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
 def frozen(shapes: Path, folder: Path) -> Path:
     """The checkpoint of an untrained model."""
     torch.manual_seed(0)
-    decoder = DecoderConfig(embedding=16, hidden=16, attention=8)
+    decoder = DecoderConfig(embedding_dim=16, hidden_dim=16, attention_dim=8)
     encoder = EncoderConfig("small_cnn", finetune_from="all")
     made = Captioner(read_image_config(shapes), encoder, decoder, read_vocabulary(shapes))
     checkpoint.save(folder / "untrained.pt", made.to_checkpoint())
@@ -306,7 +306,16 @@ def epochs(folder: Path) -> list[dict]:
 
 def test_training_changes_over_by_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
     """(That such a run goes on when it was interrupted is tested in test_training.py.)"""
-    small = ["--data", str(shapes), "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "8"]
+    small = [
+        "--data",
+        str(shapes),
+        "--decoder.embedding-dim",
+        "16",
+        "--decoder.hidden-dim",
+        "16",
+        "--decoder.attention-dim",
+        "8",
+    ]
     small += ["--training.self-critical.first-epoch", "2", "--training.self-critical.samples", "2"]
     small += ["--training.scheduled-sampling", "0.3", "--search.max-length", "8"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "a"), "--training.epochs", "3"])
@@ -370,10 +379,19 @@ def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes:
 
 def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) -> None:
     """Where nothing becomes better, only what follows cross-entropy is cut short; halvings before it are forgotten."""
-    small = ["--data", str(shapes), "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "8"]
+    small = [
+        "--data",
+        str(shapes),
+        "--decoder.embedding-dim",
+        "16",
+        "--decoder.hidden-dim",
+        "16",
+        "--decoder.attention-dim",
+        "8",
+    ]
     small += ["--training.self-critical.first-epoch", "3", "--training.self-critical.samples", "2"]
     small += ["--training.learning-rate", "1e-12", "--training.self-critical.learning-rate", "1e-12"]
-    small += ["--encoder.finetune-from", "", "--start-from", str(frozen(shapes, tmp_path)), "--search.max-length", "6"]
+    small += ["--encoder.finetune-from", "", "--init-from", str(frozen(shapes, tmp_path)), "--search.max-length", "6"]
     small += ["--training.patience", "1", "--training.schedule", "plateau", "--training.plateau-epochs", "1"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "run"), "--training.epochs", "6"])
     assert [record["epoch"] for record in epochs(tmp_path / "run")] == [1, 2, 3]
@@ -394,8 +412,8 @@ def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) 
             "first_epoch is 4, but must be at most training.epochs, 3",
         ),
         (
-            lambda: Config("a", "b", start_from="c.pt", decoder=DecoderConfig(vectors="d.txt")),
-            "decoder.vectors is set, but start_from has embeddings already",
+            lambda: Config("a", "b", init_from="c.pt", decoder=DecoderConfig(pretrained_embeddings="d.txt")),
+            "decoder.pretrained_embeddings is set, but init_from has embeddings already",
         ),
         (lambda: TrainingConfig(schedule="inverse_sqrt"), "warmup_steps is 0, but must be at least 1"),
         (lambda: TrainingConfig(scheduled_sampling=1.5), r"scheduled_sampling is 1.5, but must be in \[0, 1\]"),
@@ -408,8 +426,8 @@ def test_mistakes(make, message: str) -> None:
 
 def test_hard_attention_is_refused() -> None:
     training = TrainingConfig(self_critical=SelfCriticalConfig(1))
-    with pytest.raises(UserError, match="self_critical is set, but decoder.selection is hard"):
-        Config("a", "b", decoder=DecoderConfig(selection="hard"), training=training)
+    with pytest.raises(UserError, match="self_critical is set, but decoder.attention is hard"):
+        Config("a", "b", decoder=DecoderConfig(attention="hard"), training=training)
 
 
 # Word vectors.
@@ -435,7 +453,7 @@ def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("dog 1 2 3 4\n", "its vectors have 4 numbers, but decoder.embedding is 3; give --decoder.embedding 4"),
+        ("dog 1 2 3 4\n", "its vectors have 4 numbers, but decoder.embedding_dim is 3; give --decoder.embedding-dim 4"),
         ("the 1 2 3\n", "has no vector for any of the 1 words"),
         ("the 1 2 3\ndog 1 x 3\n", r"no word vectors can be read from it \(line 2: could not convert"),
         (None, r"no word vectors can be read from it \(No such file"),
@@ -454,7 +472,7 @@ def test_training_begins_with_vectors(shapes: Path, tmp_path: Path, capsys) -> N
     path.write_text("\n".join(f"{word} " + " ".join("0.1" for _ in range(16)) for word in ("red", "circle")))
     train(
         ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / "run"), "--training.epochs", "1"]
-        + ["--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.vectors", str(path)]
+        + ["--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.pretrained-embeddings", str(path)]
     )
     assert "vectors for 2 of " in capsys.readouterr().out
     assert epochs(tmp_path / "run")[0]["train"]["cross_entropy"] < math.log(34) + 0.5

@@ -24,8 +24,8 @@ from caption.search import search
 from caption.training import loop, losses, objective
 
 SMALL = [
-    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--decoder.dropout", "0.3",
-    "--decoder.state-dropout", "0.2",
+    "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
+    "--decoder.dropout", "0.3", "--decoder.state-dropout", "0.2",
     "--training.epochs", "3", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip
 
@@ -55,12 +55,12 @@ def equal(a, b) -> bool:
         (
             7,
             False,
-            ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
+            ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batch-by", "lengths"],
         ),
-        (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
+        (7, False, ["--decoder.attention", "hard", "--training.reinforce.samples", "2"]),  # draws and baseline, too
         (12, False, ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"]),  # and words
-        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.mirror"]),
-        (7, False, ["--decoder.selection", "retina", "--training.reinforce.baseline", "none"]),
+        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
+        (7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -105,7 +105,7 @@ def test_every_other_picture_is_mirrored(shapes: Path, tmp_path: Path, monkeypat
     assert (same ^ turned).all() and 160 < turned.sum() < 240
     seen = []
     monkeypatch.setattr(objective, "mirror", lambda images: seen.append(len(images)) or images)
-    run(shapes, tmp_path / "run", "--training.mirror", "--training.epochs", "2")
+    run(shapes, tmp_path / "run", "--training.horizontal-flip", "--training.epochs", "2")
     assert sum(seen) == 2 * 40
 
 
@@ -117,7 +117,13 @@ def test_pictures_stay_where_they_fit(
     runs = []
     for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
         monkeypatch.setattr(train, "free_memory", lambda device, free=free: free)
-        more = ["--training.epochs", "1", "--training.workers", "1", *(["--training.cache", *more] if more else [])]
+        more = [
+            "--training.epochs",
+            "1",
+            "--training.workers",
+            "1",
+            *(["--training.cache-on-device", *more] if more else []),
+        ]
         runs.append(run(shapes, tmp_path / name, *more)["model"])
         told = f"all pictures stay on {choose_device('auto')}: 0.0 GB"
         assert (told in capsys.readouterr().out) == (name == "kept")
@@ -126,7 +132,7 @@ def test_pictures_stay_where_they_fit(
 
 def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -> None:
     """Reward and entropy of the draws in training; validation, which takes the expectation, has neither."""
-    more = ["--decoder.selection", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
+    more = ["--decoder.attention", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
     state = run(shapes, tmp_path / "hard", *more)
     (record,) = read_log(tmp_path / "hard")
     assert 0 < record["train"]["entropy"] < np.log(16) + 1e-4 and np.isfinite(record["train"]["reinforce"])
@@ -139,10 +145,10 @@ def test_hard_attention_can_begin_as_soft(shapes: Path, tmp_path: Path) -> None:
     """Before its first epoch of draws, hard attention trains to the bit as soft attention does."""
     more = ["--training.epochs", "1", "--training.doubly-stochastic", "0"]
     soft = run(shapes, tmp_path / "soft", *more)
-    late = ["--decoder.selection", "hard", "--training.reinforce.first-epoch", "2"]
+    late = ["--decoder.attention", "hard", "--training.reinforce.first-epoch", "2"]
     hard = run(shapes, tmp_path / "hard", *more, *late)
     assert equal(soft["model"], hard["model"]) and hard["progress"]["baseline"] is None
-    drew = run(shapes, tmp_path / "drew", *more, "--decoder.selection", "hard")
+    drew = run(shapes, tmp_path / "drew", *more, "--decoder.attention", "hard")
     run(shapes, tmp_path / "best", *more, *late, "--training.epochs", "2")
     assert checkpoint.load(tmp_path / "best" / "best.pt")["epoch"] == 2  # the first that is hard attention's own
     assert not equal(soft["model"], drew["model"])
@@ -194,12 +200,12 @@ def test_the_encoder_waits_for_its_epoch(shapes: Path, tmp_path: Path) -> None:
 def test_start_from(shapes: Path, tmp_path: Path) -> None:
     """A new run begins with another's weights, and only with weights that fit."""
     first = run(shapes, tmp_path / "first", "--training.epochs", "1")
-    start = ["--start-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
+    start = ["--init-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
     still = ["--training.learning-rate", "1e-20", "--training.encoder-learning-rate", "1e-20"]
     second = run(shapes, tmp_path / "second", *start, *still)
     assert equal(second["model"]["decoder.output.weight"], first["model"]["decoder.output.weight"])
     with pytest.raises(UserError, match="a model of another shape"):
-        run(shapes, tmp_path / "third", *start, "--decoder.hidden", "8")
+        run(shapes, tmp_path / "third", *start, "--decoder.hidden-dim", "8")
 
 
 def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:

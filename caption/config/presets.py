@@ -24,7 +24,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             data=tyro.MISSING,
             output=tyro.MISSING,
             encoder=EncoderConfig(name="small_cnn", finetune_from="all"),
-            decoder=DecoderConfig(embedding=128, hidden=128, attention=64, state_dropout=0.6, dropout=0.1),
+            decoder=DecoderConfig(embedding_dim=128, hidden_dim=128, attention_dim=64, state_dropout=0.6, dropout=0.1),
             training=TrainingConfig(
                 epochs=6,
                 batch_size=8,
@@ -43,7 +43,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             data=tyro.MISSING,
             output=tyro.MISSING,
             encoder=EncoderConfig(name="recurrent_cnn", finetune_from="all"),
-            decoder=DecoderConfig(embedding=32, hidden=128, attention=64, state_dropout=0.5, dropout=0.1),
+            decoder=DecoderConfig(embedding_dim=32, hidden_dim=128, attention_dim=64, state_dropout=0.5, dropout=0.1),
             training=TrainingConfig(
                 epochs=5,
                 batch_size=16,
@@ -75,12 +75,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
             encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
             decoder=DecoderConfig(
                 kind="transformer",
-                embedding=256,
-                hidden=1024,
-                attention=256,
+                embedding_dim=256,
+                hidden_dim=1024,
+                attention_dim=256,
                 state_dropout=0.3,
                 dropout=0.3,
-                tie=True,
+                tie_embeddings=True,
                 transformer=TransformerConfig(layers=2),
             ),
             training=TrainingConfig(
@@ -129,10 +129,10 @@ def _hard(name: str, description: str, epochs: int, selection: Literal["hard", "
     """
     soft = PRESETS[f"{name}-soft"][1]
     reinforce = ReinforceConfig(
-        expectation=0.0, first_epoch=epochs // 2 + 1, draws=2, reward="to_go", baseline="leave_one_out"
+        soft_probability=0.0, first_epoch=epochs // 2 + 1, samples=2, reward="to_go", baseline="leave_one_out"
     )
     training = dataclasses.replace(soft.training, epochs=epochs, doubly_stochastic=0.0, reinforce=reinforce)
-    config = dataclasses.replace(_with_decoder(soft, selection=selection), training=training)
+    config = dataclasses.replace(_with_decoder(soft, attention=selection), training=training)
     PRESETS[f"{name}-{selection}"] = (description, config)
 
 
@@ -173,17 +173,17 @@ def _variant(name: str, description: str, **decoder: Any) -> None:
 _variant("dot", "the dot score: a region is as wide as the LSTM's state", score="dot")
 _variant("general", "the general (bilinear) score", score="general")
 _variant("scaled-dot", "the scaled dot score", score="scaled_dot")
-_variant("current", "attention by the current state, after the recurrence (Luong et al.)", query="current")
+_variant("current", "attention by the current state, after the recurrence (Luong et al.)", attend_with="current_state")
 _variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
 _variant("local-m", "a window that moves on by a region at every word", window="local_m")
 _variant("local-p", "a window whose place is predicted", window="local_p")
-_variant("draw", "the Gaussian grid of DRAW's reading", selection="draw")
+_variant("draw", "the Gaussian grid of DRAW's reading", attention="draw")
 _variant(
     "transformer",
     "a Transformer of two layers instead of the LSTM",
     kind="transformer",
-    hidden=256,
-    attention=128,
+    hidden_dim=256,
+    attention_dim=128,
     heads=4,
     state_dropout=0.1,
     transformer=TransformerConfig(layers=2),

@@ -176,7 +176,7 @@ class Decoder(RecurrentDecoder):
 
     def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
         super().__init__()
-        embedding, hidden = config.embedding, config.hidden
+        embedding, hidden = config.embedding_dim, config.hidden_dim
         self.attention = attention
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
         self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
@@ -191,7 +191,7 @@ class Decoder(RecurrentDecoder):
         self.state_dropout = Dropout(config.state_dropout)
         self.dropout = Dropout(config.dropout)
         begin_embedding(self.embedding)
-        if config.tie:
+        if config.tie_embeddings:
             self.output.weight = self.embedding.weight
 
     def recur(self, word_gates: Tensor, state: State, memory: Memory) -> tuple[State, Tensor, AttentionOutput]:
@@ -216,7 +216,7 @@ class LuongDecoder(RecurrentDecoder):
 
     def __init__(self, config: DecoderConfig, attention: Attention, region_width: int, vocabulary_size: int):
         super().__init__()
-        embedding, hidden = config.embedding, config.hidden
+        embedding, hidden = config.embedding_dim, config.hidden_dim
         self.attention = attention
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
         self.initial_hidden = nn.Linear(region_width, hidden)
@@ -229,11 +229,12 @@ class LuongDecoder(RecurrentDecoder):
         self.state_dropout = Dropout(config.state_dropout)
         self.dropout = Dropout(config.dropout)
         begin_embedding(self.embedding)
-        if config.tie:
-            if config.embedding != hidden:
+        if config.tie_embeddings:
+            if config.embedding_dim != hidden:
                 raise UserError(
-                    f"decoder.tie with --decoder.query current needs decoder.embedding ({config.embedding}) equal to "
-                    f"decoder.hidden ({hidden}); give both the same"
+                    "decoder.tie_embeddings with --decoder.attend-with current_state needs "
+                    f"decoder.embedding_dim ({config.embedding_dim}) equal to "
+                    f"decoder.hidden_dim ({hidden}); give both the same"
                 )
             self.output.weight = self.embedding.weight
 

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
                 f"encoder {config.name} has no weights, layers or padding to choose; leave them as they are"
             )
         else:
-            self.layer, self.backbone = "", CNNS[config.name](config.passes)
+            self.layer, self.backbone = "", CNNS[config.name](config.recurrence_steps)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         self.trained = _trained_parameters(self.backbone, config)

@@ -124,8 +124,9 @@ def train_epoch(
     """The rest of the epoch under way; means over its words of every loss term, captions a second, and the share of
     the time that was spent waiting for data.
 
-    With a `critic`, it is trained on captions that the model draws. The loader gives `config.accumulate` parts of each
-    batch. `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no
+    With a `critic`, it is trained on captions that the model draws. The loader gives
+    `config.accumulation_steps` parts of each batch.
+    `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no
     longer finite; a GPU is asked only now and then, because asking waits for it.
     """
     captioner.train()
@@ -135,7 +136,7 @@ def train_epoch(
     sums, draw = progress.sums, progress.epoch >= config.reinforce.first_epoch
     soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
     own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
-    left = Sized(batched(loader, config.accumulate), len(loader) // config.accumulate)
+    left = Sized(batched(loader, config.accumulation_steps), len(loader) // config.accumulation_steps)
     bar = ProgressBar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
     last = time.perf_counter()
     for parts in bar:
@@ -147,7 +148,7 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         losts = [take_part(model, part, part is parts[-1], draw, own, progress.baseline) for part in parts]
         words, captions = distributed.sum_integers(sum(one.words for one in losts), sum(one.captions for one in losts))
-        scale_gradients(captioner, distributed.world_size() / words, config.clip_norm)
+        scale_gradients(captioner, distributed.world_size() / words, config.max_grad_norm)
         optimizer.step()
         terms = distributed.all_reduce(
             torch.stack([torch.stack([*one.terms.values()]) * one.words for one in losts]).sum(0)
@@ -212,7 +213,9 @@ def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> 
     """Raises UserError, with the loss terms, when the sums of the epoch under way are not finite: do not save then."""
     if not all(math.isfinite(float(value)) for value in progress.sums.values()):
         told = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in (terms or progress.sums).items())
-        raise UserError(f"the loss is no longer finite ({told}); lower training.learning_rate or training.clip_norm")
+        raise UserError(
+            f"the loss is no longer finite ({told}); lower training.learning_rate or training.max_grad_norm"
+        )
 
 
 @torch.inference_mode()

@@ -90,18 +90,18 @@ def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig,
     (but for the very first b), so none changes the expectation of the gradient (Williams, 1992).
     """
     whole = rewards.sum(-1, keepdim=True)  # log p(y | s, a), [B, Q, 1]
-    if config.reward == "whole":
+    if config.reward == "caption":
         earned = whole.expand_as(rewards)
     else:  # s_t comes after the words before t, and does not answer for them
         earned = _to_go(rewards)
     if config.baseline == "none":
         return earned
     if config.baseline == "leave_one_out":  # the other draws of the same caption
-        draws = earned.reshape(len(earned), -1, config.draws, earned.shape[-1])  # [B, Q / N, N, T]
-        others = (draws.sum(2, keepdim=True) - draws) / (config.draws - 1)
+        draws = earned.reshape(len(earned), -1, config.samples, earned.shape[-1])  # [B, Q / N, N, T]
+        others = (draws.sum(2, keepdim=True) - draws) / (config.samples - 1)
         return (draws - others).flatten(1, 2)
     moving = moving.nan_to_num()  # nobody drew yet, so nobody will read what is earned
-    if config.reward == "whole":
+    if config.reward == "caption":
         return earned - moving
     words = _place(torch.ones_like(decoded.positions, dtype=rewards.dtype), decoded)  # b is shared among them evenly
     return earned - moving * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)

@@ -37,7 +37,7 @@ class Objective(nn.Module):
         are the model's; `baseline` [] of hard attention, if there is one yet."""
         device = next(self.captioner.parameters()).device
         images = to_device(batch.images, device)
-        if self.config.mirror:
+        if self.config.horizontal_flip:
             images = mirror(images)
         if self.critic:
             with autocast(device, self.config.precision):
@@ -66,9 +66,9 @@ def decode(
     `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
     captions, lengths, drawn = to_device(batch.captions, device), batch.lengths, None
     if draw and captioner.decoder.stochastic:
-        drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
+        drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.soft_probability  # one coin a caption
         captions, lengths, drawn = (
-            each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
+            each.repeat_interleave(config.reinforce.samples, 1) for each in (captions, lengths, drawn)
         )
     need_weights = config.doubly_stochastic > 0 or drawn is not None
     with autocast(device, config.precision):
