@@ -83,16 +83,16 @@ class Captioner(nn.Module):
         lengths: Tensor,
         drawn: Tensor | None = None,
         need_weights: bool = True,
-        own: float = 0.0,
+        sampling_rate: float = 0.0,
     ) -> DecoderOutput:
         """Teacher forcing: pictures uint8 [B, 3, S, S], captions [B, Q, T], lengths [B, Q] on the CPU.
 
         `drawn` [B, Q]: with hard attention, the captions that attend to drawn locations; None: all to the expectation.
-        `need_weights`: attention's weights are asked for; without, a Transformer is faster. `own`: share of the words
-        read that the model drew itself.
+        `need_weights`: attention's weights are asked for; without, a Transformer is faster. `sampling_rate`:
+        share of the words read that the model drew itself.
         """
         memory = self.encode(images)._replace(drawn=drawn)
-        inputs = self._own_words(memory, captions, lengths, own) if own else None
+        inputs = self._own_words(memory, captions, lengths, sampling_rate) if sampling_rate else None
         decoded: DecoderOutput = self.decoder(memory, captions, lengths, inputs, need_weights)
         return decoded
 

@@ -59,7 +59,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """A run's log.jsonl, but for the time it took."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for record in records:
-        del record["train"]["captions_per_second"], record["train"]["data_share"]
+        del record["train"]["captions_per_second"], record["train"]["data_fraction"]
     return records
 
 

@@ -9,7 +9,7 @@ from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig,
 from caption.config.presets import PRESETS
 from caption.config.validation import from_dict
 from caption.errors import UserError
-from caption.training.loop import rate_factor
+from caption.training.schedule import rate_factor
 
 
 def test_round_trip() -> None:

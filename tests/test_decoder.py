@@ -11,6 +11,7 @@ from caption.config import DecoderConfig, TrainingConfig
 from caption.data.vocabulary import END, PAD, START
 from caption.decoders.base import Decoder, live_rectangles
 from caption.training import losses
+from caption.training.losses import LossInputs
 
 CAPTIONS = torch.tensor(
     [
@@ -100,7 +101,7 @@ def test_gradients_numerically(decoder: Decoder) -> None:
     def loss() -> torch.Tensor:
         decoded = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
-        return losses.total(losses.terms(decoded, config), config)
+        return losses.total_loss(losses.compute_terms(LossInputs(decoded), config), config)
 
     check_gradients(decoder, loss, count=4, rel=1e-5)
 
@@ -162,5 +163,6 @@ def test_label_smoothing_is_pytorch_s(decoder: Decoder) -> None:
     decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
     config = TrainingConfig(label_smoothing=0.2, doubly_stochastic=0.0)
     expected = torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, label_smoothing=0.2)
-    torch.testing.assert_close(losses.total(losses.terms(decoded, config), config), expected)
-    assert "uniform" not in losses.terms(decoded, TrainingConfig()) and "uniform" in losses.terms(decoded, config)
+    torch.testing.assert_close(losses.total_loss(losses.compute_terms(LossInputs(decoded), config), config), expected)
+    assert "smoothing" not in losses.compute_terms(LossInputs(decoded), TrainingConfig())
+    assert "smoothing" in losses.compute_terms(LossInputs(decoded), config)

@@ -17,6 +17,7 @@ from caption.decoders.transformer import LEARNED, TransformerDecoder, sinusoids
 from caption.errors import UserError
 from caption.search import beam, follow, greedy, search
 from caption.training import losses
+from caption.training.losses import LossInputs
 
 CAPTIONS = torch.tensor(
     [
@@ -90,7 +91,8 @@ def test_gradients_numerically(kind: str) -> None:
 
     def loss() -> Tensor:
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
-        return losses.total(losses.terms(decoder(decoder.prepare(given), CAPTIONS, LENGTHS), config), config)
+        inputs = LossInputs(decoder(decoder.prepare(given), CAPTIONS, LENGTHS))
+        return losses.total_loss(losses.compute_terms(inputs, config), config)
 
     check_gradients(decoder, loss, count=3, rel=1e-4)
 

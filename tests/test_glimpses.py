@@ -18,6 +18,8 @@ from caption.data.vocabulary import END
 from caption.errors import UserError
 from caption.search import search
 from caption.training import losses
+from caption.training.losses import LossInputs
+from caption.training.reinforce import location_advantages
 
 GRID = (4, 5)
 H, L = 7, 20
@@ -265,8 +267,8 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
     baseline = torch.tensor(expected(), dtype=torch.double)
     decoded = decode(50_000)
-    earned = losses.earnings(decoded, config, baseline)[0]
-    loss = losses.total(losses.terms(decoded, training, earned), training)
+    earned = location_advantages(decoded, config, baseline)[0]
+    loss = losses.total_loss(losses.compute_terms(LossInputs(decoded, decoded.draw, earned), training), training)
     parts = torch.autograd.grad(-loss, [retina.centre.weight, retina.centre.bias])
     found = torch.cat([part.flatten() for part in parts])
     assert wanted.norm() > 0.1

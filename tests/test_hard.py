@@ -17,7 +17,8 @@ from caption.data.dataset import Batch
 from caption.data.vocabulary import END, PAD
 from caption.decoders.base import Decoder, DecoderOutput
 from caption.search import search
-from caption.training import losses, objective
+from caption.training import losses, objective, reinforce
+from caption.training.losses import LossInputs
 
 LOCATIONS, STEPS = 3, 3
 CAPTION = torch.tensor([[[4, 6, END]]])
@@ -54,6 +55,12 @@ def decode(decoder: Decoder, memory: Memory, drawn: list[bool]) -> DecoderOutput
     return decoder(memory, CAPTION.expand(1, rows, STEPS), torch.full((1, rows), STEPS))
 
 
+def training_loss(decoded: DecoderOutput, config: TrainingConfig, advantages: Tensor) -> Tensor:
+    """The loss of decoded captions whose locations were sampled."""
+    inputs = LossInputs(decoded, decoded.draw, advantages)
+    return losses.total_loss(losses.compute_terms(inputs, config), config)
+
+
 def gradient(decoder: Decoder, value: Tensor) -> Tensor:
     """d value / d all weights, in one row."""
     parts = torch.autograd.grad(value, list(decoder.parameters()), allow_unused=True, materialize_grads=True)
@@ -77,8 +84,8 @@ def estimates(
     for path in PATHS:
         force([path])
         decoded = decode(decoder, encode(decoder), [True])
-        earned = losses.earnings(decoded, config, moving)[0]
-        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        earned = reinforce.location_advantages(decoded, config, moving)[0]
+        loss = training_loss(decoded, training, earned) * STEPS
         yield math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)
 
 
@@ -120,8 +127,8 @@ def test_leave_one_out(decoder, force, reward: str) -> None:
     for both in itertools.product(paths, repeat=2):
         force(list(both))
         decoded = decode(decoder, encode(decoder, 2), [True, True])
-        earned = losses.earnings(decoded, config, ZERO)[0]
-        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        earned = reinforce.location_advantages(decoded, config, ZERO)[0]
+        loss = training_loss(decoded, training, earned) * STEPS
         pairs.append((math.exp(decoded.draw.log_probability.sum().item()), -gradient(decoder, loss)))
     force(paths)
     expected = gradient(decoder, bound(decoder, paths, 2)[0])
@@ -151,8 +158,11 @@ def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, forc
     drew = expectation(list(estimates(decoder, force, EXACT)))
     soft = decode(decoder, encode(decoder), [False])
     assert soft.draw.location.eq(-1).all() and soft.draw.log_probability.eq(0).all()
-    earned = losses.earnings(soft, EXACT, ZERO)[0]
-    took = -gradient(decoder, losses.total(losses.terms(soft, training, earned), training) * STEPS)
+    earned = reinforce.location_advantages(soft, EXACT, ZERO)[0]
+    took = -gradient(
+        decoder,
+        training_loss(soft, training, earned) * STEPS,
+    )
     plain = decoder(encode(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
     assert plain.draw is None
     torch.testing.assert_close(took, -gradient(decoder, losses.cross_entropy(plain) * STEPS))
@@ -192,15 +202,15 @@ def test_baseline_is_the_moving_average(decoder) -> None:
     minus_two = torch.tensor(-2.0)
 
     def following(moving: Tensor | None, decoded: DecoderOutput) -> Tensor:
-        return losses.next_baseline(moving, losses.draws_rewards(losses.word_rewards(decoded), decoded))
+        return reinforce.update_baseline(moving, reinforce.reward_sum(reinforce.word_rewards(decoded), decoded))
 
     assert following(None, decoded).item() == pytest.approx(drew)
     assert following(minus_two, decoded).item() == pytest.approx(0.9 * -2.0 + 0.1 * drew)
     nobody = decoder(memory._replace(drawn=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]]))
     assert following(minus_two, nobody).item() == -2.0
-    earned, none = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
-    first = losses.next_baseline(None, none)
-    assert first.isnan() and losses.reinforce(nobody, earned).item() == 0
+    earned, none = reinforce.location_advantages(nobody, EXACT, None)  # the very first batch, and nobody drew
+    first = reinforce.update_baseline(None, none)
+    assert first.isnan() and losses.reinforce_loss(nobody, nobody.draw, earned).item() == 0
     assert following(first, decoded).item() == pytest.approx(drew)
 
 
@@ -299,11 +309,11 @@ def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
     a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
     to_go = dataclasses.replace(EXACT, reward="to_go")
-    rewards = losses.word_rewards(decoded)
-    earned = losses.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
+    rewards = reinforce.word_rewards(decoded)
+    earned = reinforce.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
     assert earned[0][0] == pytest.approx([a + b + c + 6, b + c + 4, c + 2])
     assert earned[0][1][:2] == pytest.approx([d + e + 6, e + 3])
-    whole = losses.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
+    whole = reinforce.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
     assert whole[0][0] == pytest.approx([a + b + c + 6] * 3)
 
 
@@ -313,9 +323,9 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     torch.manual_seed(0)
     memory = encode(decoder)._replace(drawn=torch.ones(1, 4, dtype=torch.bool))
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
-    rewards = losses.word_rewards(decoded)
+    rewards = reinforce.word_rewards(decoded)
     config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out")
-    earned = losses.advantages(rewards, decoded, config, ZERO)[0, :, 0]
+    earned = reinforce.advantages(rewards, decoded, config, ZERO)[0, :, 0]
     a, b, c, d = rewards[0].sum(-1)
     torch.testing.assert_close(earned, torch.stack([a - b, b - a, c - d, d - c]))
 
@@ -336,10 +346,10 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
     config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(soft_probability=0.2, samples=3))
     torch.manual_seed(0)
-    objective.decode(captioner, batch, config, torch.device("cpu"), draw=True)
-    objective.decode(captioner, batch, config, torch.device("cpu"), draw=False)
-    (_, rows, lengths, drawn, need_weights, own), without = asked
-    assert need_weights and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=True)
+    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=False)
+    (_, rows, lengths, drawn, need_weights, rate), without = asked
+    assert need_weights and rate == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):
         assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
         assert torch.equal(drawn[:, draw::3], drawn[:, ::3])

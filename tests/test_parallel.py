@@ -137,7 +137,7 @@ def test_another_number_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(objective.Objective, "forward", stopping)
     assert in_processes(2, lambda: train.main([*given, str(tmp_path / "more")])) == [130, 130]
-    progress = checkpoint.load(tmp_path / "more" / "last.pt")["progress"]
+    progress = checkpoint.load(tmp_path / "more" / "last.pt")["train_state"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (2, 2, 6)
     monkeypatch.undo()
     assert in_processes(3, lambda: train.main(["--resume", str(tmp_path / "more")])) == [0, 0, 0]
@@ -207,9 +207,9 @@ def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decod
     config = DecoderConfig(kind=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    lost = model(distributed.PaddingBatches(CaptionData(shapes, "train"))[~3], draw=draw)
-    assert (lost.words, lost.captions) == (0, 0) and (lost.drawn is None or lost.drawn.tolist() == [0, 0])
-    assert all(term.item() == 0 for term in lost.terms.values())
+    lost = model(distributed.PaddingBatches(CaptionData(shapes, "train"))[~3], sample_locations=draw)
+    assert (lost.words, lost.captions) == (0, 0) and (lost.reward_sum is None or lost.reward_sum.tolist() == [0, 0])
+    assert all(term.item() == 0 for term in lost.logged.values())
     lost.total.backward()
     for name, weights in captioner.named_parameters():
         assert weights.grad is not None and not weights.grad.any(), name
@@ -225,4 +225,7 @@ def test_a_batch_too_small_to_share(shapes: Path, tmp_path: Path) -> None:
 def test_more_processes_than_a_batch_has_images(shapes: Path, tmp_path: Path, capfd) -> None:
     given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN, "--training.batch-size", "3"]
     assert in_processes(2, lambda: train.main([*given, "--training.accumulation-steps", "2"])) == [1, 1]
-    assert "batch_size is 3, but 2 processes share a batch, each in 2 parts; give at least 4" in capfd.readouterr().err
+    assert (
+        "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4"
+        in capfd.readouterr().err
+    )

@@ -3,7 +3,8 @@
 draw: an N x N grid of Gaussian filters, its middle, stride, width and strength predicted; DRAW's reading (Gregor et
 al., 2015, section 3.2). Soft: all of it is differentiable.
 retina: patches of growing size around a place, which in training is drawn around a predicted one; RAM's glimpse sensor
-and location network (Mnih et al., 2014, section 2.1). `losses.reinforce` trains the draws, as those of hard attention.
+and location network (Mnih et al., 2014, section 2.1). `losses.reinforce_loss` trains the
+draws, as those of hard attention.
 
 Both read the map of regions through K filters over its cells, each not negative and summing to one, and project the K
 vectors of D numbers together to A. The weights are the mean of the K filters. No region is compared with the state, so

@@ -1,4 +1,4 @@
-"""Stochastic hard attention, section 4.1; `losses.reinforce` trains it."""
+"""Stochastic hard attention, section 4.1; `losses.reinforce_loss` trains it."""
 
 import torch
 import torch.nn.functional as F

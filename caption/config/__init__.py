@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, checked where they are made; named experiments; flags."""
+"""Configuration: frozen dataclasses that validate themselves, named experiments (presets) and flags."""
 
 from caption.config.model import DecoderConfig, EncoderConfig, ImageConfig, TransformerConfig
 from caption.config.search import HardAttentionMode, SearchConfig
