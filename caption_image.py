@@ -43,7 +43,7 @@ class Arguments:
     """Print words, log-probability and attention weights as JSON, one object a picture, instead of the caption."""
     device: str = "auto"
     seed: int = 1
-    """Of `--method sample` and `--attend draw`."""
+    """Of `--method sample` and `--hard-attention sample`."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchConfig)
 
 

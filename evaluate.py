@@ -59,7 +59,7 @@ class Arguments:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     seed: int = 1
-    """Of `--method sample`, `--attend draw` and the intervals."""
+    """Of `--method sample`, `--hard-attention sample` and the intervals."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -245,8 +245,8 @@ def told(search: dict[str, Any], precision: str) -> str:
     beams = search["beam_size"]
     kind = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"
     penalty = f", length penalty {search['length_penalty']}" if search["length_penalty"] else ""
-    looks = {"expectation": "", "most_probable": ", the most probable locations", "draw": ", drawn locations"}
-    return kind + penalty + looks[search["attend"]] + ("" if precision == "fp32" else f", {precision}")
+    looks = {"expectation": "", "argmax": ", the most probable locations", "sample": ", drawn locations"}
+    return kind + penalty + looks[search["hard_attention"]] + ("" if precision == "fp32" else f", {precision}")
 
 
 if __name__ == "__main__":

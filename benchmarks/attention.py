@@ -26,8 +26,9 @@ from benchmarks.measure import git
 from caption.captioner import Captioner
 from caption.config.presets import PRESETS
 from caption.data import dataset, hdf5
-from caption.training import loop
-from caption.training.self_critical import Critic
+from caption.training import loop, schedule
+from caption.training.self_critical import CaptionSampler
+from caption.training.state import TrainState
 
 VARIANTS = (
     "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
@@ -117,14 +118,14 @@ def make_step(config: Any, split: dataset.CaptionData, device: torch.device) -> 
     source = split.path
     image, vocabulary = hdf5.read_image_config(source), hdf5.read_vocabulary(source)
     captioner = Captioner(image, config.encoder, config.decoder, vocabulary)
-    optimizer = loop.make_optimizer(captioner, config.training)
-    progress = loop.Progress(epoch=config.training.epochs)
+    optimizer = schedule.build_optimizer(captioner, config.training)
+    state = TrainState(epoch=config.training.epochs)
     critical = config.training.self_critical
-    critic = Critic(critical, split, config.search.max_length) if critical.first_epoch else None
+    sampler = CaptionSampler(critical, split, config.search.max_length) if critical.first_epoch else None
 
     def step(batch: dataset.Batch) -> None:
         loader: Any = [batch]
-        loop.train_epoch(captioner, loader, optimizer, config.training, progress, 10**6, critic=critic)
+        loop.train_epoch(captioner, loader, optimizer, config.training, state, 10**6, caption_sampler=sampler)
 
     return step
 

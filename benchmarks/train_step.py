@@ -25,7 +25,7 @@ from caption.data.dataset import BucketSampler, collate
 from caption.decoders import ShowAttendTellDecoder
 from caption.device import allow_tf32, autocast
 from caption.ops import torch_compile
-from caption.training import losses
+from caption.training import losses, reinforce
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
 MODES = tuple(
@@ -69,7 +69,7 @@ def least_operations(lengths: Tensor, width: int) -> float:
 
 def make_decoder(width: int, device: torch.device, selection: str = "soft") -> ShowAttendTellDecoder:
     """At the sizes measured."""
-    config = DecoderConfig(embedding=WIDTH, hidden=WIDTH, attention=WIDTH, selection=selection)  # type: ignore[arg-type]
+    config = DecoderConfig(embedding_dim=WIDTH, hidden_dim=WIDTH, attention_dim=WIDTH, attention=selection)  # type: ignore[arg-type]
     return ShowAttendTellDecoder(config, width, (14, 14), V).to(device)
 
 
@@ -87,10 +87,11 @@ def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, 
         nonlocal moving
         with autocast(device, precision):
             decoded = decoder(decoder.prepare(features)._replace(sample_rows=drawn), captions.to(device), lengths)
-        earned, rewards = losses.earnings(decoded, training.reinforce, moving)
+        earned, rewards = reinforce.location_advantages(decoded, training.reinforce, moving)
         if rewards is not None:
-            moving = losses.next_baseline(moving, rewards)
-        loss = losses.total(losses.terms(decoded, training, earned), training)
+            moving = reinforce.update_baseline(moving, rewards)
+        inputs = losses.LossInputs(decoded, decoded.sample, earned)
+        loss = losses.total_loss(losses.compute_terms(inputs, training), training)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)

@@ -95,9 +95,9 @@ class Captioner(nn.Module):
 
     def check_search(self, search: SearchConfig) -> None:
         """Raise UserError for a kind of attention that this model does not have."""
-        if search.attend != "expectation" and not self.decoder.stochastic:
+        if search.hard_attention != "expectation" and not self.decoder.stochastic:
             raise UserError(
-                f"attend is {search.attend}, but this model's attention is soft: it has the expectation alone"
+                f"attend is {search.hard_attention}, but this model's attention is soft: it has the expectation alone"
             )
 
     def to_checkpoint(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: one plain dict of tensors and plain values, loaded without running any code from the file."""
+"""Checkpoints: a dict of tensors and plain values; loading one never runs code from the file."""
 
 import os
 import pickle
@@ -10,11 +10,12 @@ import torch
 from caption.errors import UserError
 from caption.files import atomic_write
 
-FORMAT = "show-attend-and-tell checkpoint 1"
+NAME = "show-attend-and-tell checkpoint"
+FORMAT = f"{NAME} 2"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """The file is whole or it is not there, even if the machine fails."""
+    """Write a checkpoint atomically, also if the machine fails meanwhile."""
     with atomic_write(path) as part, part.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
@@ -22,21 +23,23 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The dict that `save` wrote, on the CPU. Raises UserError for anything else."""
+    """Return the dict that `save` wrote, on the CPU. Raises UserError for anything else."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint; a run's folder holds best.pt and last.pt")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "global" in str(error).split("WeightsUnpickler error")[-1]:  # names a class or function, so code
+        if "global" in str(error).split("WeightsUnpickler error")[-1]:  # the error names a class or function
             raise UserError(
                 f"{path}: holds pickled code, which is refused; load only checkpoints that train.py wrote"
             ) from None
         raise _not_ours(path) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AssertionError):
         raise _not_ours(path) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not str(content.get("format")).startswith(NAME):
         raise _not_ours(path)
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: is a {content['format']}, but this version reads {FORMAT}; train the model again")
     return content
 
 

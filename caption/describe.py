@@ -19,10 +19,12 @@ def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list
     image = read_square(path, captioner.image.size, captioner.image.fit)
     device = next(captioner.parameters()).device
     if not captioner.decoder.stochastic:
-        config = dataclasses.replace(config, attend="expectation")
+        config = dataclasses.replace(config, hard_attention="expectation")
     memory = captioner.encode(torch.from_numpy(image).unsqueeze(0).to(device))
     if given:
-        return force_decode(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
+        return force_decode(
+            captioner.decoder, memory, captioner.vocabulary.encode(given), config.hard_attention, heads=True
+        )
     return search(captioner.decoder, memory, config, heads=True)[0]
 
 

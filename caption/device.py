@@ -1,18 +1,20 @@
-"""What the machine at hand can do: its device, and the precision that it multiplies fastest."""
+"""The device, its numerical precision, and tensors on it."""
 
 import contextlib
 import ctypes
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from caption.errors import UserError
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 def choose_device(name: str) -> torch.device:
-    """Raises UserError for a device that is not there."""
+    """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,11 +22,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} is not to be had here ({reason}); use auto or cpu") from None
+        raise UserError(f"device {name!r} is not available ({reason}); use auto or cpu") from None
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """auto: bf16 where a product of matrices takes less time in it, fp32 elsewhere."""
+def choose_precision(name: Precision, device: torch.device) -> Precision:
+    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -43,45 +45,47 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context that runs matrix products in bfloat16 if the precision is bf16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def allow_tf32(device: torch.device) -> None:
-    """On a GPU, let all products in fp32 round their factors to TF32 (10 bits), several times as fast: for training and
-    its validation."""
-    if device.type == "cuda":  # elsewhere it would mean other things
+    """On a GPU, let fp32 matrix products use TF32 (10 bits of mantissa), several times as fast; for training only."""
+    if device.type == "cuda":  # on other devices the setting means something else
         torch.set_float32_matmul_precision("high")
 
 
 def to_autocast_dtype(values: Tensor) -> Tensor:
-    """As autocast would have the factors of a product, if it is on: cast once, not at every step."""
+    """Cast to the autocast dtype, if autocast is enabled, so that a loop need not cast at every step."""
     kind = values.device.type
     return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
 
 
 def upcast_float32(values: Tensor) -> Tensor:
-    """Half precision widened to single, for sums that would lose too much; single and double as they are."""
+    """Cast half precision to float32, for sums that would lose too much; leave float32 and float64 as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device, without waiting for what it does: from pinned memory they are copied beside it."""
+    """Copy to a device without waiting for its work: from pinned memory the copy runs beside it."""
     if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU; 0 on a CPU, whose system keeps files in memory by itself."""
+    """Return the free memory of a GPU in bytes; 0 for a CPU, whose system caches files itself."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def tune_malloc(device: torch.device) -> None:
-    """On a CPU, let the C library keep what is freed for what comes next, where it is glibc. By default it gives large
-    tensors back to the system, which clears every page of the next one."""
+    """On a CPU with glibc, let malloc keep freed memory for later tensors.
+
+    By default it returns large blocks to the system, which then clears every page of the next one.
+    """
     if device.type != "cpu":
         return
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped apart
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: allocate no block with mmap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, in bytes

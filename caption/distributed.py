@@ -1,7 +1,8 @@
-"""Several processes, each with its share of every batch: what torchrun starts. Alone, all of this does nothing.
+"""Data-parallel processes, as torchrun starts them; with a single process, all of this does nothing.
 
-A batch is of `training.batch_size` images, however many processes share it, and however many parts each of them takes
-one after the other. So steps, learning rates and results are those of one process, and a run goes on with any number.
+A batch has `training.batch_size` images however many processes share it, and however many micro-batches each process
+makes of its part. Steps, learning rates and results are therefore those of one process, and a run can be resumed with
+another number of processes.
 """
 
 import os
@@ -21,11 +22,14 @@ T = TypeVar("T")
 
 
 def init(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if it did; the device of this one. Only the first prints."""
+    """Join the processes of torchrun, if it started this one, and return its device. Only rank 0 prints.
+
+    Raises UserError if there are fewer GPUs than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
     if device.type == "cuda":
-        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")  # a UserError, if there are fewer
+        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if rank():
@@ -34,23 +38,23 @@ def init(device: torch.device) -> torch.device:
 
 
 def destroy() -> None:
-    """Leave them."""
+    """Leave the process group."""
     if world_size() > 1:
         distributed.destroy_process_group()
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Of this process, from 0; the first one writes."""
+    """Return the number of this process, from 0; rank 0 writes the files."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def all_reduce(values: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """Return the sum over all processes."""
     if world_size() > 1:
         values = values.clone()
         distributed.all_reduce(values)
@@ -58,21 +62,21 @@ def all_reduce(values: Tensor) -> Tensor:
 
 
 def sum_integers(*values: int) -> list[int]:
-    """The same of numbers on the CPU; a GPU is not asked."""
+    """Return the sums of integers over all processes, without synchronising with a GPU."""
     return [int(value) for value in all_reduce(torch.tensor(values, dtype=torch.int64)).tolist()]
 
 
-def gather(mine: dict[int, T]) -> dict[int, T]:
-    """What all processes have, in each."""
+def gather(items: dict[int, T]) -> dict[int, T]:
+    """Return the items of all processes, in each of them."""
     if world_size() == 1:
-        return mine
-    parts: list[Any] = [None] * world_size()
-    distributed.all_gather_object(parts, mine)
-    return {key: value for part in parts for key, value in part.items()}
+        return items
+    gathered: list[Any] = [None] * world_size()
+    distributed.all_gather_object(gathered, items)
+    return {key: value for rank_items in gathered for key, value in rank_items.items()}
 
 
 def broadcast(value: T) -> T:
-    """The first process' value, in each."""
+    """Return the value of rank 0, in every process."""
     values = [value]
     if world_size() > 1:
         distributed.broadcast_object_list(values)
@@ -80,41 +84,41 @@ def broadcast(value: T) -> T:
 
 
 def seed_rank(seed: int, step: int) -> None:
-    """Random numbers of its own for each process but the first."""
+    """Seed every rank but 0 differently."""
     if rank():
         torch.manual_seed(int(np.random.SeedSequence((seed, step, rank())).generate_state(1)[0]))
 
 
 def shard(batches: list[list[int]]) -> list[list[int]]:
-    """This process' share of batches that are all of one kind."""
+    """Return the batches of this process, of a list that is the same in all."""
     return batches[rank() :: world_size()]
 
 
 class DistributedBatches(Sampler[list[int]]):
-    """This process' part of every batch, in `parts` pieces after each other.
+    """This process's part of every batch, as `accumulation_steps` micro-batches.
 
-    Every n-th item, since neighbours are of like length. Where a batch has too few items, its first stands in, as
-    `~item`: the processes must all take part.
+    A micro-batch takes every n-th item, since neighbours have similar lengths. If a batch has too few items, the
+    micro-batch is `[~item]`, a padding batch made from its first item, because every process must take part.
     """
 
-    def __init__(self, batches: Sampler[list[int]], parts: int = 1) -> None:
-        self.batches, self.parts = batches, parts
+    def __init__(self, batches: Sampler[list[int]], accumulation_steps: int = 1) -> None:
+        self.batches, self.accumulation_steps = batches, accumulation_steps
 
     def __len__(self) -> int:
-        return len(self.batches) * self.parts  # type: ignore[arg-type]
+        return len(self.batches) * self.accumulation_steps  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
-        every = world_size() * self.parts
+        stride = world_size() * self.accumulation_steps
         for batch in self.batches:
-            for part in range(rank() * self.parts, (rank() + 1) * self.parts):
-                yield batch[part::every] or [~batch[0]]
+            for start in range(rank() * self.accumulation_steps, (rank() + 1) * self.accumulation_steps):
+                yield batch[start::stride] or [~batch[0]]
 
 
 class PaddingBatches(Dataset[Any]):
-    """A data set that also gives stand-ins: an image with captions of no words, which count nowhere."""
+    """A data set that also makes padding batches: one image with captions of length 0, which no sum counts."""
 
     def __init__(self, data: Any) -> None:
-        """`data` makes batches of several items, whose lengths are the captions'."""
+        """Wrap `data`, whose batches have the `lengths` of the captions."""
         self.data = data
 
     def __getitems__(self, items: list[int]) -> Any:

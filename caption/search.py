@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caption import ops
 from caption.attention import AttentionOutput, Memory
-from caption.config import Attend, SearchConfig
+from caption.config import HardAttentionMode, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.device import upcast_float32
 
@@ -71,10 +71,10 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
 
 @torch.inference_mode()
 def force_decode(
-    decoder: StepDecoder, memory: Memory, words: list[int], attend: Attend, heads: bool = False
+    decoder: StepDecoder, memory: Memory, words: list[int], attend: HardAttentionMode, heads: bool = False
 ) -> list[Hypothesis]:
     """Return a given caption, without <end>, as every image's hypothesis: its log-probability and its attention."""
-    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, attend=attend)
+    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, hard_attention=attend)
     steps = iter([*words, END])
 
     def next_word(log_probabilities: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ def force_decode(
 
 
 def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
-    """Return the memory for hard attention as `config.attend` says."""
-    if config.attend == "expectation":
+    """Return the memory for hard attention as `config.hard_attention` says."""
+    if config.hard_attention == "expectation":
         return memory
     sample_rows = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
-    return memory._replace(sample_rows=sample_rows, argmax=config.attend == "most_probable")
+    return memory._replace(sample_rows=sample_rows, argmax=config.hard_attention == "argmax")
 
 
 def _roll_out(

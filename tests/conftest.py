@@ -58,7 +58,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """A run's log.jsonl, but for the time it took."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for record in records:
-        del record["train"]["captions_per_second"], record["train"]["data_share"]
+        del record["train"]["captions_per_second"], record["train"]["data_fraction"]
     return records
 
 
@@ -69,12 +69,12 @@ def decoder() -> ShowAttendTellDecoder:
 
 
 def attention_config(
-    score: str = "additive", window: str = "", plane: bool = True, selection: str = "soft", hidden: int = 8
+    score: str = "additive", window: str = "", plane: bool = True, attention: str = "soft", hidden: int = 8
 ) -> DecoderConfig:
     """Of queries [B, Q, H]; without a window, for any regions."""
-    local = {"window": window, "window_over": "plane" if plane else "line", "window_radius": 1} if window else {}
-    widths = {"embedding": 7, "hidden": hidden, "attention": 9}
-    return DecoderConfig(**widths, score=score, selection=selection, dropout=0.5, **local)
+    local = {"window": window, "window_dims": "2d" if plane else "1d", "window_radius": 1} if window else {}
+    widths = {"embedding_dim": 7, "hidden_dim": hidden, "attention_dim": 9}
+    return DecoderConfig(**widths, score=score, attention=attention, dropout=0.5, **local)
 
 
 def make_attention(*arguments: Any, **options: Any) -> Any:
@@ -98,23 +98,23 @@ def far_from_uniform(module: Any) -> Any:
 # Every kind of decoder, by what its configuration says beside the widths.
 KINDS: dict[str, dict[str, Any]] = {
     "soft": {},
-    "hard": {"selection": "hard"},
-    "draw": {"selection": "draw", "glimpse": 2},
-    "retina": {"selection": "retina", "glimpse": 2},
-    "current": {"query": "current"},
-    "current hard": {"query": "current", "selection": "hard"},
-    "current draw": {"query": "current", "selection": "draw"},
-    "current retina": {"query": "current", "selection": "retina"},
-    "current tied": {"query": "current", "tie": True},
-    "current multi-head": {"query": "current", "score": "multi_head", "heads": 4},
+    "hard": {"attention": "hard"},
+    "draw": {"attention": "draw", "glimpse_size": 2},
+    "retina": {"attention": "retina", "glimpse_size": 2},
+    "current": {"attend_with": "current_state"},
+    "current hard": {"attend_with": "current_state", "attention": "hard"},
+    "current draw": {"attend_with": "current_state", "attention": "draw"},
+    "current retina": {"attend_with": "current_state", "attention": "retina"},
+    "current tied": {"attend_with": "current_state", "tie_embeddings": True},
+    "current multi-head": {"attend_with": "current_state", "score": "multi_head", "heads": 4},
     "multi-head": {"score": "multi_head", "heads": 4},
-    "multi-head tied": {"score": "multi_head", "heads": 4, "tie": True},
+    "multi-head tied": {"score": "multi_head", "heads": 4, "tie_embeddings": True},
     "transformer": {"kind": "transformer", "heads": 2},
     "transformer post": {"kind": "transformer", "heads": 4, "transformer": TransformerConfig(2, "post", "learned")},
     "transformer grid": {
         "kind": "transformer",
         "heads": 2,
-        "tie": True,
+        "tie_embeddings": True,
         "transformer": TransformerConfig(layers=2, grid_positions=True),
     },
 }
@@ -123,7 +123,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def make_kind(name: str, seed: int = 0) -> Any:
     """A small random decoder of a kind, over 2 x 3 regions [B, 6, D], in double precision, evaluation mode."""
     torch.manual_seed(seed)
-    config = DecoderConfig(embedding=8, hidden=8 if name == "current tied" else 12, attention=16, **KINDS[name])
+    config = DecoderConfig(
+        embedding_dim=8, hidden_dim=8 if name == "current tied" else 12, attention_dim=16, **KINDS[name]
+    )
     return far_from_uniform(build_decoder(config, D, (2, 3), V))
 
 
@@ -190,7 +192,7 @@ def captioner(shapes: Path) -> Captioner:
     return Captioner(
         ImageConfig(32, "squash"),
         EncoderConfig(name="small_cnn", finetune_from="all"),
-        DecoderConfig(embedding=16, hidden=24, attention=16, state_dropout=0.0, dropout=0.0),
+        DecoderConfig(embedding_dim=16, hidden_dim=24, attention_dim=16, state_dropout=0.0, dropout=0.0),
         read_vocabulary(shapes),
     )
 

@@ -9,7 +9,7 @@ from caption.config import Config, DecoderConfig, ReinforceConfig, SearchConfig,
 from caption.config.presets import PRESETS
 from caption.config.validation import from_dict
 from caption.errors import UserError
-from caption.training.loop import rate_factor
+from caption.training.schedule import rate_factor
 
 
 def test_round_trip() -> None:
@@ -20,29 +20,29 @@ def test_round_trip() -> None:
 
 def test_fields_added_later_take_their_default() -> None:
     """So that older checkpoints can be read."""
-    older = dataclasses.asdict(DecoderConfig(hidden=3))
-    del older["selection"]
-    assert from_dict(DecoderConfig, older) == DecoderConfig(hidden=3)
+    older = dataclasses.asdict(DecoderConfig(hidden_dim=3))
+    del older["attention"]
+    assert from_dict(DecoderConfig, older) == DecoderConfig(hidden_dim=3)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DecoderConfig(hidden=0), "decoder.hidden is 0, but must be positive"),
+        (lambda: DecoderConfig(hidden_dim=0), "decoder.hidden_dim is 0, but must be positive"),
         (lambda: DecoderConfig(dropout=1.0), "decoder.dropout is 1.0, but must be at least 0 and below 1"),
         (lambda: TrainingConfig(epochs=0), "training.epochs is 0, but must be at least 1"),
         (lambda: TrainingConfig(learning_rate=-1), "training.learning_rate is -1"),
         (lambda: SearchConfig(beam_size=0), "search.beam_size is 0"),
         (lambda: SearchConfig(min_length=9, max_length=5), "search.min_length is 9, but must be at most max_length"),
         (lambda: from_dict(Config, {"data": "x"}), "Config lacks the field 'output'"),
-        (lambda: ReinforceConfig(expectation=1.5), "reinforce.expectation is 1.5, but must be in"),
+        (lambda: ReinforceConfig(soft_probability=1.5), "reinforce.soft_probability is 1.5, but must be in"),
         (
             lambda: ReinforceConfig(baseline="leave_one_out"),
-            "draws is 1, but must be at least 2 for baseline leave_one",
+            "samples is 1, but must be at least 2 for baseline leave_one",
         ),
         (
-            lambda: from_dict(DecoderConfig, {"hiden": 3}),
-            "DecoderConfig has no field 'hiden'; it has kind, embedding, hidden",
+            lambda: from_dict(DecoderConfig, {"hiden_dim": 3}),
+            "DecoderConfig has no field 'hiden_dim'; it has kind, embedding_dim, hidden_dim",
         ),
     ],
 )

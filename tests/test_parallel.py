@@ -26,10 +26,11 @@ from caption.training import objective
 ROOT = Path(__file__).parents[1]
 # A small encoder that trains, with no statistics of its batches; batches that do not share out evenly; no dropout.
 GIVEN = [
-    "--encoder.name", "recurrent_cnn", "--encoder.passes", "2", "--decoder.embedding", "16", "--decoder.hidden", "16",
-    "--decoder.attention", "16", "--decoder.dropout", "0", "--decoder.state-dropout", "0", "--training.epochs", "2",
+    "--encoder.name", "recurrent_cnn", "--encoder.recurrence-steps", "2",
+    "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16",
+    "--decoder.attention-dim", "16", "--decoder.dropout", "0", "--decoder.state-dropout", "0", "--training.epochs", "2",
     "--training.batch-size", "13", "--training.warmup-steps", "0", "--search.max-length", "8", "--device", "cpu",
-    "--training.precision", "fp32", "--training.clip-norm", "0.1", "--training.encoder-learning-rate", "2e-4",
+    "--training.precision", "fp32", "--training.max-grad-norm", "0.1", "--training.encoder-learning-rate", "2e-4",
 ]  # fmt: skip
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -84,10 +85,17 @@ def same(one: Path, other: Path) -> None:
     "more",
     [
         [],
-        ["--training.accumulate", "2", "--training.label-smoothing", "0.1"],
-        ["--training.batching", "lengths"],
-        ["--decoder.kind", "transformer", "--decoder.embedding", "16"],
-        ["--decoder.selection", "hard", "--training.reinforce.expectation", "0", "--training.reinforce.entropy", "0.1"],
+        ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"],
+        ["--training.batch-by", "lengths"],
+        ["--decoder.kind", "transformer", "--decoder.embedding-dim", "16"],
+        [
+            "--decoder.attention",
+            "hard",
+            "--training.reinforce.soft-probability",
+            "0",
+            "--training.reinforce.entropy",
+            "0.1",
+        ],
     ],
 )
 def test_two_processes_are_one(shapes: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +116,7 @@ def test_parts_are_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
     """The gradient of a batch in three parts is that of the batch."""
     given = ["shapes-soft", "--data", str(shapes), *GIVEN, "--output"]
     train.main([*given, str(tmp_path / "whole")])
-    train.main([*given, str(tmp_path / "parts"), "--training.accumulate", "3"])
+    train.main([*given, str(tmp_path / "parts"), "--training.accumulation-steps", "3"])
     same(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -117,7 +125,7 @@ def test_parts_are_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
 def test_another_number_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes, one of which is told to stop in the middle of the second epoch: both save and leave; three go on,
     and end as one would have."""
-    given = ["shapes-soft", "--data", str(shapes), *GIVEN, "--training.accumulate", "2", "--output"]
+    given = ["shapes-soft", "--data", str(shapes), *GIVEN, "--training.accumulation-steps", "2", "--output"]
     train.main([*given, str(tmp_path / "one")])
     forward, calls = objective.Objective.forward, []
 
@@ -129,7 +137,7 @@ def test_another_number_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(objective.Objective, "forward", stopping)
     assert in_processes(2, lambda: train.main([*given, str(tmp_path / "more")])) == [130, 130]
-    progress = checkpoint.load(tmp_path / "more" / "last.pt")["progress"]
+    progress = checkpoint.load(tmp_path / "more" / "last.pt")["train_state"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (2, 2, 6)
     monkeypatch.undo()
     assert in_processes(3, lambda: train.main(["--resume", str(tmp_path / "more")])) == [0, 0, 0]
@@ -196,12 +204,12 @@ def test_every_caption_once_an_epoch(
 def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decoder: str, draw: bool) -> None:
     """No words, no captions, no draws, and a gradient of zero, which is there: the other processes wait for it."""
     selection = "hard" if draw and decoder == "lstm" else "soft"
-    config = DecoderConfig(kind=decoder, embedding=16, hidden=16, attention=16, selection=selection)
+    config = DecoderConfig(kind=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    lost = model(distributed.PaddingBatches(CaptionData(shapes, "train"))[~3], draw=draw)
-    assert (lost.words, lost.captions) == (0, 0) and (lost.drawn is None or lost.drawn.tolist() == [0, 0])
-    assert all(term.item() == 0 for term in lost.terms.values())
+    lost = model(distributed.PaddingBatches(CaptionData(shapes, "train"))[~3], sample_locations=draw)
+    assert (lost.words, lost.captions) == (0, 0) and (lost.reward_sum is None or lost.reward_sum.tolist() == [0, 0])
+    assert all(term.item() == 0 for term in lost.logged.values())
     lost.total.backward()
     for name, weights in captioner.named_parameters():
         assert weights.grad is not None and not weights.grad.any(), name
@@ -209,12 +217,15 @@ def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decod
 
 def test_a_batch_too_small_to_share(shapes: Path, tmp_path: Path) -> None:
     given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN, "--training.batch-size", "4"]
-    with pytest.raises(UserError, match=r"training.accumulate is 5, but must be at most training.batch_size"):
-        train.main([*given, "--training.accumulate", "5"])
+    with pytest.raises(UserError, match=r"training.accumulation_steps is 5, but must be at most training.batch_size"):
+        train.main([*given, "--training.accumulation-steps", "5"])
 
 
 @forks
 def test_more_processes_than_a_batch_has_images(shapes: Path, tmp_path: Path, capfd) -> None:
     given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN, "--training.batch-size", "3"]
-    assert in_processes(2, lambda: train.main([*given, "--training.accumulate", "2"])) == [1, 1]
-    assert "batch_size is 3, but 2 processes share a batch, each in 2 parts; give at least 4" in capfd.readouterr().err
+    assert in_processes(2, lambda: train.main([*given, "--training.accumulation-steps", "2"])) == [1, 1]
+    assert (
+        "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4"
+        in capfd.readouterr().err
+    )

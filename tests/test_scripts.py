@@ -172,12 +172,12 @@ def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, c
     for ours, theirs in zip(given["words"], own["words"], strict=True):
         assert np.allclose(ours["weights"], theirs["weights"], atol=1e-5)
 
-    hard = dataclasses.replace(captioner.configs["decoder"], selection="hard")
+    hard = dataclasses.replace(captioner.configs["decoder"], attention="hard")
     other = Captioner(captioner.image, captioner.configs["encoder"], hard, captioner.vocabulary)
     checkpoint.save(tmp_path / "hard.pt", other.to_checkpoint())
     figure = tmp_path / "two.png"
     two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", picture, "--caption", "a red circle", "--json"]
-    caption_image.main([*two, "--attend", "most_probable", "--against", str(model), "--output", str(figure)])
+    caption_image.main([*two, "--hard-attention", "argmax", "--against", str(model), "--output", str(figure)])
     told = json.loads(capsys.readouterr().out)
     assert told["caption"] == "a red circle" and Image.open(figure).size[0] > 600
     for word in told["words"]:
@@ -264,11 +264,11 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
     start = ["--data", data, "--output", out]
     cases = [
         (train, ["shape-soft", *start], "unknown preset 'shape-soft'; known: shapes-soft, strings-soft"),
-        (train, ["shapes-soft", *start, "--decoder.hiden", "3"], "--decoder.hiden.*--decoder.hidden"),
-        (train, ["shapes-soft", *start, "--decoder.hidden", "x"], "--decoder.hidden.*'x'"),
+        (train, ["shapes-soft", *start, "--decoder.hiden", "3"], "--decoder.hiden.*--decoder.hidden-dim"),
+        (train, ["shapes-soft", *start, "--decoder.hidden-dim", "x"], "--decoder.hidden.*'x'"),
         (train, ["shapes-soft", "--output", out], "Missing.*--data"),
         (train, ["shapes-soft", *start, "--encoder.name", "vgg99"], "unknown encoder 'vgg99'; known: small_cnn"),
-        (train, ["shapes-soft", *start, "--decoder.hidden", "0"], "decoder.hidden is 0, but must be positive"),
+        (train, ["shapes-soft", *start, "--decoder.hidden-dim", "0"], "decoder.hidden_dim is 0, but must be positive"),
         (train, ["shapes-soft", *start, "--device", "abacus"], "device 'abacus'"),
         (train, ["shapes-soft", *start, "--decoder.window-radius", "3"], "window is global; add --decoder.window"),
         (train, ["shapes-soft", "--data", str(tmp_path / "no.h5"), "--output", out], "no such data file"),
@@ -277,9 +277,9 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (evaluate, ["--checkpoint", str(model), "--data", str(other)], "is not the model's"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--beam-size", "0"], "beam_size is 0"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--grounding", data], "not a COCO instance file"),
-        (train, ["shapes-soft", *start, "--training.reinforce.draws", "2"], "reinforce is set, but .*selection hard"),
-        (train, ["shapes-soft", *start, "--search.attend", "draw"], "attend is draw, which needs .*hard"),
-        (evaluate, ["--checkpoint", str(model), "--data", data, "--attend", "draw"], "this model's attention is soft"),
+        (train, ["shapes-soft", *start, "--training.reinforce.samples", "2"], "reinforce is set, but .*attention hard"),
+        (train, ["shapes-soft", *start, "--search.hard-attention", "sample"], "hard_attention is sample, but .*hard"),
+        (evaluate, ["--checkpoint", str(model), "--data", data, "--hard-attention", "sample"], "attention is soft"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--against", str(model)], "needs --output"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),

@@ -27,8 +27,9 @@ from caption.evaluation.cider import cider_d
 from caption.evaluation.ngrams import count_ngrams
 from caption.evaluation.reward import Reward
 from caption.search import sample
-from caption.training import loop, losses
-from caption.training.self_critical import Critic
+from caption.training import loop, losses, schedule
+from caption.training.self_critical import CaptionSampler
+from caption.training.state import TrainState
 from train import main as train
 
 
@@ -108,11 +109,11 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
         def __call__(self, image: int, captions: list[list[int]]) -> list[float]:
             return [(3.0 if 5 in caption else 0.0) + (1.0 if caption[-1] == END else 0.0) for caption in captions]
 
-    critic = Critic.__new__(Critic)
-    critic.config = SelfCriticalConfig(1, samples=1500, baseline="leave_one_out", temperature=temperature)
-    critic.reward = Given()
-    critic.draw = SearchConfig(1500, 2, 0, suppress_unknown=False, method="sample", temperature=temperature)
-    critic.greedy = SearchConfig(1, 2, 0, suppress_unknown=False)
+    sampler = CaptionSampler.__new__(CaptionSampler)
+    sampler.config = SelfCriticalConfig(1, samples=1500, baseline="leave_one_out", temperature=temperature)
+    sampler.reward = Given()
+    sampler.sampling = SearchConfig(1500, 2, 0, suppress_unknown=False, method="sample", temperature=temperature)
+    sampler.greedy = SearchConfig(1, 2, 0, suppress_unknown=False)
 
     padded, lengths = pad_captions([captions])
     decoded = decoder(decoder.prepare(regions), padded, lengths)
@@ -121,15 +122,16 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
     each = allowed.log_softmax(-1).gather(1, decoded.targets.unsqueeze(1)).squeeze(1)  # [N]
     chances = torch.stack([part.sum() for part in each.split(lengths[0].tolist())]).exp()
     assert chances.sum().item() == pytest.approx(1, abs=1e-5)
-    expected = chances @ torch.tensor(critic.reward(0, captions), dtype=torch.double)
+    expected = chances @ torch.tensor(sampler.reward(0, captions), dtype=torch.double)
     (wanted,) = torch.autograd.grad(expected, steer)
     for baseline in ("leave_one_out", "greedy"):
-        critic.config = dataclasses.replace(critic.config, baseline=baseline)
+        sampler.config = dataclasses.replace(sampler.config, baseline=baseline)
         torch.manual_seed(0)
         found = torch.zeros_like(wanted)
         for _ in range(3):
-            decoded, earned, mean = critic(Fixed(decoder), Batch([0], regions, None, None), regions)
-            loss = losses.self_critical(decoded, earned) * len(earned) / 1500  # a sum over words, a mean over captions
+            decoded, earned, mean = sampler(Fixed(decoder), Batch([0], regions, None, None), regions)
+            # A sum over words, a mean over captions.
+            loss = losses.self_critical_loss(decoded, earned) * len(earned) / 1500
             found -= torch.autograd.grad(loss, steer)[0] / 3
         error = (found - wanted).norm() / wanted.norm()
         assert error < 0.12, (baseline, error)
@@ -146,9 +148,9 @@ def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, s
     captioner.decoder.output.bias.data = torch.randn(len(captioner.vocabulary)) * sure
     for baseline in ("greedy", "leave_one_out"):
         config = SelfCriticalConfig(1, baseline=baseline, samples=3, temperature=sure / 1e3)
-        critic = Critic(config, data, 6)
+        sampler = CaptionSampler(config, data, 6)
         captioner.train()
-        decoded, earned, _ = critic(captioner, batch, batch.images)
+        decoded, earned, _ = sampler(captioner, batch, batch.images)
         assert earned.shape == decoded.targets.shape and earned.abs().max() < 1e-6
         assert captioner.decoder.training
 
@@ -157,15 +159,15 @@ def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: P
     """Teacher forcing finds the log-probability that sampling told, for captions cut off at the limit, too."""
     data = CaptionData(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
-    critic = Critic(SelfCriticalConfig(1, samples=4), data, 5)
+    sampler = CaptionSampler(SelfCriticalConfig(1, samples=4), data, 5)
     captioner.train()
     captioner.decoder.dropout.p = captioner.decoder.state_dropout.p = 0.5  # which must rest in both
     captioner.decoder.output.bias.data[[PAD, START]] = -50.0  # search tells log-probabilities with these in the sum
     torch.manual_seed(1)
-    decoded, _, _ = critic(captioner, batch, batch.images)
+    decoded, _, _ = sampler(captioner, batch, batch.images)
     torch.manual_seed(1)
     captioner.decoder.eval()
-    found = sample(captioner.decoder, captioner.encode(batch.images), critic.draw)
+    found = sample(captioner.decoder, captioner.encode(batch.images), sampler.sampling)
     total = -torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, reduction="sum").item()
     assert total == pytest.approx(sum(one.log_probability for several in found for one in several), rel=1e-5)
     words = sum(len(one.words) + one.finished for several in found for one in several)
@@ -181,7 +183,8 @@ def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) ->
     found = []
     for dropout in (False, False, True):
         torch.manual_seed(1)
-        found.append(Critic(SelfCriticalConfig(1, samples=4, dropout=dropout), data, 5)(captioner, batch, batch.images))
+        sampler = CaptionSampler(SelfCriticalConfig(1, samples=4, dropout=dropout), data, 5)
+        found.append(sampler(captioner, batch, batch.images))
         assert captioner.decoder.training
     (one, earned, _), (again, _, _), (other, earned_too, _) = found
     assert torch.equal(one.logits, again.logits) and torch.equal(one.targets, other.targets)
@@ -192,12 +195,12 @@ def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: 
     """Whatever the order of the batch; with <end>, and with words that no draw can equal where one is unknown."""
     data = CaptionData(shapes, "train")
     batch = data.__getitems__([5, 3, 1, 4])
-    critic = Critic(SelfCriticalConfig(1, samples=3), data, 5)
-    assert critic.reward.references[2] == [[*words, END] for words in data.captions(2)]
+    sampler = CaptionSampler(SelfCriticalConfig(1, samples=3), data, 5)
+    assert sampler.reward.references[2] == [[*words, END] for words in data.captions(2)]
     asked: list[tuple[int, list[list[int]]]] = []
-    critic.reward = lambda image, captions: asked.append((image, captions)) or [1.0, 2.0, 6.0]
+    sampler.reward = lambda image, captions: asked.append((image, captions)) or [1.0, 2.0, 6.0]
     captioner.train()
-    decoded, earned, mean = critic(captioner, batch, batch.images)
+    decoded, earned, mean = sampler(captioner, batch, batch.images)
     assert [image for image, _ in asked] == batch.indices and batch.indices != sorted(batch.indices)
     assert mean == 3
     written = [words for _, captions in asked for words in captions]
@@ -215,7 +218,7 @@ def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: 
         def captions(self, index: int) -> list[np.ndarray]:
             return [np.array([4, UNKNOWN, 5])]
 
-    assert Critic(SelfCriticalConfig(1), Unknown(), 5).reward.references == [[[4, -1, 5, END]]]
+    assert CaptionSampler(SelfCriticalConfig(1), Unknown(), 5).reward.references == [[[4, -1, 5, END]]]
 
 
 @pytest.mark.parametrize("kind", ["soft", "multi-head", "transformer"])
@@ -225,8 +228,8 @@ def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner
     batch = data.__getitems__([0, 1, 2])
     config = dataclasses.replace(captioner.configs["decoder"], **KINDS[kind])
     model = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
-    critic = Critic(SelfCriticalConfig(1, samples=3), data, 5)
-    critic.reward = lambda image, captions: [1.0, 2.0, 6.0]
+    sampler = CaptionSampler(SelfCriticalConfig(1, samples=3), data, 5)
+    sampler.reward = lambda image, captions: [1.0, 2.0, 6.0]
     for drawn in (True, False):
         norms = []
         for enabled in (False, True):
@@ -234,9 +237,9 @@ def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner
             torch.manual_seed(0)
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 if drawn:
-                    loss = losses.self_critical(*critic(model, batch, batch.images)[:2])
+                    loss = losses.self_critical_loss(*sampler(model, batch, batch.images)[:2])
                 else:
-                    loss = losses.cross_entropy(model(batch.images, batch.captions, batch.lengths, own=0.5))
+                    loss = losses.cross_entropy(model(batch.images, batch.captions, batch.lengths, sampling_rate=0.5))
             loss.backward()
             norms.append([None if p.grad is None else p.grad.norm() for p in model.parameters()])
         assert [norm is None for norm in norms[0]] == [norm is None for norm in norms[1]]
@@ -249,15 +252,15 @@ def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner
 def test_a_reward_takes_little_of_a_step(shapes: Path, reward: str, captioner: Captioner) -> None:
     """A ratio within one run: far less than drawing the captions, with the smallest of models."""
     data = CaptionData(shapes, "train")
-    critic = Critic(SelfCriticalConfig(1, reward=reward), data, 12)
+    sampler = CaptionSampler(SelfCriticalConfig(1, reward=reward), data, 12)
     batch = data.__getitems__(list(range(16)))
     captioner.eval()
     share = []
     for _ in range(4):
         begun = time.perf_counter()
-        found = sample(captioner.decoder, captioner.encode(batch.images), critic.draw)
+        found = sample(captioner.decoder, captioner.encode(batch.images), sampler.sampling)
         drawn = time.perf_counter()
-        critic.score(batch.indices, [[one.words for one in several] for several in found])
+        sampler.score(batch.indices, [[one.words for one in several] for several in found])
         share.append((time.perf_counter() - drawn) / (drawn - begun))
     assert min(share) < 0.5
 
@@ -283,7 +286,7 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
     half = captioner._own_words(memory, batch.captions, batch.lengths, 0.5)
     share = (half != gold)[..., 1:][read].float().mean() / changed[read].float().mean()
     assert share.item() == pytest.approx(0.5, abs=0.1)
-    decoded = captioner(batch.images, batch.captions, batch.lengths, own=1.0)
+    decoded = captioner(batch.images, batch.captions, batch.lengths, sampling_rate=1.0)
     assert torch.equal(decoded.targets, batch.captions[real])
 
 
@@ -293,7 +296,7 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
 def frozen(shapes: Path, folder: Path) -> Path:
     """The checkpoint of an untrained model."""
     torch.manual_seed(0)
-    decoder = DecoderConfig(embedding=16, hidden=16, attention=8)
+    decoder = DecoderConfig(embedding_dim=16, hidden_dim=16, attention_dim=8)
     encoder = EncoderConfig("small_cnn", finetune_from="all")
     made = Captioner(read_image_config(shapes), encoder, decoder, read_vocabulary(shapes))
     checkpoint.save(folder / "untrained.pt", made.to_checkpoint())
@@ -306,7 +309,16 @@ def epochs(folder: Path) -> list[dict]:
 
 def test_training_changes_over_by_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
     """(That such a run goes on when it was interrupted is tested in test_training.py.)"""
-    small = ["--data", str(shapes), "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "8"]
+    small = [
+        "--data",
+        str(shapes),
+        "--decoder.embedding-dim",
+        "16",
+        "--decoder.hidden-dim",
+        "16",
+        "--decoder.attention-dim",
+        "8",
+    ]
     small += ["--training.self-critical.first-epoch", "2", "--training.self-critical.samples", "2"]
     small += ["--training.scheduled-sampling", "0.3", "--search.max-length", "8"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "a"), "--training.epochs", "3"])
@@ -322,16 +334,16 @@ def test_schedules() -> None:
     config = TrainingConfig(
         epochs=4, warmup_steps=10, learning_rate=1e-3, self_critical=SelfCriticalConfig(3, learning_rate=1e-4)
     )
-    rates = [loop.rate_factor(config, step, 400, 0) for step in range(400)]
+    rates = [schedule.rate_factor(config, step, 400, 0) for step in range(400)]
     assert rates[9] == 1 and rates[199] < 0.001 and rates[200] == 1 and rates[399] < 0.001
     assert rates[:200] == [
-        loop.rate_factor(dataclasses.replace(config, epochs=2, self_critical=SelfCriticalConfig()), s, 200, 0)
+        schedule.rate_factor(dataclasses.replace(config, epochs=2, self_critical=SelfCriticalConfig()), s, 200, 0)
         for s in range(200)
     ]
     noam = TrainingConfig(schedule="inverse_sqrt", warmup_steps=40, learning_rate=(512 * 40) ** -0.5)
     for step in (1, 20, 40, 41, 400):  # from 1, as in the paper
         wanted = 512**-0.5 * min(step**-0.5, step * 40**-1.5)
-        assert noam.learning_rate * loop.rate_factor(noam, step - 1, 1000, 0) == pytest.approx(wanted)
+        assert noam.learning_rate * schedule.rate_factor(noam, step - 1, 1000, 0) == pytest.approx(wanted)
 
 
 def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> None:
@@ -341,11 +353,11 @@ def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> Non
     config = TrainingConfig(
         epochs=2, learning_rate=1e-3, encoder_learning_rate=1e-5, self_critical=critical, schedule="constant"
     )
-    optimizer = loop.make_optimizer(captioner, config)
+    optimizer = schedule.build_optimizer(captioner, config)
     loader = [data.__getitems__([0, 1])]
-    for critic, rate in ((None, 1e-3), (Critic(critical, data, 4), 1e-4)):
-        progress = loop.Progress(epoch=2 if critic else 1)
-        loop.train_epoch(captioner, loader, optimizer, config, progress, 2, critic=critic)
+    for sampler, rate in ((None, 1e-3), (CaptionSampler(critical, data, 4), 1e-4)):
+        progress = TrainState(epoch=2 if sampler else 1)
+        loop.train_epoch(captioner, loader, optimizer, config, progress, 2, caption_sampler=sampler)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 100])
 
 
@@ -358,9 +370,9 @@ def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes:
     def train_epochs(epochs: int, count: int, critical: SelfCriticalConfig) -> list[float]:
         shares.clear()
         config = TrainingConfig(epochs=epochs, scheduled_sampling=0.6, self_critical=critical)
-        optimizer = loop.make_optimizer(captioner, config)
+        optimizer = schedule.build_optimizer(captioner, config)
         for epoch in range(1, count + 1):
-            loop.train_epoch(captioner, loader, optimizer, config, loop.Progress(epoch=epoch), 9)
+            loop.train_epoch(captioner, loader, optimizer, config, TrainState(epoch=epoch), 9)
         return shares
 
     assert train_epochs(3, 3, SelfCriticalConfig()) == pytest.approx([0, 0.3, 0.6])
@@ -370,15 +382,24 @@ def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes:
 
 def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) -> None:
     """Where nothing becomes better, only what follows cross-entropy is cut short; halvings before it are forgotten."""
-    small = ["--data", str(shapes), "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "8"]
+    small = [
+        "--data",
+        str(shapes),
+        "--decoder.embedding-dim",
+        "16",
+        "--decoder.hidden-dim",
+        "16",
+        "--decoder.attention-dim",
+        "8",
+    ]
     small += ["--training.self-critical.first-epoch", "3", "--training.self-critical.samples", "2"]
     small += ["--training.learning-rate", "1e-12", "--training.self-critical.learning-rate", "1e-12"]
-    small += ["--encoder.finetune-from", "", "--start-from", str(frozen(shapes, tmp_path)), "--search.max-length", "6"]
+    small += ["--encoder.finetune-from", "", "--init-from", str(frozen(shapes, tmp_path)), "--search.max-length", "6"]
     small += ["--training.patience", "1", "--training.schedule", "plateau", "--training.plateau-epochs", "1"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "run"), "--training.epochs", "6"])
     assert [record["epoch"] for record in epochs(tmp_path / "run")] == [1, 2, 3]
     assert "no better score for 1 epochs: stopped" in capsys.readouterr().out
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["progress"]["reductions"] == 1
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["train_state"]["lr_reductions"] == 1
 
 
 @pytest.mark.parametrize(
@@ -394,8 +415,8 @@ def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) 
             "first_epoch is 4, but must be at most training.epochs, 3",
         ),
         (
-            lambda: Config("a", "b", start_from="c.pt", decoder=DecoderConfig(vectors="d.txt")),
-            "decoder.vectors is set, but start_from has embeddings already",
+            lambda: Config("a", "b", init_from="c.pt", decoder=DecoderConfig(pretrained_embeddings="d.txt")),
+            "decoder.pretrained_embeddings is set, but init_from has embeddings already",
         ),
         (lambda: TrainingConfig(schedule="inverse_sqrt"), "warmup_steps is 0, but must be at least 1"),
         (lambda: TrainingConfig(scheduled_sampling=1.5), r"scheduled_sampling is 1.5, but must be in \[0, 1\]"),
@@ -408,8 +429,8 @@ def test_mistakes(make, message: str) -> None:
 
 def test_hard_attention_is_refused() -> None:
     training = TrainingConfig(self_critical=SelfCriticalConfig(1))
-    with pytest.raises(UserError, match="self_critical is set, but decoder.selection is hard"):
-        Config("a", "b", decoder=DecoderConfig(selection="hard"), training=training)
+    with pytest.raises(UserError, match="self_critical is set, but decoder.attention is hard"):
+        Config("a", "b", decoder=DecoderConfig(attention="hard"), training=training)
 
 
 # Word vectors.
@@ -435,7 +456,7 @@ def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("dog 1 2 3 4\n", "its vectors have 4 numbers, but decoder.embedding is 3; give --decoder.embedding 4"),
+        ("dog 1 2 3 4\n", "its vectors have 4 numbers, but decoder.embedding_dim is 3; give --decoder.embedding-dim 4"),
         ("the 1 2 3\n", "has no vector for any of the 1 words"),
         ("the 1 2 3\ndog 1 x 3\n", r"no word vectors can be read from it \(line 2: could not convert"),
         (None, r"no word vectors can be read from it \(No such file"),
@@ -454,7 +475,7 @@ def test_training_begins_with_vectors(shapes: Path, tmp_path: Path, capsys) -> N
     path.write_text("\n".join(f"{word} " + " ".join("0.1" for _ in range(16)) for word in ("red", "circle")))
     train(
         ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / "run"), "--training.epochs", "1"]
-        + ["--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.vectors", str(path)]
+        + ["--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.pretrained-embeddings", str(path)]
     )
     assert "vectors for 2 of " in capsys.readouterr().out
     assert epochs(tmp_path / "run")[0]["train"]["cross_entropy"] < math.log(34) + 0.5

@@ -108,7 +108,9 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
 
     torch.manual_seed(0)
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
-    captioner = Captioner(image, config, DecoderConfig(embedding=16, hidden=16, attention=16), vocabulary).eval()
+    captioner = Captioner(
+        image, config, DecoderConfig(embedding_dim=16, hidden_dim=16, attention_dim=16), vocabulary
+    ).eval()
     pixels, features = (next(iter(CaptionData(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
     with torch.inference_mode():
         one, two = (captioner.encode(batch.images).values for batch in (pixels, features))
@@ -128,8 +130,8 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
     with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
-    with pytest.raises(UserError, match="holds features, but training.mirror needs pictures"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--training.mirror"])
+    with pytest.raises(UserError, match="holds features, but training.horizontal_flip needs pictures"):
+        train.main([*given, *encoder(folder, "weights.pth"), "--training.horizontal-flip"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
         train.main([*given, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
 

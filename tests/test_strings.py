@@ -222,11 +222,11 @@ def test_every_pass_adds_to_the_gradient_of_the_shared_weights() -> None:
 
 
 def test_passes_of_other_encoders_are_refused() -> None:
-    assert EncoderConfig(name="recursive_cnn", passes=5).passes == 5
-    with pytest.raises(UserError, match="encoder.passes is 2, but small_cnn has none; add --encoder.name"):
-        EncoderConfig(name="small_cnn", passes=2)
-    with pytest.raises(UserError, match="encoder.passes is 0, but must be at least 1"):
-        EncoderConfig(name="recurrent_cnn", passes=0)
+    assert EncoderConfig(name="recursive_cnn", recurrence_steps=5).recurrence_steps == 5
+    with pytest.raises(UserError, match="encoder.recurrence_steps is 2, but small_cnn has none; add --encoder.name"):
+        EncoderConfig(name="small_cnn", recurrence_steps=2)
+    with pytest.raises(UserError, match="encoder.recurrence_steps is 0, but must be at least 1"):
+        EncoderConfig(name="recurrent_cnn", recurrence_steps=0)
 
 
 # Scores.

@@ -12,7 +12,7 @@ from conftest import copy_file, read_log
 
 import train
 from caption import checkpoint, distributed
-from caption.attention import Draw
+from caption.attention import Sample
 from caption.captioner import Captioner, check_fits
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
 from caption.data import dataset
@@ -21,11 +21,12 @@ from caption.decoders import DecoderOutput
 from caption.device import allow_tf32, choose_device, choose_precision
 from caption.errors import UserError
 from caption.search import search
-from caption.training import loop, losses, objective
+from caption.training import loop, losses, objective, reinforce, schedule, setup
+from caption.training.state import TrainState
 
 SMALL = [
-    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--decoder.dropout", "0.3",
-    "--decoder.state-dropout", "0.2",
+    "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
+    "--decoder.dropout", "0.3", "--decoder.state-dropout", "0.2",
     "--training.epochs", "3", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip
 
@@ -40,7 +41,9 @@ def equal(a, b) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a if key not in ("seconds", "waiting"))
+        return a.keys() == b.keys() and all(
+            equal(a[key], b[key]) for key in a if key not in ("seconds", "data_seconds")
+        )
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
     return a == b
@@ -55,12 +58,12 @@ def equal(a, b) -> bool:
         (
             7,
             False,
-            ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batching", "lengths"],
+            ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batch-by", "lengths"],
         ),
-        (7, False, ["--decoder.selection", "hard", "--training.reinforce.draws", "2"]),  # draws and baseline, too
+        (7, False, ["--decoder.attention", "hard", "--training.reinforce.samples", "2"]),  # draws and baseline, too
         (12, False, ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"]),  # and words
-        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.mirror"]),
-        (7, False, ["--decoder.selection", "retina", "--training.reinforce.baseline", "none"]),
+        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
+        (7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -82,8 +85,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
         return call
 
-    for name in ("terms", "self_critical"):
-        monkeypatch.setattr(losses, name, interrupting(getattr(losses, name)))
+    monkeypatch.setattr(losses, "compute_terms", interrupting(losses.compute_terms))
     with pytest.raises(MemoryError if crash else SystemExit):
         run(shapes, tmp_path / "parts", *more)
     assert len(calls) == step
@@ -99,13 +101,13 @@ def test_every_other_picture_is_mirrored(shapes: Path, tmp_path: Path, monkeypat
     """In training alone, at random; each is whole: itself, or itself from right to left."""
     torch.manual_seed(0)
     pictures = torch.randint(0, 256, (400, 3, 2, 4), dtype=torch.uint8)
-    found = objective.mirror(pictures)
+    found = objective.random_horizontal_flip(pictures)
     same = (found == pictures).flatten(1).all(1)
     turned = (found == pictures.flip(-1)).flatten(1).all(1)
     assert (same ^ turned).all() and 160 < turned.sum() < 240
     seen = []
-    monkeypatch.setattr(objective, "mirror", lambda images: seen.append(len(images)) or images)
-    run(shapes, tmp_path / "run", "--training.mirror", "--training.epochs", "2")
+    monkeypatch.setattr(objective, "random_horizontal_flip", lambda images: seen.append(len(images)) or images)
+    run(shapes, tmp_path / "run", "--training.horizontal-flip", "--training.epochs", "2")
     assert sum(seen) == 2 * 40
 
 
@@ -116,33 +118,39 @@ def test_pictures_stay_where_they_fit(
     size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
     runs = []
     for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
-        monkeypatch.setattr(train, "free_memory", lambda device, free=free: free)
-        more = ["--training.epochs", "1", "--training.workers", "1", *(["--training.cache", *more] if more else [])]
+        monkeypatch.setattr(setup, "free_memory", lambda device, free=free: free)
+        more = [
+            "--training.epochs",
+            "1",
+            "--training.workers",
+            "1",
+            *(["--training.cache-on-device", *more] if more else []),
+        ]
         runs.append(run(shapes, tmp_path / name, *more)["model"])
-        told = f"all pictures stay on {choose_device('auto')}: 0.0 GB"
+        told = f"all images cached on {choose_device('auto')}: 0.0 GB"
         assert (told in capsys.readouterr().out) == (name == "kept")
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
 
 def test_hard_attention_s_own_numbers_are_logged(shapes: Path, tmp_path: Path) -> None:
     """Reward and entropy of the draws in training; validation, which takes the expectation, has neither."""
-    more = ["--decoder.selection", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
+    more = ["--decoder.attention", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
     state = run(shapes, tmp_path / "hard", *more)
     (record,) = read_log(tmp_path / "hard")
     assert 0 < record["train"]["entropy"] < np.log(16) + 1e-4 and np.isfinite(record["train"]["reinforce"])
     assert "entropy" not in record["val"] and "reinforce" not in record["val"]
     assert -60 < record["train"]["baseline"] < -5  # a caption of a dozen words, hardly learnt yet
-    assert state["progress"]["baseline"].item() == pytest.approx(record["train"]["baseline"])
+    assert state["train_state"]["baseline"].item() == pytest.approx(record["train"]["baseline"])
 
 
 def test_hard_attention_can_begin_as_soft(shapes: Path, tmp_path: Path) -> None:
     """Before its first epoch of draws, hard attention trains to the bit as soft attention does."""
     more = ["--training.epochs", "1", "--training.doubly-stochastic", "0"]
     soft = run(shapes, tmp_path / "soft", *more)
-    late = ["--decoder.selection", "hard", "--training.reinforce.first-epoch", "2"]
+    late = ["--decoder.attention", "hard", "--training.reinforce.first-epoch", "2"]
     hard = run(shapes, tmp_path / "hard", *more, *late)
-    assert equal(soft["model"], hard["model"]) and hard["progress"]["baseline"] is None
-    drew = run(shapes, tmp_path / "drew", *more, "--decoder.selection", "hard")
+    assert equal(soft["model"], hard["model"]) and hard["train_state"]["baseline"] is None
+    drew = run(shapes, tmp_path / "drew", *more, "--decoder.attention", "hard")
     run(shapes, tmp_path / "best", *more, *late, "--training.epochs", "2")
     assert checkpoint.load(tmp_path / "best" / "best.pt")["epoch"] == 2  # the first that is hard attention's own
     assert not equal(soft["model"], drew["model"])
@@ -157,8 +165,8 @@ def average_of_two(rank: int, folder: str) -> None:
 
 
 def baseline_after(decoded: DecoderOutput) -> torch.Tensor:
-    drawn = distributed.all_reduce(losses.draws_rewards(losses.word_rewards(decoded), decoded))
-    return losses.next_baseline(torch.tensor(-3.0), drawn)
+    drawn = distributed.all_reduce(reinforce.reward_sum(reinforce.word_rewards(decoded), decoded))
+    return reinforce.update_baseline(torch.tensor(-3.0), drawn)
 
 
 def uneven(rank: int | None) -> DecoderOutput:
@@ -167,7 +175,7 @@ def uneven(rank: int | None) -> DecoderOutput:
     rows = {0: [0], 1: [1, 2], None: [0, 1, 2]}[rank]
     words = torch.tensor([2 * row + t for row in rows for t in (0, 1)])
     ones = torch.ones(1, len(rows), 2)
-    draw = Draw(ones.long(), -ones, ones)
+    draw = Sample(ones.long(), -ones, ones)
     return DecoderOutput(logits[words], words % 7, torch.arange(len(words)), ones.unsqueeze(-1), draw)
 
 
@@ -194,12 +202,12 @@ def test_the_encoder_waits_for_its_epoch(shapes: Path, tmp_path: Path) -> None:
 def test_start_from(shapes: Path, tmp_path: Path) -> None:
     """A new run begins with another's weights, and only with weights that fit."""
     first = run(shapes, tmp_path / "first", "--training.epochs", "1")
-    start = ["--start-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
+    start = ["--init-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
     still = ["--training.learning-rate", "1e-20", "--training.encoder-learning-rate", "1e-20"]
     second = run(shapes, tmp_path / "second", *start, *still)
     assert equal(second["model"]["decoder.output.weight"], first["model"]["decoder.output.weight"])
     with pytest.raises(UserError, match="a model of another shape"):
-        run(shapes, tmp_path / "third", *start, "--decoder.hidden", "8")
+        run(shapes, tmp_path / "third", *start, "--decoder.hidden-dim", "8")
 
 
 def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_a_run_s_folder(shapes: Path, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "run" / "captions_val.json").read_text())) == 10
     examples = (tmp_path / "run" / "examples.txt").read_text()
     assert examples.count(".png") == 10 and examples.count("\n      3  ") == 10
-    with pytest.raises(UserError, match="holds a run already; go on with it by train.py --resume"):
+    with pytest.raises(UserError, match="holds a run already; resume it with train.py --resume"):
         run(shapes, tmp_path / "run")
 
 
@@ -220,7 +228,7 @@ def test_patience(shapes: Path, tmp_path: Path) -> None:
     """A model that cannot move never gets better after its first epoch."""
     still = ["--training.learning-rate", "1e-12", "--training.encoder-learning-rate", "1e-12"]
     state = run(shapes, tmp_path / "run", *still, "--training.epochs", "9", "--training.patience", "1")
-    assert state["progress"]["epoch"] - 1 == state["progress"]["best_epoch"] + 1 < 9
+    assert state["train_state"]["epoch"] - 1 == state["train_state"]["best_epoch"] + 1 < 9
 
 
 def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
@@ -267,9 +275,9 @@ def test_not_finite_stops_with_the_terms(shapes: Path, captioner: Captioner) -> 
     with torch.no_grad():
         captioner.decoder.output.bias[5] = torch.nan
     config = TrainingConfig(precision="fp32")
-    optimizer = loop.make_optimizer(captioner, config)
+    optimizer = schedule.build_optimizer(captioner, config)
     with pytest.raises(UserError, match=r"no longer finite \(cross_entropy nan, doubly_stochastic .*lower"):
-        loop.train_epoch(captioner, dataset.make_loader(rows, batches), optimizer, config, loop.Progress(), 5)
+        loop.train_epoch(captioner, dataset.make_loader(rows, batches), optimizer, config, TrainState(), 5)
 
 
 class Code:
@@ -316,5 +324,5 @@ def test_tf32_only_on_a_gpu() -> None:
 def test_auto_precision_is_one_of_the_two() -> None:
     assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
-    with pytest.raises(UserError, match="device 'abacus' is not to be had here"):
+    with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")

@@ -14,14 +14,14 @@ SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}
 
 def build_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
     """Return a score with a window and a selection, or several heads, or glimpses, for regions of width D on a grid."""
-    hidden, width = config.hidden, config.attention
+    hidden, width = config.hidden_dim, config.attention_dim
     if config.score == "multi_head":
         return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
-    if config.selection in GLIMPSES:
-        return GLIMPSES[config.selection](hidden, region_width, width, grid, config.glimpse)
+    if config.attention in GLIMPSES:
+        return GLIMPSES[config.attention](hidden, region_width, width, grid, config.glimpse_size)
     score = SCORES[config.score](hidden, region_width, width)
     window = None
     if config.window != "global":
-        plane = config.window_over == "plane"
+        plane = config.window_dims == "2d"
         window = WINDOWS[config.window](grid, config.window_radius, plane, hidden, width)
-    return SELECTIONS[config.selection](score, region_width, config.temperature, window)
+    return SELECTIONS[config.attention](score, region_width, config.temperature, window)

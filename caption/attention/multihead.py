@@ -25,7 +25,7 @@ class MultiHeadAttention(nn.Module):
         """Raises UserError when M does not divide A."""
         super().__init__()
         if width % heads:
-            raise UserError(f"decoder.heads is {heads}, but must divide decoder.attention, which is {width}")
+            raise UserError(f"decoder.heads is {heads}, but must divide decoder.attention_dim, which is {width}")
         self.context_width, self.heads, self.temperature = query_width, heads, temperature
         self.query = nn.Linear(query_width, width)  # W_q
         self.key = nn.Linear(region_width, width)  # W_k

@@ -104,8 +104,8 @@ class DotScore(Score):
         super().__init__()
         if query_width != region_width:
             raise UserError(
-                f"decoder.score is dot, which needs decoder.hidden ({query_width}) as wide as a region "
-                f"({region_width}); give --decoder.hidden {region_width}, or the score general, which projects"
+                f"decoder.score is dot, which needs decoder.hidden_dim ({query_width}) as wide as a region "
+                f"({region_width}); give --decoder.hidden-dim {region_width}, or the score general, which projects"
             )
 
     def keys(self, regions: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Configuration: frozen dataclasses, checked where they are made; named experiments; flags."""
+"""Configuration: frozen dataclasses that validate themselves, named experiments (presets) and flags."""
 
 from caption.config.model import DecoderConfig, EncoderConfig, ImageConfig, TransformerConfig
-from caption.config.search import Attend, SearchConfig
-from caption.config.training import DRAWING, Config, ReinforceConfig, SelfCriticalConfig, TrainingConfig
+from caption.config.search import HardAttentionMode, SearchConfig
+from caption.config.training import STOCHASTIC, Config, ReinforceConfig, SelfCriticalConfig, TrainingConfig
 
 __all__ = [
-    "DRAWING",
-    "Attend",
+    "STOCHASTIC",
     "Config",
     "DecoderConfig",
     "EncoderConfig",
+    "HardAttentionMode",
     "ImageConfig",
     "ReinforceConfig",
     "SearchConfig",

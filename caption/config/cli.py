@@ -1,4 +1,4 @@
-"""Command lines: flags from dataclasses, and one line instead of a traceback for a user's mistake."""
+"""Command lines: flags from dataclasses, and one-line errors instead of tracebacks."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ from caption.errors import UserError
 
 
 def parse(form: Any, arguments: Sequence[str], program: str, description: str | None = None) -> Any:
-    """Read `arguments` into the dataclass (or union of dataclasses) `form`.
+    """Parse `arguments` into the dataclass, or union of dataclasses, `form`.
 
-    Raises UserError, in one line, for an unknown option, a missing one or a value of the wrong type.
+    Raises UserError, in one line, for an unknown flag, a missing one or a value of the wrong type.
     """
     message = io.StringIO()
     try:
@@ -28,15 +28,15 @@ def parse(form: Any, arguments: Sequence[str], program: str, description: str | 
 
 
 def _one_line(box: str, program: str) -> str:
-    """What tyro draws as a box, as one line: borders dropped, its sections parted by semicolons."""
+    """Return the message that tyro prints in a box as one line, its sections separated by semicolons."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()[1:-1]]
     sections = re.split(r"\n─+\n", "\n".join(lines))
-    told = [" ".join(section.split()).split(f" in {program}")[0] for section in sections]
-    return "; ".join(part.removesuffix(".") for part in told)
+    messages = [" ".join(section.split()).split(f" in {program}")[0] for section in sections]
+    return "; ".join(message.removesuffix(".") for message in messages)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Run a script's `main`; end with exit code 2 and one line on a user's mistake, 130 on Ctrl-C."""
+    """Run a script's `main`. A UserError or OSError ends it with one line and exit code 2, Ctrl-C with 130."""
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -51,7 +51,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported where it is not needed
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing it where it is not needed
             raise
         print(f"error: {str(error).splitlines()[0]}; give a smaller batch size", file=sys.stderr)
         sys.exit(2)

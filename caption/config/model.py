@@ -1,4 +1,4 @@
-"""What decides the shape of a model, as frozen dataclasses: a checkpoint keeps them beside the weights."""
+"""Configuration of the model; a checkpoint stores it beside the weights."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,58 +7,58 @@ from typing import Literal
 from caption.config.validation import check, require
 from caption.errors import UserError
 
-Fit = Literal["crop", "squash"]  # into a square: keep the centre, or keep everything, out of shape
+Fit = Literal["crop", "squash"]  # make an image square: keep the centre, or keep everything and distort it
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How pictures were brought into a square; taken from the data file, kept with the model."""
+    """How images were made square; read from the data file and kept with the model."""
 
     size: int
     fit: Fit
 
     def __post_init__(self) -> None:
-        require(self.size > 0, "the picture's size", self.size, "at least 1 pixel")
+        require(self.size > 0, "the image size", self.size, "at least 1 pixel")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The network that turns a picture into region features [B, L, D]."""
+    """The network that turns an image into annotation vectors [L, D], one per region."""
 
     name: str = "vgg19"
-    """`small_cnn`, `recursive_cnn`, `recurrent_cnn`, or any classifier of torchvision (vgg19, resnet101, ...)."""
+    """`small_cnn`, `recursive_cnn`, `recurrent_cnn`, or any torchvision classifier (vgg19, resnet101, ...)."""
     weights: str = "none"
-    """A torchvision weights name (IMAGENET1K_V1, DEFAULT), the file of a state dict, or none."""
+    """Name of torchvision weights (IMAGENET1K_V1, DEFAULT), path of a state dict, or none."""
     layer: str = ""
-    """Where to cut, as a module's path (resnet101: layer3 for 14x14); empty: the last spatial map."""
+    """Module whose output gives the regions (resnet101: layer3 for 14x14); empty: the last spatial map."""
     finetune_from: str = ""
-    """Train the encoder from this module on (layer3, features.28; all: everything); empty: frozen."""
+    """First module to train (layer3, features.28; all: the whole encoder); empty: the encoder is frozen."""
     padding: Literal["torchvision", "tensorflow"] = "torchvision"
-    """Of strided convolutions: as torchvision's network has it; or behind alone, for weights from TensorFlow."""
-    passes: int = 3
-    """N, of recursive_cnn and recurrent_cnn: how often the shared convolution is applied after the first one."""
+    """Padding of strided convolutions: as in torchvision, or at the end only, for weights converted from TensorFlow."""
+    recurrence_steps: int = 3
+    """N of recursive_cnn and recurrent_cnn: applications of the shared convolution after the first one."""
 
     def __post_init__(self) -> None:
-        check(self, "encoder", "at least 1", "passes")
-        if self.passes != 3 and self.name not in ("recursive_cnn", "recurrent_cnn"):
+        check(self, "encoder", "at least 1", "recurrence_steps")
+        if self.recurrence_steps != 3 and self.name not in ("recursive_cnn", "recurrent_cnn"):
             raise UserError(
-                f"encoder.passes is {self.passes}, but {self.name} has none; add --encoder.name recurrent_cnn or "
-                "recursive_cnn, or leave it at 3"
+                f"encoder.recurrence_steps is {self.recurrence_steps}, but {self.name} has none; add --encoder.name "
+                "recurrent_cnn or recursive_cnn, or leave it at 3"
             )
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What the Transformer has beside the fields it shares with the LSTM; read with `--decoder.kind transformer`."""
+    """Fields of the Transformer decoder alone; used with `--decoder.kind transformer`."""
 
     layers: int = 3
-    """N, each of self-attention, attention over the regions and two feed-forward layers."""
+    """N, layers of self-attention, attention over the regions and two feed-forward layers."""
     norm: Literal["pre", "post"] = "pre"
-    """Layer normalisation before each sublayer, or after its residual sum (as published)."""
+    """Layer normalisation before each sublayer (pre), or after its residual sum (post, as published)."""
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    """Of words in the caption; learned ones end at 128 words, the last stands for all beyond."""
+    """Position encoding of the words; learned positions end at 128, and later words share the last one."""
     grid_positions: bool = False
-    """Tell each region's row and column, too."""
+    """Also encode the row and column of each region."""
 
     def __post_init__(self) -> None:
         check(self, "decoder.transformer", "at least 1", "layers")
@@ -66,76 +66,83 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What writes the caption: an LSTM with attention, or a Transformer."""
+    """The network that writes the caption: an LSTM with attention, or a Transformer."""
 
     kind: Literal["lstm", "transformer"] = "lstm"
-    """lstm: the paper's; transformer: Vaswani et al., 2017."""
-    embedding: int = 512
-    """E, width of a word embedding; of the Transformer, of all its layers."""
-    hidden: int = 512
-    """H, width of the LSTM state; of the Transformer's feed-forward layers between the two."""
-    attention: int = 512
-    """A, width of keys and queries, of all heads together; the scores dot and general have H instead."""
+    """lstm: Show, Attend and Tell (Xu et al., 2015); transformer: Vaswani et al., 2017."""
+    embedding_dim: int = 512
+    """E, width of a word embedding; in the Transformer also the width of its layers."""
+    hidden_dim: int = 512
+    """H, width of the LSTM state; in the Transformer the inner width of its feed-forward layers."""
+    attention_dim: int = 512
+    """A, width of keys and queries, all heads together; the scores dot and general use H instead."""
     score: Literal["additive", "concat", "dot", "general", "scaled_dot", "multi_head"] = "additive"
-    """How regions are compared to the state: additive (paper, eq. 4); dot needs `hidden` as wide as a region."""
+    """Compares regions with the state. additive: paper, eq. 4; dot needs `hidden_dim` equal to D, the region width."""
     heads: int = 8
-    """M, of the score multi_head and of the Transformer; must divide `attention`."""
-    query: Literal["previous", "current"] = "previous"
-    """Attend by the state before the recurrence (paper) or by the one after it (Luong et al.)."""
+    """M, heads of the score multi_head and of the Transformer; must divide `attention_dim`."""
+    attend_with: Literal["previous_state", "current_state"] = "previous_state"
+    """The query: the state before the recurrence (paper) or after it (Luong et al., 2015)."""
     window: Literal["global", "local_m", "local_p"] = "global"
-    """Where attention may look: everywhere; near region t at step t; near a place that it predicts (Luong et al.)."""
-    window_over: Literal["line", "plane"] = "plane"
-    """Of a local window, regions are on a line, row by row (as published for words), or on the picture's plane."""
+    """Regions to attend to: all; near region t at step t; near a predicted location (Luong et al., 2015)."""
+    window_dims: Literal["1d", "2d"] = "2d"
+    """Distance in a local window: along the regions in reading order (1d, as published for words) or in the image
+    (2d)."""
     window_radius: int = 2
-    """D, of a local window: places within D of its middle."""
-    selection: Literal["soft", "hard", "draw", "retina"] = "soft"
-    """soft: attend to the expectation (paper, section 4.2); hard: to one drawn location (section 4.1); or to a glimpse
-    of the plane: draw: a grid of Gaussian filters (Gregor et al., 2015); retina: patches around a drawn place (Mnih et
-    al., 2014)."""
-    glimpse: int = 3
-    """Of the selection draw: N, filters along each side of its grid; of retina: its patches, each twice as wide."""
+    """D of a local window: it holds the regions within D of its centre."""
+    attention: Literal["soft", "hard", "draw", "retina"] = "soft"
+    """soft: the expectation (paper, section 4.2); hard: one sampled location (section 4.1). Or a glimpse of the image:
+    draw: a grid of Gaussian filters (Gregor et al., 2015); retina: patches around a sampled location (Mnih et al.,
+    2014)."""
+    glimpse_size: int = 3
+    """With attention draw: N, filters per side of the grid; with retina: patches, each twice as wide as the last."""
     temperature: float = 1.0
-    """Of the softmax over locations: below 1 sharper, above 1 flatter."""
+    """Temperature of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: float = 0.5
-    """On the LSTM's output, on its way to the words: the more of it, the more a word must be read from the picture. Of
-    the Transformer: on the output of every sublayer."""
+    """Dropout on the LSTM output before the output layer: with more of it, words rely more on the image. In the
+    Transformer: on the output of every sublayer."""
     dropout: float = 0.5
-    """Before the output layer; of the Transformer, on its input, too."""
-    tie: bool = False
-    """The output layer has the embedding's weights."""
-    vectors: str = ""
-    """A text file of word vectors as wide as `embedding` (GloVe's format), with which embeddings begin."""
+    """Dropout before the output layer; in the Transformer also on its input."""
+    tie_embeddings: bool = False
+    """Share the weights of the word embedding with the output layer."""
+    pretrained_embeddings: str = ""
+    """Text file of word vectors (GloVe's format) of width `embedding_dim` to initialise the word embeddings."""
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
-        check(self, "decoder", "positive", "embedding", "hidden", "attention", "temperature", "window_radius", "heads")
-        check(self, "decoder", "at least 1", "glimpse")
+        check(self, "decoder", "positive", "embedding_dim", "hidden_dim", "attention_dim", "temperature")
+        check(self, "decoder", "positive", "window_radius", "heads")
+        check(self, "decoder", "at least 1", "glimpse_size")
         check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
         if self.kind == "transformer":
-            self._only("decoder.kind is transformer", "score", "query", "window", "selection", "temperature")
-            require(self.embedding % 4 == 0, "decoder.embedding", self.embedding, "divisible by 4 for a Transformer")
+            self._require_defaults(
+                "decoder.kind is transformer", "score", "attend_with", "window", "attention", "temperature"
+            )
+            require(self.embedding_dim % 4 == 0, "decoder.embedding_dim", self.embedding_dim, "divisible by 4 for a "
+                    "Transformer")  # fmt: skip
         elif self.transformer != TransformerConfig():
             raise UserError("decoder.transformer is set, but decoder.kind is lstm; add --decoder.kind transformer")
         elif self.score == "multi_head":
-            self._only("decoder.score is multi_head", "window", "selection")
+            self._require_defaults("decoder.score is multi_head", "window", "attention")
         elif self.heads != 8:
             raise UserError(f"decoder.heads is {self.heads}, but nothing has heads; add --decoder.score multi_head")
-        if self.selection in ("draw", "retina"):
-            self._only(f"decoder.selection is {self.selection}", "score", "window", "temperature")
-        elif self.glimpse != 3:
+        if self.attention in ("draw", "retina"):
+            self._require_defaults(f"decoder.attention is {self.attention}", "score", "window", "temperature")
+        elif self.glimpse_size != 3:
             raise UserError(
-                f"decoder.glimpse is {self.glimpse}, but decoder.selection is {self.selection}; add "
-                "--decoder.selection draw or retina"
+                f"decoder.glimpse_size is {self.glimpse_size}, but decoder.attention is {self.attention}; add "
+                "--decoder.attention draw or retina"
             )
-        if self.window == "global" and (self.window_over, self.window_radius) != ("plane", 2):
+        if self.window == "global" and (self.window_dims, self.window_radius) != ("2d", 2):
             raise UserError(
-                "decoder.window_over or window_radius is set, but decoder.window is global; add --decoder.window "
+                "decoder.window_dims or window_radius is set, but decoder.window is global; add --decoder.window "
                 "local_m or local_p"
             )
 
-    def _only(self, case: str, *names: str) -> None:
-        """In this case, the named fields have no choice but their default."""
+    def _require_defaults(self, case: str, *names: str) -> None:
+        """Raise UserError where a named field, which has no effect in this case, is not at its default."""
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
         for name in names:
-            default = next(each.default for each in dataclasses.fields(self) if each.name == name)
-            if getattr(self, name) != default:
-                raise UserError(f"decoder.{name} is {getattr(self, name)}, but {case}, which has {default} alone")
+            if getattr(self, name) != defaults[name]:
+                raise UserError(
+                    f"decoder.{name} is {getattr(self, name)}, but {case}, which has {defaults[name]} alone"
+                )

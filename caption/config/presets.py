@@ -1,6 +1,8 @@
-"""Named experiments; where one was run, what it took and gave (docs/results.md)."""
+"""Named experiments, with the time and the score of those that were run (docs/results.md)."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import tyro
@@ -15,42 +17,44 @@ from caption.config import (
     TrainingConfig,
     TransformerConfig,
 )
+from caption.config.cli import parse
+from caption.errors import UserError
 
 # The description is shown by `train.py --help`.
 PRESETS: dict[str, tuple[str, Config]] = {
     "shapes-soft": (
-        "Coloured shapes, a small CNN from scratch, soft attention: three minutes on two cores, BLEU-4 86.",
+        "Coloured shapes, small CNN from scratch, soft attention: three minutes on two cores, BLEU-4 86.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
             encoder=EncoderConfig(name="small_cnn", finetune_from="all"),
-            decoder=DecoderConfig(embedding=128, hidden=128, attention=64, state_dropout=0.6, dropout=0.1),
+            decoder=DecoderConfig(embedding_dim=128, hidden_dim=128, attention_dim=64, state_dropout=0.6, dropout=0.1),
             training=TrainingConfig(
                 epochs=6,
                 batch_size=8,
                 learning_rate=2e-3,
                 encoder_learning_rate=2e-3,
                 warmup_steps=300,
-                doubly_stochastic=0.0,  # most of a picture is empty: to look everywhere would be wrong
-                precision="fp32",  # so small that bfloat16 would gain nothing
+                doubly_stochastic=0.0,  # most of an image is empty: attention should not reach it
+                precision="fp32",  # too small to gain from bfloat16
             ),
             search=SearchConfig(beam_size=3),
         ),
     ),
     "strings-soft": (
-        "Strings to read, a recurrent CNN from scratch, soft attention: 35 minutes on one core, 97.5 % read exactly.",
+        "Strings to read, recurrent CNN from scratch, soft attention: 35 minutes on one core, 97.5 % read exactly.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
             encoder=EncoderConfig(name="recurrent_cnn", finetune_from="all"),
-            decoder=DecoderConfig(embedding=32, hidden=128, attention=64, state_dropout=0.5, dropout=0.1),
+            decoder=DecoderConfig(embedding_dim=32, hidden_dim=128, attention_dim=64, state_dropout=0.5, dropout=0.1),
             training=TrainingConfig(
                 epochs=5,
                 batch_size=16,
                 learning_rate=2e-3,
                 encoder_learning_rate=2e-3,
                 warmup_steps=300,
-                doubly_stochastic=0.0,  # most of a picture is ground
+                doubly_stochastic=0.0,  # most of an image is background
                 precision="fp32",
             ),
             search=SearchConfig(beam_size=1, max_length=8),
@@ -68,19 +72,19 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "flickr8k-transformer": (
-        "Flickr8k, frozen MobileNetV2, a Transformer of two layers: BLEU-4 18.5 on dev.",
+        "Flickr8k, frozen MobileNetV2, Transformer of two layers: BLEU-4 18.5 on dev.",
         Config(
             data=tyro.MISSING,
             output=tyro.MISSING,
             encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
             decoder=DecoderConfig(
                 kind="transformer",
-                embedding=256,
-                hidden=1024,
-                attention=256,
+                embedding_dim=256,
+                hidden_dim=1024,
+                attention_dim=256,
                 state_dropout=0.3,
                 dropout=0.3,
-                tie=True,
+                tie_embeddings=True,
                 transformer=TransformerConfig(layers=2),
             ),
             training=TrainingConfig(
@@ -116,36 +120,36 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 
 def _with_decoder(config: Config, **changes: Any) -> Config:
-    """The same experiment, the decoder changed in these fields."""
+    """Return the experiment with these fields of the decoder changed."""
     return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
 
 
-def _hard(name: str, description: str, epochs: int, selection: Literal["hard", "retina"] = "hard") -> None:
-    """Next to a soft preset, the same with hard attention, or with another that draws.
+def _hard(name: str, description: str, epochs: int, attention: Literal["hard", "retina"] = "hard") -> None:
+    """Add a preset beside a soft one: the same with hard attention or another that samples locations.
 
-    The first half of the epochs is soft attention's, since draws teach little while no place means anything yet. Then
-    the exact gradient of the bound, with the least variance that `ReinforceConfig` offers. Attention is not asked to
-    look everywhere. docs/results.md has what else was tried.
+    The first half of the epochs uses the expectation, since samples teach little before the locations mean anything.
+    Then follows the exact gradient of the bound, with the least variance that `ReinforceConfig` offers, and no doubly
+    stochastic penalty. docs/results.md lists what else was tried.
     """
     soft = PRESETS[f"{name}-soft"][1]
     reinforce = ReinforceConfig(
-        expectation=0.0, first_epoch=epochs // 2 + 1, draws=2, reward="to_go", baseline="leave_one_out"
+        soft_probability=0.0, first_epoch=epochs // 2 + 1, samples=2, reward="to_go", baseline="leave_one_out"
     )
     training = dataclasses.replace(soft.training, epochs=epochs, doubly_stochastic=0.0, reinforce=reinforce)
-    config = dataclasses.replace(_with_decoder(soft, selection=selection), training=training)
-    PRESETS[f"{name}-{selection}"] = (description, config)
+    config = dataclasses.replace(_with_decoder(soft, attention=attention), training=training)
+    PRESETS[f"{name}-{attention}"] = (description, config)
 
 
 _hard("shapes", "Coloured shapes, hard attention after four epochs of soft: BLEU-4 87.5, the mean of three seeds.", 8)
 _hard("flickr8k", "Flickr8k, frozen MobileNetV2, hard attention after six epochs of soft: BLEU-4 18.7 on dev.", 12)
 _hard("flickr30k", "Flickr30k, the paper's VGG-19 (14x14x512, frozen), hard attention; for a GPU, not yet run.", 20)
 _hard("coco", "COCO, ResNet-101 at 14x14x1024, hard attention from epoch 11 on; for a GPU, not yet run.", 20)
-_hard("shapes", "Coloured shapes, the retina of RAM, by its centre for four epochs (docs/attention.md).", 8, "retina")
+_hard("shapes", "Coloured shapes, retina of RAM, its centre for four epochs (docs/attention.md).", 8, "retina")
 
 
 _soft = PRESETS["strings-soft"][1]
 PRESETS["strings-recursive"] = (
-    "Strings to read, a recursive CNN, which does not add its input again; not yet run (docs/strings.md).",
+    "Strings to read, recursive CNN, which does not add its input again; not yet run (docs/strings.md).",
     dataclasses.replace(_soft, encoder=dataclasses.replace(_soft.encoder, name="recursive_cnn")),
 )
 
@@ -163,27 +167,27 @@ PRESETS["shapes-self-critical"] = (
 
 
 def _variant(name: str, description: str, **decoder: Any) -> None:
-    """shapes-soft with another decoder, and nothing else changed."""
+    """Add shapes-soft with another decoder and nothing else changed."""
     PRESETS[f"shapes-{name}"] = (
         f"Coloured shapes, {description} (docs/attention.md).",
         _with_decoder(PRESETS["shapes-soft"][1], **decoder),
     )
 
 
-_variant("dot", "the dot score: a region is as wide as the LSTM's state", score="dot")
-_variant("general", "the general (bilinear) score", score="general")
-_variant("scaled-dot", "the scaled dot score", score="scaled_dot")
-_variant("current", "attention by the current state, after the recurrence (Luong et al.)", query="current")
+_variant("dot", "dot score: a region is as wide as the LSTM state", score="dot")
+_variant("general", "general (bilinear) score", score="general")
+_variant("scaled-dot", "scaled dot score", score="scaled_dot")
+_variant("current", "attention with the current state (Luong et al., 2015)", attend_with="current_state")
 _variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
-_variant("local-m", "a window that moves on by a region at every word", window="local_m")
-_variant("local-p", "a window whose place is predicted", window="local_p")
-_variant("draw", "the Gaussian grid of DRAW's reading", selection="draw")
+_variant("local-m", "window that moves by one region per word", window="local_m")
+_variant("local-p", "window at a predicted location", window="local_p")
+_variant("draw", "Gaussian grid of DRAW", attention="draw")
 _variant(
     "transformer",
-    "a Transformer of two layers instead of the LSTM",
+    "Transformer of two layers instead of the LSTM",
     kind="transformer",
-    hidden=256,
-    attention=128,
+    hidden_dim=256,
+    attention_dim=128,
     heads=4,
     state_dropout=0.1,
     transformer=TransformerConfig(layers=2),
@@ -192,3 +196,19 @@ PRESETS["flickr8k-multi-head"] = (
     "Flickr8k, frozen MobileNetV2, eight heads of scaled dot products: BLEU-4 18.7 on dev (docs/flickr8k.md).",
     _with_decoder(PRESETS["flickr8k-soft"][1], score="multi_head"),
 )
+
+
+def parse_preset(arguments: Sequence[str], program: str, description: str) -> Config:
+    """Read a preset's name and the flags that change it. Raises UserError; `--help` shows the presets and the flags."""
+    presets = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: description for name, (description, _) in PRESETS.items()},
+    )
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in PRESETS:
+        raise UserError(f"unknown preset {arguments[0]!r}; known: {', '.join(PRESETS)}")
+    if list(arguments) in (["--help"], ["-h"]):  # the presets, then the flags, which all presets share
+        with contextlib.suppress(SystemExit):
+            parse(presets, arguments, program, description)
+        arguments = [next(iter(PRESETS)), "--help"]
+    config: Config = parse(presets, arguments, program)
+    return config

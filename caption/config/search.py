@@ -1,36 +1,36 @@
-"""How captions are made."""
+"""Configuration of the search for captions."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from caption.config.validation import check, require
 
-Attend = Literal["expectation", "most_probable", "draw"]
+HardAttentionMode = Literal["expectation", "argmax", "sample"]
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How captions are made."""
+    """How captions are generated."""
 
     beam_size: int = 3
-    """Beams an image; 1: greedy."""
+    """Beams per image; 1: greedy search."""
     max_length: int = 30
-    """Words at most; an unfinished caption counts as it stands."""
+    """Most words in a caption; an unfinished caption is kept as it is."""
     min_length: int = 1
-    """Words at least."""
+    """Fewest words in a caption."""
     length_penalty: float = 0.0
-    """Hypotheses are ranked by log-probability / steps ** penalty (steps: words and <end>); 0: no penalty."""
+    """Rank hypotheses by log-probability / steps ** penalty (steps: words and <end>); 0: no penalty."""
     no_repeat_ngram: int = 0
-    """No n words in a row may come twice; 0: allowed."""
+    """Forbid an n-gram of this length to occur twice; 0: allowed."""
     suppress_unknown: bool = True
     """Never write <unknown>."""
     method: Literal["beam", "sample"] = "beam"
-    """beam: the most probable captions; sample: as many independent draws as there would be beams."""
+    """beam: the most probable captions; sample: `beam_size` independent samples."""
     temperature: float = 1.0
-    """Of the words that `sample` draws: below 1 sharper, above 1 flatter."""
-    attend: Attend = "expectation"
-    """Hard attention: to the expectation, as soft attention does; to the most probable location; to a draw. The retina:
-    its centre is the expectation and the most probable; or to a draw."""
+    """Temperature of the word distribution for `sample`: below 1 sharper, above 1 flatter."""
+    hard_attention: HardAttentionMode = "expectation"
+    """Location that hard attention and retina use: the expectation (hard: as soft attention; retina: its centre), the
+    most probable location (argmax), or a sampled one."""
 
     def __post_init__(self) -> None:
         check(self, "search", "at least 1", "beam_size", "max_length")

@@ -1,4 +1,4 @@
-"""Everything that can be set, as frozen dataclasses: the flags of `train.py`."""
+"""Configuration of an experiment; its fields are the flags of `train.py`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,59 +8,61 @@ from caption.config.search import SearchConfig
 from caption.config.validation import check, require
 from caption.errors import UserError
 
-DRAWING = ("hard", "retina")  # the selections that draw locations
+STOCHASTIC = ("hard", "retina")  # values of decoder.attention that sample locations
 
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """How drawn locations are trained (paper, section 4.1, eq. 11-12); of `--decoder.selection hard` or retina."""
+    """Training of sampled locations (paper, section 4.1, eq. 11-12); used with `--decoder.attention hard` or retina."""
 
     weight: float = 1.0
-    """lambda_r, of the reward; 1: as the bound of eq. 10 has it."""
+    """lambda_r, weight of the REINFORCE term; 1: the gradient of the bound in eq. 10."""
     entropy: float = 0.0
-    """lambda_e, of the entropy of alpha, which is kept high: larger, flatter maps and more trying out. Of hard alone:
-    the retina's is always the same."""
-    expectation: float = 0.5
-    """Chance that a caption attends to the expectation (the retina: to its centre) instead of drawing: less variance,
-    not the same gradient."""
+    """lambda_e, weight of the entropy of alpha: larger gives flatter maps and more exploration. With hard attention
+    only: the entropy of the retina is constant."""
+    soft_probability: float = 0.5
+    """Probability that a caption uses the expectation (retina: its centre) instead of a sample: less variance, but no
+    longer an unbiased gradient."""
     first_epoch: int = 1
-    """The first epoch (from 1) in which captions draw; before it, all take the expectation, as with soft attention."""
-    draws: int = 1
-    """N, draws of locations for each caption."""
-    reward: Literal["whole", "to_go"] = "whole"
-    """whole: a draw answers for all words of its caption (eq. 11); to_go: for those from its step on."""
-    baseline: Literal["none", "moving", "leave_one_out"] = "moving"
-    """moving: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: the mean of the caption's other draws."""
+    """First epoch (from 1) that samples locations; earlier epochs use the expectation, as soft attention does."""
+    samples: int = 1
+    """N, sequences of locations sampled per caption."""
+    reward: Literal["caption", "to_go"] = "caption"
+    """Log-probability that rewards a location: of the whole caption (eq. 11), or of the words from its step on."""
+    baseline: Literal["none", "moving_average", "leave_one_out"] = "moving_average"
+    """moving_average: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: mean of the caption's other samples."""
 
     def __post_init__(self) -> None:
         check(self, "training.reinforce", "0 or more", "weight", "entropy")
-        check(self, "training.reinforce", "in [0, 1]", "expectation")
-        check(self, "training.reinforce", "at least 1", "draws", "first_epoch")
+        check(self, "training.reinforce", "in [0, 1]", "soft_probability")
+        check(self, "training.reinforce", "at least 1", "samples", "first_epoch")
         if self.baseline == "leave_one_out":
-            require(self.draws > 1, "training.reinforce.draws", self.draws, "at least 2 for baseline leave_one_out")
+            require(
+                self.samples > 1, "training.reinforce.samples", self.samples, "at least 2 for baseline leave_one_out"
+            )
 
 
 @dataclass(frozen=True)
 class SelfCriticalConfig:
-    """Training on the score of captions that the model draws (Rennie et al., 2017), after cross-entropy."""
+    """Training on the score of sampled captions (Rennie et al., 2017), after cross-entropy."""
 
     first_epoch: int = 0
-    """The first epoch (from 1) that is trained so; 0: none. 1, with `--start-from`, goes on from another run."""
+    """First self-critical epoch (from 1); 0: none. Use 1 with `--init-from` to fine-tune another run."""
     reward: Literal["cider_d", "bleu_4"] = "cider_d"
-    """Of a caption against its image's references; of BLEU-4, the smoothed one of a sentence."""
+    """Score of a caption against the references of its image; bleu_4: the smoothed sentence BLEU-4."""
     baseline: Literal["greedy", "leave_one_out"] = "leave_one_out"
-    """A draw must be better than the greedy caption (paper), or than the mean of the image's other draws."""
+    """Reward that a sample must exceed: of the greedy caption (paper), or the mean of the image's other samples."""
     samples: int = 5
-    """Captions drawn of each image."""
+    """Captions sampled per image."""
     temperature: float = 1.0
-    """Of the distribution that captions are drawn from and that is trained. Below 1 sharper: what was trained with
-    label smoothing, or on few pictures, else draws wrong words in most captions, and unlearns much besides them."""
+    """Temperature of the word distribution that is sampled and trained; below 1 sharper. Use less than 1 after label
+    smoothing or with few images: otherwise most samples contain wrong words, and training unlearns more than those."""
     dropout: bool = False
-    """Dropout works while the draws are read again, though not while they are drawn: no longer quite the gradient of
-    the expected reward, but few pictures are less soon known by heart."""
+    """Apply dropout when samples are scored (never when they are drawn): less overfitting on few images, but not quite
+    the gradient of the expected reward."""
     learning_rate: float = 5e-5
-    """Of the decoder, from the first such epoch on, where the schedule begins anew, without warm-up. The encoder's
-    falls in proportion; label smoothing and the doubly stochastic penalty are cross-entropy's."""
+    """Learning rate of the decoder from `first_epoch` on, where the schedule starts again without warm-up. The
+    encoder's changes in proportion. Label smoothing and the doubly stochastic penalty end with cross-entropy."""
 
     def __post_init__(self) -> None:
         check(self, "training.self_critical", "0 or more", "first_epoch")
@@ -72,63 +74,71 @@ class SelfCriticalConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation, and what is minimised."""
+    """Losses and optimisation."""
 
     epochs: int = 20
-    batching: Literal["images", "lengths"] = "images"
-    """images: an image once an epoch with all its captions; lengths: captions of one length (paper, section 4.3)."""
+    """Passes over the training split."""
+    batch_by: Literal["images", "lengths"] = "images"
+    """images: each image once per epoch, with all its captions; lengths: captions of one length (paper, 4.3)."""
     batch_size: int = 16
-    """Images a batch, of all processes together; with `--training.batching lengths`, captions a batch."""
-    accumulate: int = 1
-    """Parts of a batch that are taken one after the other: the same gradient with less memory."""
+    """Images per step over all processes; with `--training.batch-by lengths`, captions."""
+    accumulation_steps: int = 1
+    """Split each batch into this many micro-batches: the same gradient with less memory."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Optimiser, with PyTorch's defaults but for the learning rate."""
     learning_rate: float = 4e-4
-    """Of the decoder."""
+    """Peak learning rate of the decoder."""
     encoder_learning_rate: float = 1e-5
-    """Of encoder weights that train."""
+    """Peak learning rate of the encoder's trained weights."""
     finetune_epoch: int = 1
-    """The first epoch (from 1) in which the encoder is fine-tuned."""
+    """First epoch (from 1) that trains the encoder."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps in which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine", "plateau", "inverse_sqrt"] = "cosine"
     """cosine: falls to 0 at the last epoch; plateau: halved after `plateau_epochs` without a better score;
-    inverse_sqrt: falls with the root of the steps (Vaswani et al., whose peak is 1 / sqrt(E warmup_steps))."""
+    inverse_sqrt: falls with the root of the steps (Vaswani et al., 2017, whose peak is 1 / sqrt(E warmup_steps))."""
     plateau_epochs: int = 2
-    clip_norm: float = 5.0
-    """Largest norm of the whole gradient; 0: no clipping."""
+    """Epochs without a better score before schedule plateau halves the learning rate."""
+    max_grad_norm: float = 5.0
+    """Clip the norm of the gradient of all weights to this value; 0: no clipping."""
     label_smoothing: float = 0.0
+    """Epsilon of label smoothing (Szegedy et al., 2016); 0: none."""
     doubly_stochastic: float = 1.0
-    """lambda of eq. 14: the penalty sums over locations, against the sum of log-probabilities over words."""
-    mirror: bool = False
-    """Mirror each picture with a chance of one half; captions that tell left from right are then false."""
+    """lambda of eq. 14: weight of the penalty, summed over locations, against log-probabilities summed over words."""
+    horizontal_flip: bool = False
+    """Flip each training image with probability 1/2; captions that name left or right become wrong."""
     scheduled_sampling: float = 0.0
-    """Share of words read that the model wrote itself, in the last epoch of cross-entropy; rises evenly from 0 (Bengio
-    et al., 2015)."""
+    """Fraction of input words replaced by the model's own in the last cross-entropy epoch; rises linearly from 0
+    (Bengio et al., 2015)."""
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     patience: int = 0
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 autocast where this machine multiplies it faster, fp32 (on a GPU, products in TF32) elsewhere."""
+    """bf16: bfloat16 autocast; fp32: single precision (on a GPU, matrix products in TF32); auto: bf16 where this device
+    multiplies faster in it."""
     compile: bool = False
-    """On a GPU: record the LSTM's time loop as CUDA graphs, and make kernels of its gates and of the cross-entropy by
-    torch.compile, which takes half a minute. On a CPU there are such kernels anyway."""
+    """On a GPU: record the LSTM's time loop as CUDA graphs, and compile its gates and the cross-entropy with
+    torch.compile, which takes half a minute. A CPU always uses kernels of its own."""
     checkpoint_steps: int = 0
-    """Also write last.pt every so many steps; 0: at the end of an epoch and when interrupted."""
+    """Also write last.pt every this many steps; 0: only after each epoch and when interrupted."""
     workers: int = 0
-    """Processes that read data; 0: the main one."""
-    cache: Literal["auto", "never"] = "auto"
-    """auto: where all pictures or features take less than a quarter of what is free on the GPU, they are read once and
-    stay there, and `workers` have nothing to do."""
+    """Processes that read data; 0: the main process reads."""
+    cache_on_device: Literal["auto", "never"] = "auto"
+    """auto: read all images or features once and keep them in GPU memory if they take less than a quarter of what is
+    free; `workers` is then ignored."""
     seed: int = 1
+    """Seed of the weights, the order of batches, dropout and samples."""
 
     def __post_init__(self) -> None:
-        check(self, "training", "at least 1", "epochs", "batch_size", "accumulate", "finetune_epoch", "plateau_epochs")
+        check(self, "training", "at least 1", "epochs", "batch_size", "accumulation_steps", "finetune_epoch")
+        check(self, "training", "at least 1", "plateau_epochs")
+        rule = "at most training.batch_size"
         require(
-            self.accumulate <= self.batch_size, "training.accumulate", self.accumulate, "at most training.batch_size"
+            self.accumulation_steps <= self.batch_size, "training.accumulation_steps", self.accumulation_steps, rule
         )
         check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
-        check(self, "training", "0 or more", "warmup_steps", "clip_norm", "doubly_stochastic", "patience")
+        check(self, "training", "0 or more", "warmup_steps", "max_grad_norm", "doubly_stochastic", "patience")
         check(self, "training", "0 or more", "checkpoint_steps", "workers")
         check(self, "training", "in [0, 1)", "label_smoothing")
         check(self, "training", "in [0, 1]", "scheduled_sampling")
@@ -145,39 +155,40 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole experiment."""
+    """A complete experiment."""
 
     data: str
-    """The HDF5 file that `python -m preprocess` made."""
+    """HDF5 file written by `python -m preprocess`."""
     output: str
-    """The run's folder; made, must not hold another run."""
-    start_from: str = ""
-    """Begin with the weights of this checkpoint, a model of the same shape and vocabulary; empty: with new ones."""
+    """Folder of the run; created if missing, must not hold another run."""
+    init_from: str = ""
+    """Checkpoint whose weights initialise the model (same shapes and vocabulary); empty: random weights."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """auto (the GPU, if there is one), cpu, cuda, cuda:1, ..."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        if self.start_from and self.decoder.vectors:
-            raise UserError("decoder.vectors is set, but start_from has embeddings already; leave out one of them")
-        selection, reinforce = self.decoder.selection, self.training.reinforce
-        if selection not in DRAWING and reinforce != ReinforceConfig():
+        if self.init_from and self.decoder.pretrained_embeddings:
             raise UserError(
-                f"training.reinforce is set, but decoder.selection is {selection}; add "
-                "--decoder.selection hard or retina"
+                "decoder.pretrained_embeddings is set, but init_from has embeddings already; leave out one of them"
             )
-        if selection not in DRAWING and self.search.attend != "expectation":
-            raise UserError(f"search.attend is {self.search.attend}, which needs --decoder.selection hard or retina")
-        if selection in DRAWING and self.training.self_critical.first_epoch:
+        attention, reinforce = self.decoder.attention, self.training.reinforce
+        if attention not in STOCHASTIC:
+            remedy = "add --decoder.attention hard or retina"
+            if reinforce != ReinforceConfig():
+                raise UserError(f"training.reinforce is set, but decoder.attention is {attention}; {remedy}")
+            if (mode := self.search.hard_attention) != "expectation":
+                raise UserError(f"search.hard_attention is {mode}, but decoder.attention is {attention}; {remedy}")
+        elif self.training.self_critical.first_epoch:
             raise UserError(
-                f"training.self_critical is set, but decoder.selection is {selection}: it would have to draw locations "
-                "as well as words; use soft"
+                f"training.self_critical is set, but decoder.attention is {attention}, which would sample locations as "
+                "well as words; use soft"
             )
-        if selection == "retina" and reinforce.entropy:
+        if attention == "retina" and reinforce.entropy:
             raise UserError(
-                f"training.reinforce.entropy is {reinforce.entropy}, but with decoder.selection retina the entropy is "
-                "always the same; leave it 0"
+                f"training.reinforce.entropy is {reinforce.entropy}, but the entropy of decoder.attention retina is "
+                "constant; leave it 0"
             )

@@ -1,4 +1,4 @@
-"""What dataclasses of a configuration have in common: rules for their fields, and the way from plain values."""
+"""Validation of configurations, and their construction from plain dicts."""
 
 import dataclasses
 import inspect
@@ -19,23 +19,26 @@ RULES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def require(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise UserError with the name, the value and the rule unless the condition holds."""
+    if not condition:
         raise UserError(f"{name} is {value}, but must be {rule}")
 
 
 def check(config: object, section: str, rule: str, *names: str) -> None:
-    """Each of the named fields must keep the rule."""
+    """Raise UserError for the first named field that breaks the rule, a key of RULES."""
     for name in names:
         value = getattr(config, name)
         require(RULES[rule](value), f"{section}.{name}", value, rule)
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass from nested plain values, as `dataclasses.asdict` gives them.
+    """Build a dataclass from nested plain values, the inverse of `dataclasses.asdict`.
 
-    An unknown key is an error. A missing one takes its default, if it has one: a field that was added later must
-    behave by default as the program did before it, so that older checkpoints and runs can be read.
+    A missing key takes the field's default, if it has one. A field that is added must therefore behave by default as
+    the program did before, so that checkpoints and runs of the same format stay readable.
+
+    Raises UserError for an unknown key, or a missing one without a default.
     """
     types = get_type_hints(kind)
     unknown = sorted(set(values) - set(types))

@@ -26,8 +26,8 @@ def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
                     continue
                 if number <= 2 and len(parts) != 1 + width:
                     raise UserError(
-                        f"{path}: its vectors have {len(parts) - 1} numbers, but decoder.embedding is {width}; give "
-                        f"--decoder.embedding {len(parts) - 1}"
+                        f"{path}: its vectors have {len(parts) - 1} numbers, but decoder.embedding_dim is {width}; "
+                        f"give --decoder.embedding-dim {len(parts) - 1}"
                     )
                 word = vocabulary.numbers.get(" ".join(parts[:-width]))  # a word of GloVe's may hold a space
                 if word is not None and word >= len(SPECIALS):

@@ -34,6 +34,6 @@ def build_decoder(
     name = (
         "transformer"
         if config.kind == "transformer"
-        else {"previous": "show_attend_tell", "current": "luong"}[config.query]
+        else {"previous_state": "show_attend_tell", "current_state": "luong"}[config.attend_with]
     )
     return DECODERS[name](config, region_width, grid, vocabulary_size)

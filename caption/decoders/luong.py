@@ -22,7 +22,7 @@ class LuongDecoder(RecurrentDecoder):
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int):
         """Raises UserError when tied embeddings are not as wide as the state."""
         super().__init__()
-        embedding, hidden = config.embedding, config.hidden
+        embedding, hidden = config.embedding_dim, config.hidden_dim
         self.attention = build_attention(config, region_width, grid)
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)
         self.initial_hidden = nn.Linear(region_width, hidden)
@@ -35,11 +35,11 @@ class LuongDecoder(RecurrentDecoder):
         self.state_dropout = ops.Dropout(config.state_dropout)
         self.dropout = ops.Dropout(config.dropout)
         init_embedding(self.embedding)
-        if config.tie:
-            if config.embedding != hidden:
+        if config.tie_embeddings:
+            if config.embedding_dim != hidden:
                 raise UserError(
-                    f"decoder.tie with --decoder.query current needs decoder.embedding ({config.embedding}) equal to "
-                    f"decoder.hidden ({hidden}); give both the same"
+                    "decoder.tie_embeddings with --decoder.attend-with current_state needs decoder.embedding_dim "
+                    f"({config.embedding_dim}) equal to decoder.hidden_dim ({hidden}); give both the same"
                 )
             self.output.weight = self.embedding.weight
 

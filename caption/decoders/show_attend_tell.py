@@ -1,4 +1,4 @@
-"""The decoder of Show, Attend and Tell, section 3.1.2."""
+"""The decoder of Show, HardAttentionMode and Tell, section 3.1.2."""
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int):
         super().__init__()
-        embedding, hidden = config.embedding, config.hidden
+        embedding, hidden = config.embedding_dim, config.hidden_dim
         self.attention = build_attention(config, region_width, grid)
         self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
         self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
@@ -30,7 +30,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.state_dropout = ops.Dropout(config.state_dropout)
         self.dropout = ops.Dropout(config.dropout)
         init_embedding(self.embedding)
-        if config.tie:
+        if config.tie_embeddings:
             self.output.weight = self.embedding.weight
 
     def recurrence(

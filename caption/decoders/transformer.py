@@ -40,10 +40,12 @@ class Layer(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        width = config.embedding
-        self.words = MultiHeadAttention(width, width, config.attention, config.heads)
-        self.regions = MultiHeadAttention(width, width, config.attention, config.heads)
-        self.feed_forward = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width))
+        width = config.embedding_dim
+        self.words = MultiHeadAttention(width, width, config.attention_dim, config.heads)
+        self.regions = MultiHeadAttention(width, width, config.attention_dim, config.heads)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, config.hidden_dim), nn.ReLU(), nn.Linear(config.hidden_dim, width)
+        )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = ops.Dropout(config.state_dropout)
         self.pre = config.transformer.norm == "pre"
@@ -69,7 +71,7 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int) -> None:
         super().__init__()
-        width, form = config.embedding, config.transformer
+        width, form = config.embedding_dim, config.transformer
         self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
         self.positions = nn.Embedding(MAX_POSITIONS, width) if form.positions == "learned" else None
         self.region = nn.Sequential(nn.Linear(region_width, width), nn.LayerNorm(width))
@@ -82,7 +84,7 @@ class TransformerDecoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)  # `embed` multiplies it by the root of E
         self.embedding.weight.data[PAD] = 0
-        if config.tie:
+        if config.tie_embeddings:
             self.output.weight = self.embedding.weight
         encoding = grid_sinusoids(grid, width) if form.grid_positions else None
         self.register_buffer("grid_encoding", encoding, persistent=False)

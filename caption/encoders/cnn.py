@@ -120,4 +120,4 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
     """Return one of NETWORKS, untrained. See `BackboneBuilder`."""
     if config.weights != "none" or config.layer or config.padding != "torchvision":
         raise UserError(f"encoder {config.name} has no weights, layers or padding to choose; leave them as they are")
-    return Backbone(NETWORKS[config.name](config.passes), frozen_statistics=False)
+    return Backbone(NETWORKS[config.name](config.recurrence_steps), frozen_statistics=False)

@@ -1,10 +1,8 @@
 """Train one epoch, validate, generate: plain arguments in, numbers out."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -17,97 +15,15 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
 from caption.device import autocast, to_device
-from caption.errors import UserError
 from caption.progress import ProgressBar, Sized
 from caption.search import Hypothesis, search
-from caption.training import losses
-from caption.training.objective import Lost, Objective, decode
-from caption.training.self_critical import Critic
+from caption.training import losses, schedule
+from caption.training.objective import MicroBatchLoss, Objective, decode
+from caption.training.self_critical import CaptionSampler
+from caption.training.state import TrainState
 
 T = TypeVar("T")
-
-
-@dataclass
-class Progress:
-    """How far training has come: with the weights and the optimizer, all that a resumed run needs."""
-
-    epoch: int = 1  # under way
-    batch: int = 0  # batches of it that are done
-    step: int = 0  # batches of all epochs
-    best_score: float = -1.0
-    best_epoch: int = 0
-    reductions: int = 0  # halvings of the learning rate (plateau)
-    baseline: Tensor | None = None  # of hard attention, b of eq. 12, on the device
-    # Of the epoch under way:
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of loss terms times words, on the device
-    words: int = 0
-    captions: int = 0
-    seconds: float = 0.0  # of training alone
-    waiting: float = 0.0  # seconds of them, for data
-
-    def next_epoch(self) -> "Progress":
-        """The same at the beginning of the next epoch."""
-        kept = (self.step, self.best_score, self.best_epoch, self.reductions, self.baseline)
-        return Progress(self.epoch + 1, 0, *kept)
-
-
-def make_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Two groups of weights, the decoder's and the encoder's that train (now or later), each with its rate, and that of
-    self-critical training, to which both fall in the same proportion."""
-    fall = config.self_critical.learning_rate / config.learning_rate
-    rates = (
-        (list(captioner.decoder.parameters()), config.learning_rate),
-        (captioner.encoder.finetuned, config.encoder_learning_rate),
-    )
-    groups = [
-        {"params": weights, "lr": peak, "peak": peak, "critical_peak": fall * peak}
-        for weights, peak in rates
-        if weights
-    ]
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups)
-    return torch.optim.Adam(groups, fused=True)
-
-
-def training_state(optimizer: torch.optim.Optimizer, progress: Progress, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint must hold beside the model, so that a resumed run equals an unbroken one."""
-    return {
-        "optimizer": optimizer.state_dict(),
-        "progress": vars(progress).copy(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def restore_training(state: dict[str, Any], optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Undo `training_state`: fill the optimizer, set the random states, return the progress."""
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if device.type == "cuda" and state["random_cuda"] is not None:
-        torch.cuda.set_rng_state(state["random_cuda"], device)
-    progress = Progress(**state["progress"])
-    progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
-    progress.baseline = None if progress.baseline is None else progress.baseline.to(device)
-    return progress
-
-
-def rate_factor(config: TrainingConfig, step: int, steps: int, reductions: int) -> float:
-    """Share of the peak learning rate at a step (from 0) of so many: warm-up, then the schedule; without warm-up, anew
-    when self-critical training begins."""
-    first, last, warmup = 0, steps, config.warmup_steps
-    if critical := config.self_critical.first_epoch:
-        switch = steps * (critical - 1) // config.epochs
-        if step < switch:
-            last = switch
-        else:
-            first, warmup = switch, 0
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (step - first - warmup) / max(1, last - first - warmup)))
-    if config.schedule == "inverse_sqrt":
-        return math.sqrt(config.warmup_steps / (step - first + config.warmup_steps - warmup + 1))
-    return 0.5**reductions if config.schedule == "plateau" else 1.0
+CHECK_STEPS = 50  # steps between two looks at the loss on a GPU, each of which waits for it
 
 
 def train_epoch(
@@ -115,121 +31,112 @@ def train_epoch(
     loader: DataLoader[Any],
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
-    progress: Progress,
+    state: TrainState,
     steps: int,
     after_step: Callable[[], None] = lambda: None,
-    critic: Critic | None = None,
+    caption_sampler: CaptionSampler | None = None,
 ) -> dict[str, float]:
-    """The rest of the epoch under way; means over its words of every loss term, captions a second, and the share of
-    the time that was spent waiting for data.
+    """Train the rest of the current epoch and return its log: means over the words, and the speed.
 
-    With a `critic`, it is trained on captions that the model draws. The loader gives `config.accumulate` parts of each
-    batch. `progress` is kept up to date, `after_step` is called after every step. Raises UserError when the loss is no
-    longer finite; a GPU is asked only now and then, because asking waits for it.
+    `loader` gives `config.accumulation_steps` micro-batches per batch; `steps` is the number of batches in all epochs.
+    `state` is updated, and `after_step` called, after every step. With a `caption_sampler`, training is self-critical.
+    Raises UserError when the loss is no longer finite.
     """
     captioner.train()
-    objective = Objective(captioner, config, critic)
+    objective = Objective(captioner, config, caption_sampler)
     model = DistributedDataParallel(objective) if distributed.world_size() > 1 else objective
     on_cpu = next(captioner.parameters()).device.type == "cpu"
-    sums, draw = progress.sums, progress.epoch >= config.reinforce.first_epoch
-    soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
-    own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
-    left = Sized(batched(loader, config.accumulate), len(loader) // config.accumulate)
-    bar = ProgressBar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
-    last = time.perf_counter()
-    for parts in bar:
-        progress.waiting += time.perf_counter() - last
-        for group in optimizer.param_groups:
-            group["lr"] = group["critical_peak" if critic else "peak"] * rate_factor(
-                config, progress.step, steps, progress.reductions
-            )
+    sample_locations = state.epoch >= config.reinforce.first_epoch
+    sampling_rate = schedule.sampling_rate(config, state.epoch)
+    batches = Sized(grouped(loader, config.accumulation_steps), len(loader) // config.accumulation_steps)
+    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", done=state.batch, keep=True)
+    start = time.perf_counter()
+    for micro_batches in bar:
+        state.data_seconds += time.perf_counter() - start
+        factor = schedule.rate_factor(config, state.step, steps, state.lr_reductions)
+        schedule.set_learning_rates(optimizer, factor, self_critical=caption_sampler is not None)
         optimizer.zero_grad(set_to_none=True)
-        losts = [take_part(model, part, part is parts[-1], draw, own, progress.baseline) for part in parts]
-        words, captions = distributed.sum_integers(sum(one.words for one in losts), sum(one.captions for one in losts))
-        scale_gradients(captioner, distributed.world_size() / words, config.clip_norm)
-        optimizer.step()
-        terms = distributed.all_reduce(
-            torch.stack([torch.stack([*one.terms.values()]) * one.words for one in losts]).sum(0)
+        results = [
+            forward_backward(model, batch, batch is micro_batches[-1], sample_locations, sampling_rate, state.baseline)
+            for batch in micro_batches
+        ]
+        words, captions = distributed.sum_integers(
+            sum(result.words for result in results), sum(result.captions for result in results)
         )
-        for name, value in zip(losts[0].terms, terms, strict=True):
-            sums[name] = value + sums.get(name, 0)
-        if drawn := [one.drawn for one in losts if one.drawn is not None]:
-            progress.baseline = losses.next_baseline(
-                progress.baseline, distributed.all_reduce(torch.stack(drawn).sum(0))
-            )
-        progress.words += words
-        progress.captions += captions
-        progress.batch += 1
-        progress.step += 1
-        if on_cpu or progress.batch % 50 == 0:
-            check_finite(progress, losts[0].terms)
-            told = "reward" if critic else "cross_entropy"
-            bar.set_note(f"{told.replace('cross_entropy', 'loss')} {float(sums[told]) / progress.words:.3f}")
-        progress.seconds += time.perf_counter() - last
+        scale_gradients(captioner, distributed.world_size() / words, config.max_grad_norm)
+        optimizer.step()
+        state.add_step(results, words, captions)
+        if on_cpu or state.batch % CHECK_STEPS == 0:
+            state.check_finite(results[0].logged)
+            name, label = ("reward", "reward") if caption_sampler else ("cross_entropy", "loss")
+            bar.set_note(f"{label} {float(state.sums[name]) / state.words:.3f}")
+        state.seconds += time.perf_counter() - start
         after_step()
-        last = time.perf_counter()
-    check_finite(progress)
+        start = time.perf_counter()
+    state.check_finite()
     return {
-        **{name: float(value) / progress.words for name, value in sums.items()},
-        **({} if progress.baseline is None else {"baseline": float(progress.baseline)}),
-        "captions_per_second": progress.captions / progress.seconds,
-        "data_share": progress.waiting / progress.seconds,
+        **{name: float(value) / state.words for name, value in state.sums.items()},
+        **({} if state.baseline is None else {"baseline": float(state.baseline)}),
+        "captions_per_second": state.captions / state.seconds,
+        "data_fraction": state.data_seconds / state.seconds,
     }
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """So many at a time."""
-    several: list[T] = []
+def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` consecutive items."""
+    group: list[T] = []
     for item in items:
-        several.append(item)
-        if len(several) == size:
-            yield several
-            several = []
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
 
 
-def take_part(model: nn.Module, part: Batch, last: bool, draw: bool, own: float, baseline: Tensor | None) -> Lost:
-    """Forward and backward of a part of a batch: the gradient of its words' sum is added to what is there. Processes
-    exchange gradients with the last."""
-    alone = contextlib.nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-    with alone:
-        lost: Lost = model(part, draw, own, baseline)
-        (lost.total * lost.words).backward()  # type: ignore[no-untyped-call]
-    return lost._replace(total=lost.total.detach(), terms={name: term.detach() for name, term in lost.terms.items()})
+def forward_backward(
+    model: nn.Module,
+    batch: Batch,
+    is_last: bool,
+    sample_locations: bool,
+    sampling_rate: float,
+    baseline: Tensor | None,
+) -> MicroBatchLoss:
+    """Run a micro-batch and add the gradient of the sum over its words to the gradients there are.
+
+    Processes exchange gradients with the last micro-batch of a batch.
+    """
+    with model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else contextlib.nullcontext():
+        result: MicroBatchLoss = model(batch, sample_locations, sampling_rate, baseline)
+        (result.total * result.words).backward()  # type: ignore[no-untyped-call]
+    logged = {name: value.detach() for name, value in result.logged.items()}
+    return result._replace(total=result.total.detach(), logged=logged)
 
 
-def scale_gradients(captioner: Captioner, factor: float, clip_norm: float) -> None:
-    """Times the factor, then down to the norm `clip_norm`, if it is not 0; one pass for both."""
+def scale_gradients(captioner: Captioner, factor: float, max_norm: float) -> None:
+    """Multiply all gradients by the factor, then clip their norm to `max_norm`, unless it is 0, in a single pass."""
     gradients = [weights.grad for weights in captioner.parameters() if weights.grad is not None]
     scale: Tensor | float = factor
-    if clip_norm:
+    if max_norm:
         norm = torch.nn.utils.get_total_norm(gradients) * factor
-        scale = factor * (clip_norm / (norm + 1e-6)).clamp(max=1)
+        scale = factor * (max_norm / (norm + 1e-6)).clamp(max=1)
     torch._foreach_mul_(gradients, scale)
-
-
-def check_finite(progress: Progress, terms: dict[str, Tensor] | None = None) -> None:
-    """Raises UserError, with the loss terms, when the sums of the epoch under way are not finite: do not save then."""
-    if not all(math.isfinite(float(value)) for value in progress.sums.values()):
-        told = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in (terms or progress.sums).items())
-        raise UserError(f"the loss is no longer finite ({told}); lower training.learning_rate or training.clip_norm")
 
 
 @torch.inference_mode()
 def validate(
     captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss terms over the words of a split, by teacher forcing; attention, soft or hard, by its expectation."""
+    """Return the loss terms of a split, means over its words, by teacher forcing (hard attention: expectation)."""
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
     with ops.reuse_weights(captioner.decoder):
         for batch in ProgressBar(loader, "validate", "batches"):
-            decoded = decode(captioner, batch, config, device, draw=False)
+            decoded = decode(captioner, batch, config, device, sample_locations=False)
             sums["words"] += len(decoded.targets)
-            for name, value in losses.terms(decoded, config).items():
+            for name, value in losses.compute_terms(losses.LossInputs(decoded), config).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
-    parts = distributed.gather({distributed.rank(): sums}).values()
-    whole = {name: sum(part.get(name, 0.0) for part in parts) for part in parts for name in part}
-    return {name: value / whole["words"] for name, value in whole.items() if name != "words"}
+    ranks = distributed.gather({distributed.rank(): sums}).values()
+    totals = {name: sum(rank.get(name, 0.0) for rank in ranks) for rank in ranks for name in rank}
+    return {name: value / totals["words"] for name, value in totals.items() if name != "words"}
 
 
 class Generated(NamedTuple):

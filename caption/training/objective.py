@@ -1,5 +1,4 @@
-"""What a part of a batch loses: the model and its losses as one module, so that DistributedDataParallel, which looks at
-a module's forward pass, sees all that is trained."""
+"""The loss of a micro-batch, as a module: DistributedDataParallel sees only what runs in a module's forward."""
 
 from typing import NamedTuple
 
@@ -12,65 +11,92 @@ from caption.data.dataset import Batch
 from caption.decoders import DecoderOutput
 from caption.device import autocast, to_device
 from caption.training import losses
-from caption.training.self_critical import Critic
+from caption.training.losses import LossInputs
+from caption.training.reinforce import location_advantages
+from caption.training.self_critical import CaptionSampler
 
 
-class Lost(NamedTuple):
-    """Of a part of a batch."""
+class MicroBatchLoss(NamedTuple):
+    """Loss of one micro-batch."""
 
-    total: Tensor  # [], the weighted sum of the terms, for its mean word
-    terms: dict[str, Tensor]  # each a mean over its words
+    total: Tensor  # [], weighted sum of the terms, a mean over the words
+    logged: dict[str, Tensor]  # [] each, means over the words: the terms and, of sampled captions, the reward
     words: int  # N
     captions: int
-    drawn: Tensor | None  # [2], hard attention's rewards of draws, and how many drew
+    reward_sum: Tensor | None  # [2], from `reinforce.reward_sum`, if locations were sampled
 
 
 class Objective(nn.Module):
-    """The losses of teacher forcing or, with a critic, of captions that the model draws."""
+    """Teacher forcing of the references or, with a sampler, self-critical training."""
 
-    def __init__(self, captioner: Captioner, config: TrainingConfig, critic: Critic | None = None) -> None:
+    def __init__(
+        self, captioner: Captioner, config: TrainingConfig, caption_sampler: CaptionSampler | None = None
+    ) -> None:
         super().__init__()
-        self.captioner, self.config, self.critic = captioner, config, critic
+        self.captioner, self.config, self.caption_sampler = captioner, config, caption_sampler
 
-    def forward(self, batch: Batch, draw: bool = False, own: float = 0.0, baseline: Tensor | None = None) -> Lost:
-        """A batch, its captions' lengths on the CPU. `draw`: hard attention draws; `own`: share of the words read that
-        are the model's; `baseline` [] of hard attention, if there is one yet."""
+    def forward(
+        self,
+        batch: Batch,
+        sample_locations: bool = False,
+        sampling_rate: float = 0.0,
+        baseline: Tensor | None = None,
+    ) -> MicroBatchLoss:
+        """Return the loss of a batch whose lengths are on the CPU.
+
+        `sample_locations`: hard attention samples; `sampling_rate`: fraction of the input words that are the model's
+        own (scheduled sampling); `baseline` []: moving average of hard attention's reward, if there is one yet.
+        """
         device = next(self.captioner.parameters()).device
         images = to_device(batch.images, device)
-        if self.config.mirror:
-            images = mirror(images)
-        if self.critic:
+        if self.config.horizontal_flip:
+            images = random_horizontal_flip(images)
+        advantages: Tensor | None
+        if self.caption_sampler:
             with autocast(device, self.config.precision):
-                decoded, gain, reward = self.critic(self.captioner, batch, images)
-            terms = {"self_critical": losses.self_critical(decoded, gain), "reward": gain.new_tensor(reward)}
-            captions, drawn = len(batch.indices) * self.config.self_critical.samples, None
+                decoded, advantages, reward = self.caption_sampler(self.captioner, batch, images)
+            inputs = LossInputs(samples=decoded, caption_advantages=advantages)
+            extra, reward_sum = {"reward": advantages.new_tensor(reward)}, None
+            captions = len(batch.indices) * self.config.self_critical.samples
         else:
-            decoded = decode(self.captioner, batch._replace(images=images), self.config, device, draw, own)
-            earned, drawn = losses.earnings(decoded, self.config.reinforce, baseline)
-            terms, captions = losses.terms(decoded, self.config, earned), int((batch.lengths > 0).sum())
-        there = bool(batch.lengths.any())  # or it stands in for nothing
-        words = len(decoded.targets) if there else 0
-        return Lost(losses.total(terms, self.config), terms, words, captions if there else 0, drawn)
+            batch = batch._replace(images=images)
+            decoded = decode(self.captioner, batch, self.config, device, sample_locations, sampling_rate)
+            advantages, reward_sum = location_advantages(decoded, self.config.reinforce, baseline)
+            inputs, extra = LossInputs(decoded, decoded.sample, advantages), {}
+            captions = int((batch.lengths > 0).sum())
+        terms = losses.compute_terms(inputs, self.config)
+        is_padding = not batch.lengths.any()
+        words, captions = (0, 0) if is_padding else (len(decoded.targets), captions)
+        return MicroBatchLoss(losses.total_loss(terms, self.config), terms | extra, words, captions, reward_sum)
 
 
-def mirror(images: Tensor) -> Tensor:
-    """Pictures [B, 3, S, S], each with left and right exchanged with a chance of one half."""
-    coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(coins, images.flip(-1), images)
+def random_horizontal_flip(images: Tensor) -> Tensor:
+    """Exchange left and right in each of the images [B, 3, S, S] with probability 1/2."""
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flipped, images.flip(-1), images)
 
 
 def decode(
-    captioner: Captioner, batch: Batch, config: TrainingConfig, device: torch.device, draw: bool, own: float = 0.0
+    captioner: Captioner,
+    batch: Batch,
+    config: TrainingConfig,
+    device: torch.device,
+    sample_locations: bool,
+    sampling_rate: float = 0.0,
 ) -> DecoderOutput:
-    """Teacher forcing; a share `own` of the words read is the model's. With `draw`, hard attention draws locations:
-    `draws` rows for each caption, but for those that take the expectation. Without, all take it."""
-    captions, lengths, drawn = to_device(batch.captions, device), batch.lengths, None
-    if draw and captioner.decoder.stochastic:
-        drawn = torch.rand(captions.shape[:2], device=device) >= config.reinforce.expectation  # one coin a caption
-        captions, lengths, drawn = (
-            each.repeat_interleave(config.reinforce.draws, 1) for each in (captions, lengths, drawn)
+    """Run teacher forcing; a fraction `sampling_rate` of the input words is the model's own.
+
+    With `sample_locations`, hard attention samples `reinforce.samples` rows of locations per caption, except that a
+    caption uses the expectation with probability `reinforce.soft_probability`. Without, all use the expectation.
+    """
+    captions, lengths, sampled = to_device(batch.captions, device), batch.lengths, None
+    if sample_locations and captioner.decoder.stochastic:
+        sampled = torch.rand(captions.shape[:2], device=device) >= config.reinforce.soft_probability  # [B, Q]
+        captions, lengths, sampled = (
+            values.repeat_interleave(config.reinforce.samples, 1) for values in (captions, lengths, sampled)
         )
-    need_weights = config.doubly_stochastic > 0 or drawn is not None
+    need_weights = config.doubly_stochastic > 0 or sampled is not None
+    images = to_device(batch.images, device)
     with autocast(device, config.precision):
-        decoded: DecoderOutput = captioner(to_device(batch.images, device), captions, lengths, drawn, need_weights, own)
+        decoded: DecoderOutput = captioner(images, captions, lengths, sampled, need_weights, sampling_rate)
     return decoded

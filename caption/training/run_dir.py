@@ -1,12 +1,12 @@
-"""What a run leaves behind: a folder that can be read.
+"""The folder of a run.
 
-config.json          everything that was set
-log.jsonl            one object an epoch
-curves.png           losses and scores
-captions_val.json    captions of the validation split, COCO results format
-examples.txt         ten pictures with their captions of every epoch
-best.pt, last.pt     the best model by its generated captions; the last, to resume from
-tensorboard/         the numbers of log.jsonl once more
+config.json          the complete configuration
+log.jsonl            one JSON object per epoch
+curves.png           losses and scores over the epochs
+captions_val.json    captions of the validation split, in COCO's results format
+examples.txt         ten images with their captions of every epoch
+best.pt, last.pt     the checkpoint with the best generated captions; the last one, to resume from
+tensorboard/         the values of log.jsonl for TensorBoard
 """
 
 import dataclasses
@@ -19,29 +19,54 @@ from torch.utils.tensorboard import SummaryWriter
 
 from caption.config import Config
 from caption.config.validation import from_dict
+from caption.data.dataset import CaptionData
 from caption.errors import UserError
+from caption.evaluation.coco import captions_from_text, official
 from caption.files import atomic_write
 from caption.visualise.figures import draw_curves
 
+EXAMPLES = 10  # images whose captions of every epoch are kept
 
-class Run:
-    """The folder of one run. `epoch` is the one under way: what the log tells of it or later is taken out."""
+
+class RunLog:
+    """Writes the log of a run and everything made from it."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        self.folder = folder
+        """Continue the folder's log at `epoch`; records of that epoch and later ones are removed."""
+        self.folder, self.path = folder, folder / "log.jsonl"
         self.records = [record for record in read_records(folder) if record["epoch"] < epoch]
-        write_text(self.log, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.jsonl"
+    def write_epoch(
+        self,
+        epoch: int,
+        trained: dict[str, float],
+        validated: dict[str, float],
+        val: CaptionData,
+        captions: list[str],
+    ) -> dict[str, float]:
+        """Score the captions of the validation split, log the epoch and return the scores by name."""
+        results = official(captions_from_text(captions, val.references()))
+        scores = {score.name: score.value for score in results}
+        write_text(self.folder / "captions_val.json", coco_results(val.image_ids, captions))
+        names, per_image = val.file_names[:EXAMPLES], {score.name: score.each for score in results}
+        self.write(
+            {
+                "epoch": epoch,
+                "train": trained,
+                "val": validated,
+                "scores": scores,
+                "examples": dict(zip(names, captions, strict=False)),
+                "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
+            }
+        )
+        return scores
 
-    def record(self, record: dict[str, Any]) -> None:
-        """One epoch: groups of numbers by name, and `examples`, captions of the same pictures every epoch, with their
-        `CIDEr-D of examples`."""
+    def write(self, record: dict[str, Any]) -> None:
+        """Add the record of an epoch: `epoch`, groups of numbers by name, and captions by image in `examples`."""
         self.records.append(record)
-        with self.log.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for group, values in record.items():
             for name, value in values.items() if isinstance(values, dict) else ():
@@ -54,7 +79,7 @@ class Run:
         write_text(self.folder / "examples.txt", self._examples())
 
     def _examples(self) -> str:
-        """A table for each example picture: its captions of all epochs, one below the other, with their scores."""
+        """Return a table for each example image: its captions of all epochs, with their scores."""
         lines = []
         for name in self.records[-1]["examples"]:
             lines += [name, "  epoch  CIDEr-D  caption"]
@@ -66,18 +91,18 @@ class Run:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Of every epoch in a run's log.jsonl; none where there is no run."""
+    """Return the records of a run's log.jsonl, one per epoch; none if there is no log."""
     log = folder / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
 
 def create_folder(config: Config) -> Path:
-    """The run's folder with its config.json. Raises UserError when it holds another run."""
+    """Create the run's folder with its config.json. Raises UserError if it holds another run."""
     folder = Path(config.output)
     if any((folder / name).exists() for name in ("last.pt", "best.pt")):
         raise UserError(
-            f"{folder}: holds a run already; go on with it by train.py --resume {folder}, or give another --output"
+            f"{folder}: holds a run already; resume it with train.py --resume {folder}, or give another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
@@ -85,23 +110,23 @@ def create_folder(config: Config) -> Path:
 
 
 def read_config(folder: str | Path) -> Config:
-    """The configuration of an earlier run. Raises UserError when the folder holds none."""
+    """Return the configuration of a run. Raises UserError if the folder holds none."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no run to resume (no config.json); start one with train.py PRESET")
     try:
         return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, TypeError, UserError) as error:
-        raise UserError(f"{path}: not a configuration of this program ({error})") from None
+        raise UserError(f"{path}: not a configuration of this version ({error}); train again") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a text file atomically."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def coco_results(image_ids: Sequence[int], captions: Sequence[str]) -> str:
-    """COCO's results format, as its evaluation server and `loadRes` take it."""
+    """Return captions in COCO's results format, which its evaluation server and `loadRes` read."""
     pairs = zip(image_ids, captions, strict=True)
     return json.dumps([{"image_id": image_id, "caption": caption} for image_id, caption in pairs])

@@ -1,8 +1,8 @@
-"""Self-critical training (Rennie et al., 2017): REINFORCE with whole captions as what is drawn.
+"""Self-critical training (Rennie et al., 2017): REINFORCE with sampled captions.
 
-Captions are drawn from the model, each is scored against the image's references, and made more probable by as much as
-it is better than its baseline: the greedy caption (the paper), or the mean of the image's other draws, which costs no
-caption more and varies less (Luo, 2020).
+Captions are sampled from the model and scored against the references of their image. Each becomes more probable in
+proportion to its advantage: its reward less a baseline, which is the reward of the greedy caption (the paper) or the
+mean reward of the image's other samples, which needs no further caption and has less variance (Luo, 2020).
 """
 
 from collections.abc import Sequence
@@ -18,60 +18,61 @@ from caption.decoders import DecoderOutput
 from caption.evaluation.reward import Reward
 from caption.search import Hypothesis, search
 
-OTHER = -1  # a word, but none of the vocabulary
+OUT_OF_VOCABULARY = -1  # a word of a reference that no sample can equal
 
 
-class Critic:
-    """Draws captions of a batch and says what each earned."""
+class CaptionSampler:
+    """Samples captions of a batch and computes their advantages."""
 
     def __init__(self, config: SelfCriticalConfig, data: CaptionData, max_length: int) -> None:
-        """Rewards against the captions of `data`; draws have `max_length` words at most."""
+        """Reward captions of at most `max_length` words against the references in `data`."""
         self.config = config
-        # What a reference has in place of words that the model does not know, no draw can equal.
         references = [
-            [[OTHER if word == UNKNOWN else word for word in [*one.tolist(), END]] for one in data.captions(index)]
+            [
+                [OUT_OF_VOCABULARY if word == UNKNOWN else word for word in [*caption.tolist(), END]]
+                for caption in data.captions(index)
+            ]
             for index in range(len(data))
         ]
         self.reward = Reward(references, config.reward)
-        # Draws are from the model's own distribution: all is allowed but padding and start, as in what is read again.
-        self.draw = SearchConfig(
+        # Samples follow the model's own distribution: only padding and start are excluded, as when they are scored.
+        self.sampling = SearchConfig(
             config.samples, max_length, 0, suppress_unknown=False, method="sample", temperature=config.temperature
         )
         self.greedy = SearchConfig(1, max_length, 0, suppress_unknown=False)
 
     def __call__(self, captioner: Captioner, batch: Batch, images: Tensor) -> tuple[DecoderOutput, Tensor, float]:
-        """The N words of the draws, read again with gradient; what each word's caption earned beyond its baseline [N];
-        the mean reward of a draw.
+        """Return the scores of the samples' N words, the advantage of each word's caption [N] and the mean reward.
 
-        Dropout rests while they are drawn, and, unless the configuration wants it, while they are read, so that what is
-        trained is what was drawn from.
+        The scores have a gradient. Dropout is off while captions are sampled and, unless the configuration asks for it,
+        while they are scored, so that the distribution that is trained is the one that was sampled.
         """
         captioner.decoder.eval()
         memory = captioner.encode(images)
-        drawn = _words(search(captioner.decoder, memory, self.draw))  # [B][K] captions
-        rewards = torch.tensor(self.score(batch.indices, drawn))  # [B, K]
+        samples = _words(search(captioner.decoder, memory, self.sampling))  # [B][K] captions
+        rewards = torch.tensor(self.score(batch.indices, samples))  # [B, K]
         if self.config.baseline == "greedy":
             greedy = _words(search(captioner.decoder, memory, self.greedy))
-            earned = rewards - torch.tensor(self.score(batch.indices, greedy))
+            advantages = rewards - torch.tensor(self.score(batch.indices, greedy))
         else:
-            count = rewards.shape[1]
-            earned = rewards - (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
-        torch.clear_autocast_cache()  # PyTorch before 2.10 would take weights from it that have no gradient
-        captions, lengths = pad_captions(drawn)
+            advantages = rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+        torch.clear_autocast_cache()  # PyTorch before 2.10 would reuse casts of weights made without gradient
+        captions, lengths = pad_captions(samples)
         captioner.decoder.train(self.config.dropout)
         decoded: DecoderOutput = captioner.decoder(memory, captions.to(images.device), lengths, need_weights=False)
         never = torch.tensor([PAD, START], device=images.device)
         logits = decoded.logits / self.config.temperature
         decoded = decoded._replace(logits=logits.index_fill(-1, never, -torch.inf))
         captioner.decoder.train()
-        return decoded, earned.flatten().repeat_interleave(lengths.flatten()).to(images.device), rewards.mean().item()
+        word_advantages = advantages.flatten().repeat_interleave(lengths.flatten()).to(images.device)
+        return decoded, word_advantages, rewards.mean().item()
 
     def score(self, indices: Sequence[int], captions: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
-        """Rewards [B][K] of captions of the images of these numbers."""
-        return [self.reward(index, several) for index, several in zip(indices, captions, strict=True)]
+        """Return the rewards [B][K] of captions [B][K] of the images with these indices."""
+        return [self.reward(index, samples) for index, samples in zip(indices, captions, strict=True)]
 
 
-def _words(found: list[list[Hypothesis]]) -> list[list[list[int]]]:
-    """The captions [B][K], each with <end>, if it came to it; an image's longest first, so that steps shrink early."""
-    ended = [[[*one.words, *([END] if one.finished else [])] for one in several] for several in found]
-    return [sorted(several, key=len, reverse=True) for several in ended]
+def _words(hypotheses: list[list[Hypothesis]]) -> list[list[list[int]]]:
+    """Return captions [B][K], with <end> if they reached it; longest first per image, so that steps shrink early."""
+    captions = [[[*item.words, *([END] if item.finished else [])] for item in beams] for beams in hypotheses]
+    return [sorted(samples, key=len, reverse=True) for samples in captions]

@@ -95,11 +95,13 @@ def test_scaled_dot_is_pytorch_s() -> None:
 
 
 def test_dot_needs_equal_widths() -> None:
-    with pytest.raises(UserError, match=r"decoder.hidden \(8\) as wide as a region \(128\); give --decoder.hidden 128"):
+    with pytest.raises(
+        UserError, match=r"decoder.hidden_dim \(8\) as wide as a region \(128\); give --decoder.hidden-dim 128"
+    ):
         Captioner(
             ImageConfig(32, "squash"),
             EncoderConfig(name="small_cnn", finetune_from="all"),
-            DecoderConfig(embedding=8, hidden=8, attention=8, score="dot"),
+            DecoderConfig(embedding_dim=8, hidden_dim=8, attention_dim=8, score="dot"),
             Vocabulary([*SPECIALS, "a"]),
         )
 
@@ -189,7 +191,7 @@ def test_a_row_alone_is_the_row_in_a_batch(score: str, window: str, plane: bool,
 @pytest.mark.parametrize("score", SCORES)
 def test_permuting_regions_permutes_weights(score: str, selection: str) -> None:
     query, regions = inputs()
-    attention, order = make(score, selection=selection), torch.tensor([3, 1, 5, 0, 2, 4])
+    attention, order = make(score, attention=selection), torch.tensor([3, 1, 5, 0, 2, 4])
     a = attention(query, drawing(attention, attention.prepare(regions), 2))
     b = attention(query, drawing(attention, attention.prepare(regions[:, order]), 2))
     torch.testing.assert_close(a.weights[..., order], b.weights)
@@ -226,7 +228,7 @@ def test_gradients_numerically(score: str, window: str, plane: bool) -> None:
 )
 def test_decoders_and_searches_go_on_as_before(score: str, window: str, plane: bool, selection: str) -> None:
     """forward is a loop of step, at the right t; a beam of one is greedy; beams carry t along."""
-    decoder = make_decoder(score=score, window=window, plane=plane, selection=selection)
+    decoder = make_decoder(score=score, window=window, plane=plane, attention=selection)
     memory = decoder.attention.prepare(torch.randn(2, L, D, dtype=torch.double))
     captions = torch.randint(4, 11, (2, 3, 5))
     decoded = decoder(memory, captions, torch.full((2, 3), 5))
@@ -248,6 +250,8 @@ def test_decoders_and_searches_go_on_as_before(score: str, window: str, plane: b
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_captioner_of_each_kind_is_saved_and_loaded(window: str) -> None:
     """Places are not weights; the windows' own are."""
-    config = DecoderConfig(embedding=8, hidden=8, attention=8, score="scaled_dot", window=window, window_over="line")
+    config = DecoderConfig(
+        embedding_dim=8, hidden_dim=8, attention_dim=8, score="scaled_dot", window=window, window_dims="1d"
+    )
     _, found = saved_and_loaded(config)
     assert found[0][0].weights.shape[1] == 16

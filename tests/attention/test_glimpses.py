@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import re
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from torch import Tensor
 from caption.attention import GLIMPSES, SELECTIONS, DrawGlimpse, Retina
 from caption.attention import glimpses as module
 from caption.attention.glimpses import BOUND, SIGMA
-from caption.config import DRAWING, Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
+from caption.config import STOCHASTIC, Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.vocabulary import END
 from caption.errors import UserError
 from caption.search import search
-from caption.training import losses
+from caption.training import losses, reinforce
+from caption.training.losses import LossInputs
 
 GRID = (4, 5)
 H, L = 7, 20
@@ -262,28 +262,28 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
             slopes.append((numbers[0] - numbers[1]) / 2e-3)
     wanted = torch.tensor(slopes, dtype=torch.double)
 
-    config = ReinforceConfig(expectation=0.0)
+    config = ReinforceConfig(soft_probability=0.0)
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
     baseline = torch.tensor(expected(), dtype=torch.double)
     decoded = decode(50_000)
-    earned = losses.earnings(decoded, config, baseline)[0]
-    loss = losses.total(losses.terms(decoded, training, earned), training)
+    earned = reinforce.location_advantages(decoded, config, baseline)[0]
+    loss = losses.total_loss(losses.compute_terms(LossInputs(decoded, decoded.sample, earned), training), training)
     parts = torch.autograd.grad(-loss, [retina.centre.weight, retina.centre.bias])
     found = torch.cat([part.flatten() for part in parts])
     assert wanted.norm() > 0.1
     assert (found - wanted).norm() < 0.02 * wanted.norm()
 
 
-@pytest.mark.parametrize("attend", ["most_probable", "draw"])
+@pytest.mark.parametrize("attend", ["argmax", "sample"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_every_hypothesis_keeps_its_locations(monkeypatch: pytest.MonkeyPatch, attend: str, size: int) -> None:
     """Through the reordering of beams: the cell told is the one on which a single square lies most."""
     monkeypatch.setattr(module, "SQUARES", 1)
-    monkeypatch.setitem(KINDS, "one square", {"selection": "retina", "glimpse": 1})
+    monkeypatch.setitem(KINDS, "one square", {"attention": "retina", "glimpse_size": 1})
     decoder = make_kind("one square")
     torch.manual_seed(4)
     memory = decoder.prepare(torch.randn(2, 6, D, dtype=torch.double))
-    config = SearchConfig(beam_size=size, max_length=6, attend=attend)
+    config = SearchConfig(beam_size=size, max_length=6, hard_attention=attend)
     for hypothesis in itertools.chain(*search(decoder, memory, config)):
         steps = len(hypothesis.words) + hypothesis.finished
         assert len(hypothesis.locations) == len(hypothesis.weights) == steps
@@ -383,22 +383,25 @@ def test_gradients_numerically(name: str, size: int) -> None:
 
 def test_the_configuration_knows_which_selections_draw() -> None:
     kinds = {**SELECTIONS, **GLIMPSES}
-    assert {name for name, kind in kinds.items() if kind.stochastic} == set(DRAWING)
-    assert {fields["selection"] for fields in KINDS.values() if "selection" in fields} | {"soft"} == set(kinds)
+    assert {name for name, kind in kinds.items() if kind.stochastic} == set(STOCHASTIC)
+    assert {fields["attention"] for fields in KINDS.values() if "attention" in fields} | {"soft"} == set(kinds)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"selection": "draw", "score": "dot"}, "decoder.score is dot, but decoder.selection is draw, which"),
-        ({"selection": "retina", "window": "local_p"}, "decoder.window is local_p, but decoder.selection is retina"),
-        ({"selection": "draw", "temperature": 2.0}, "decoder.temperature is 2.0, but decoder.selection is draw, which"),
-        ({"selection": "retina", "score": "multi_head"}, "selection is retina, but decoder.score is multi_head"),
-        ({"selection": "draw", "kind": "transformer"}, "decoder.selection is draw, but decoder.kind is transformer"),
-        ({"selection": "draw", "glimpse": 0}, "decoder.glimpse is 0, but must be at least 1"),
-        ({"glimpse": 5}, "decoder.glimpse is 5, but decoder.selection is soft; add --decoder.selection draw or retina"),
-        ({"glimpse": 5, "kind": "transformer"}, "decoder.glimpse is 5, but"),
-        ({"selection": "draw", "heads": 2}, "decoder.heads is 2, but nothing has heads"),
+        ({"attention": "draw", "score": "dot"}, "decoder.score is dot, but decoder.attention is draw, which"),
+        ({"attention": "retina", "window": "local_p"}, "decoder.window is local_p, but decoder.attention is retina"),
+        ({"attention": "draw", "temperature": 2.0}, "decoder.temperature is 2.0, but decoder.attention is draw, which"),
+        ({"attention": "retina", "score": "multi_head"}, "attention is retina, but decoder.score is multi_head"),
+        ({"attention": "draw", "kind": "transformer"}, "decoder.attention is draw, but decoder.kind is transformer"),
+        ({"attention": "draw", "glimpse_size": 0}, "decoder.glimpse_size is 0, but must be at least 1"),
+        (
+            {"glimpse_size": 5},
+            "decoder.glimpse_size is 5, but decoder.attention is soft; add --decoder.attention draw or retina",
+        ),
+        ({"glimpse_size": 5, "kind": "transformer"}, "decoder.glimpse_size is 5, but"),
+        ({"attention": "draw", "heads": 2}, "decoder.heads is 2, but nothing has heads"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(fields: dict[str, Any], message: str) -> None:
@@ -407,12 +410,16 @@ def test_what_does_not_go_together(fields: dict[str, Any], message: str) -> None
 
 
 def test_draws_are_trained_and_searched_where_there_are_any() -> None:
-    retina, draw = (Config("d", "o", decoder=DecoderConfig(selection=name)) for name in ("retina", "draw"))
-    training, search_ = TrainingConfig(reinforce=ReinforceConfig(draws=2)), SearchConfig(attend="draw")
+    retina, draw = (Config("d", "o", decoder=DecoderConfig(attention=name)) for name in ("retina", "draw"))
+    training, search_ = TrainingConfig(reinforce=ReinforceConfig(samples=2)), SearchConfig(hard_attention="sample")
     dataclasses.replace(retina, training=training, search=search_)
-    with pytest.raises(UserError, match=r"reinforce is set, but decoder.selection is draw; add .*hard or retina"):
+    with pytest.raises(UserError, match=r"reinforce is set, but decoder.attention is draw; add .*hard or retina"):
         dataclasses.replace(draw, training=training)
-    with pytest.raises(UserError, match=re.escape("attend is draw, which needs --decoder.selection hard or retina")):
+    with pytest.raises(
+        UserError, match="search.hard_attention is sample, but decoder.attention is draw; add .*hard or retina"
+    ):
         dataclasses.replace(draw, search=search_)
-    with pytest.raises(UserError, match=r"reinforce.entropy is 0.1, but with decoder.selection retina .* leave it 0"):
+    with pytest.raises(
+        UserError, match=r"reinforce.entropy is 0.1, but .* decoder.attention retina is constant; leave it 0"
+    ):
         dataclasses.replace(retina, training=TrainingConfig(reinforce=ReinforceConfig(entropy=0.1)))

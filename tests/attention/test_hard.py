@@ -17,18 +17,19 @@ from caption.data.dataset import Batch
 from caption.data.vocabulary import END, PAD
 from caption.decoders import DecoderOutput, ShowAttendTellDecoder
 from caption.search import search
-from caption.training import losses, objective
+from caption.training import losses, objective, reinforce
+from caption.training.losses import LossInputs
 
 LOCATIONS, STEPS = 3, 3
 CAPTION = torch.tensor([[[4, 6, END]]])
 PATHS = list(itertools.product(range(LOCATIONS), repeat=STEPS))
 ZERO = torch.zeros((), dtype=torch.double)
-EXACT = ReinforceConfig(expectation=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
+EXACT = ReinforceConfig(soft_probability=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
 
 
 @pytest.fixture
 def decoder() -> ShowAttendTellDecoder:
-    return make_decoder(selection="hard")
+    return make_decoder(attention="hard")
 
 
 @pytest.fixture
@@ -60,6 +61,12 @@ def gradient(decoder: ShowAttendTellDecoder, value: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+def training_loss(decoded: DecoderOutput, config: TrainingConfig, advantages: Tensor) -> Tensor:
+    """The loss of decoded captions whose locations were sampled."""
+    inputs = LossInputs(decoded, decoded.sample, advantages)
+    return losses.total_loss(losses.compute_terms(inputs, config), config)
+
+
 def bound(decoder: ShowAttendTellDecoder, paths=PATHS, locations: int = LOCATIONS) -> tuple[Tensor, Tensor]:
     """L_s = sum_s p(s | a) log p(y | s, a), eq. 10, and log p(y | a), both with gradient; all paths as rows."""
     decoded = decode(decoder, encode(decoder, locations), [True] * len(paths))
@@ -77,8 +84,8 @@ def estimates(
     for path in PATHS:
         force([path])
         decoded = decode(decoder, encode(decoder), [True])
-        earned = losses.earnings(decoded, config, moving)[0]
-        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        earned = reinforce.location_advantages(decoded, config, moving)[0]
+        loss = training_loss(decoded, training, earned) * STEPS
         yield math.exp(decoded.sample.log_probability.sum().item()), -gradient(decoder, loss)
 
 
@@ -96,8 +103,8 @@ def exact(decoder: ShowAttendTellDecoder, force) -> Tensor:
     return gradient(decoder, bound(decoder)[0])
 
 
-@pytest.mark.parametrize("reward", ["whole", "to_go"])
-@pytest.mark.parametrize("baseline", ["none", "moving"])
+@pytest.mark.parametrize("reward", ["caption", "to_go"])
+@pytest.mark.parametrize("baseline", ["none", "moving_average"])
 def test_the_estimator_s_expectation_is_the_gradient_of_the_bound(decoder, force, reward: str, baseline: str) -> None:
     config = dataclasses.replace(EXACT, reward=reward, baseline=baseline)
     pairs = list(estimates(decoder, force, config, torch.tensor(-7.3, dtype=torch.double)))
@@ -110,18 +117,18 @@ def test_both_parts_of_the_gradient_are_needed(decoder, force) -> None:
     assert (expectation(pairs) - exact(decoder, force)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("reward", ["whole", "to_go"])
+@pytest.mark.parametrize("reward", ["caption", "to_go"])
 def test_leave_one_out(decoder, force, reward: str) -> None:
     """Two draws: over all pairs of paths, the expectation is the same gradient."""
     paths = list(itertools.product(range(2), repeat=STEPS))
-    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out", reward=reward)
+    config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out", reward=reward)
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
     pairs = []
     for both in itertools.product(paths, repeat=2):
         force(list(both))
         decoded = decode(decoder, encode(decoder, 2), [True, True])
-        earned = losses.earnings(decoded, config, ZERO)[0]
-        loss = losses.total(losses.terms(decoded, training, earned), training) * STEPS
+        earned = reinforce.location_advantages(decoded, config, ZERO)[0]
+        loss = training_loss(decoded, training, earned) * STEPS
         pairs.append((math.exp(decoded.sample.log_probability.sum().item()), -gradient(decoder, loss)))
     force(paths)
     expected = gradient(decoder, bound(decoder, paths, 2)[0])
@@ -151,8 +158,8 @@ def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, forc
     drew = expectation(list(estimates(decoder, force, EXACT)))
     soft = decode(decoder, encode(decoder), [False])
     assert soft.sample.location.eq(-1).all() and soft.sample.log_probability.eq(0).all()
-    earned = losses.earnings(soft, EXACT, ZERO)[0]
-    took = -gradient(decoder, losses.total(losses.terms(soft, training, earned), training) * STEPS)
+    earned = reinforce.location_advantages(soft, EXACT, ZERO)[0]
+    took = -gradient(decoder, training_loss(soft, training, earned) * STEPS)
     plain = decoder(encode(decoder), CAPTION, torch.tensor([[STEPS]]))  # as soft attention does it
     assert plain.sample is None
     torch.testing.assert_close(took, -gradient(decoder, losses.cross_entropy(plain) * STEPS))
@@ -163,7 +170,7 @@ def test_taking_the_expectation_mixes_in_soft_attention_s_gradient(decoder, forc
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bound_is_a_bound(force, seed: int) -> None:
     force(PATHS)
-    below, likelihood = bound(make_decoder(seed=seed, selection="hard"))
+    below, likelihood = bound(make_decoder(seed=seed, attention="hard"))
     assert below.item() < likelihood.item() < 0
 
 
@@ -173,7 +180,7 @@ def test_the_baseline_lowers_the_variance(decoder, force, capsys: pytest.Capture
     moving = bound(decoder)[0].detach()  # what the moving average tends to: E log p(y | s, a)
     none, whole, to_go = (
         variance(list(estimates(decoder, force, dataclasses.replace(EXACT, reward=reward, baseline=baseline), moving)))
-        for reward, baseline in (("whole", "none"), ("whole", "moving"), ("to_go", "moving"))
+        for reward, baseline in (("caption", "none"), ("caption", "moving_average"), ("to_go", "moving_average"))
     )
     with capsys.disabled():
         print(f"\nvariance of the gradient: {none / whole:.1f} times lower with the baseline, "
@@ -192,7 +199,7 @@ def test_baseline_is_the_moving_average(decoder) -> None:
     minus_two = torch.tensor(-2.0)
 
     def following(moving: Tensor | None, decoded: DecoderOutput) -> Tensor:
-        return losses.next_baseline(moving, losses.draws_rewards(losses.word_rewards(decoded), decoded))
+        return reinforce.update_baseline(moving, reinforce.reward_sum(reinforce.word_rewards(decoded), decoded))
 
     assert following(None, decoded).item() == pytest.approx(drew)
     assert following(minus_two, decoded).item() == pytest.approx(0.9 * -2.0 + 0.1 * drew)
@@ -200,9 +207,9 @@ def test_baseline_is_the_moving_average(decoder) -> None:
         memory._replace(sample_rows=torch.tensor([[False, False, True]])), captions, torch.tensor([[3, 2, 0]])
     )
     assert following(minus_two, nobody).item() == -2.0
-    earned, none = losses.earnings(nobody, EXACT, None)  # the very first batch, and nobody drew
-    first = losses.next_baseline(None, none)
-    assert first.isnan() and losses.reinforce(nobody, earned).item() == 0
+    earned, none = reinforce.location_advantages(nobody, EXACT, None)  # the very first batch, and nobody drew
+    first = reinforce.update_baseline(None, none)
+    assert first.isnan() and losses.reinforce_loss(nobody, nobody.sample, earned).item() == 0
     assert following(first, decoded).item() == pytest.approx(drew)
 
 
@@ -247,7 +254,7 @@ def test_temperature_sharpens() -> None:
     torch.testing.assert_close(flat, (plain / 2).log_softmax(-1))
 
 
-@pytest.mark.parametrize("attend", ["most_probable", "draw"])
+@pytest.mark.parametrize("attend", ["argmax", "sample"])
 @pytest.mark.parametrize(("size", "method"), [(1, "beam"), (4, "beam"), (3, "sample")])
 def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str, size: int, method: str) -> None:
     """Going along the locations that a hypothesis tells gives its log-probability and its weights again."""
@@ -256,12 +263,12 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
     torch.manual_seed(4)
     memory = decoder.attention.prepare(torch.randn(2, 5, D, dtype=torch.double))
     choose = hard_module.sample_location
-    config = SearchConfig(beam_size=size, method=method, max_length=8, attend=attend, no_repeat_ngram=2)
+    config = SearchConfig(beam_size=size, method=method, max_length=8, hard_attention=attend, no_repeat_ngram=2)
     found = search(decoder, memory, config)
     for image, hypothesis in ((image, h) for image, hypotheses in enumerate(found) for h in hypotheses):
         words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
         assert len(hypothesis.locations) == len(words) == len(hypothesis.weights)
-        if attend == "most_probable":
+        if attend == "argmax":
             assert hypothesis.locations.tolist() == hypothesis.weights.argmax(-1).tolist()
         steps = iter(hypothesis.locations)
         monkeypatch.setattr(hard_module, "sample_location", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
@@ -301,11 +308,11 @@ def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
     a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
     to_go = dataclasses.replace(EXACT, reward="to_go")
-    rewards = losses.word_rewards(decoded)
-    earned = losses.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
+    rewards = reinforce.word_rewards(decoded)
+    earned = reinforce.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
     assert earned[0][0] == pytest.approx([a + b + c + 6, b + c + 4, c + 2])
     assert earned[0][1][:2] == pytest.approx([d + e + 6, e + 3])
-    whole = losses.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
+    whole = reinforce.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
     assert whole[0][0] == pytest.approx([a + b + c + 6] * 3)
 
 
@@ -315,9 +322,9 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     torch.manual_seed(0)
     memory = encode(decoder)._replace(sample_rows=torch.ones(1, 4, dtype=torch.bool))
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
-    rewards = losses.word_rewards(decoded)
-    config = dataclasses.replace(EXACT, draws=2, baseline="leave_one_out")
-    earned = losses.advantages(rewards, decoded, config, ZERO)[0, :, 0]
+    rewards = reinforce.word_rewards(decoded)
+    config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out")
+    earned = reinforce.advantages(rewards, decoded, config, ZERO)[0, :, 0]
     a, b, c, d = rewards[0].sum(-1)
     torch.testing.assert_close(earned, torch.stack([a - b, b - a, c - d, d - c]))
 
@@ -336,12 +343,12 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     captioner.decoder.stochastic = True
     captions = torch.arange(2000 * 2 * 3).view(2000, 2, 3)
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
-    config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(expectation=0.2, draws=3))
+    config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(soft_probability=0.2, samples=3))
     torch.manual_seed(0)
-    objective.decode(captioner, batch, config, torch.device("cpu"), draw=True)
-    objective.decode(captioner, batch, config, torch.device("cpu"), draw=False)
-    (_, rows, lengths, drawn, need_weights, own), without = asked
-    assert need_weights and own == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=True)
+    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=False)
+    (_, rows, lengths, drawn, need_weights, rate), without = asked
+    assert need_weights and rate == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):
         assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
         assert torch.equal(drawn[:, draw::3], drawn[:, ::3])
@@ -350,7 +357,7 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
 
 
 def test_bfloat16_autocast_stays_close() -> None:
-    decoder = make_decoder(selection="hard").float()
+    decoder = make_decoder(attention="hard").float()
     torch.manual_seed(3)
     memory = decoder.attention.prepare(torch.randn(1, LOCATIONS, D))
     memory = memory._replace(sample_rows=torch.tensor([[True]]), argmax=True)

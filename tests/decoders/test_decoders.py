@@ -17,6 +17,7 @@ from caption.decoders.transformer import MAX_POSITIONS, TransformerDecoder, sinu
 from caption.errors import UserError
 from caption.search import beam, force_decode, greedy, search
 from caption.training import losses
+from caption.training.losses import LossInputs
 
 CAPTIONS = torch.tensor(
     [
@@ -90,7 +91,8 @@ def test_gradients_numerically(kind: str) -> None:
 
     def loss() -> Tensor:
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
-        return losses.total(losses.terms(decoder(decoder.prepare(given), CAPTIONS, LENGTHS), config), config)
+        inputs = LossInputs(decoder(decoder.prepare(given), CAPTIONS, LENGTHS))
+        return losses.total_loss(losses.compute_terms(inputs, config), config)
 
     check_gradients(decoder, loss, count=3, rel=1e-4)
 
@@ -144,8 +146,8 @@ def test_searches(kind: str) -> None:
 
 @every_kind
 def test_a_captioner_is_saved_and_loaded(kind: str) -> None:
-    again, _ = saved_and_loaded(DecoderConfig(embedding=8, hidden=8, attention=16, **KINDS[kind]))
-    tied = KINDS[kind].get("tie", False)
+    again, _ = saved_and_loaded(DecoderConfig(embedding_dim=8, hidden_dim=8, attention_dim=16, **KINDS[kind]))
+    tied = KINDS[kind].get("tie_embeddings", False)
     assert (again.decoder.output.weight is again.decoder.embedding.weight) == tied
 
 
@@ -257,7 +259,10 @@ def test_a_layer_is_pytorch_s(norm: str) -> None:
     form = TransformerConfig(layers=2, norm=norm)
     ours = far_from_uniform(
         TransformerDecoder(
-            DecoderConfig("transformer", embedding=8, hidden=12, attention=8, heads=2, transformer=form), D, (2, 3), V
+            DecoderConfig("transformer", embedding_dim=8, hidden_dim=12, attention_dim=8, heads=2, transformer=form),
+            D,
+            (2, 3),
+            V,
         )
     )
     pre = norm == "pre"
@@ -323,13 +328,16 @@ def test_a_cache_is_reordered_with_its_rows() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "transformer", "selection": "hard"}, "decoder.kind is transformer, which has soft alone"),
+        ({"kind": "transformer", "attention": "hard"}, "decoder.kind is transformer, which has soft alone"),
         ({"kind": "transformer", "score": "dot"}, "decoder.score is dot, but decoder.kind is transformer"),
-        ({"kind": "transformer", "query": "current"}, "decoder.query is current, but decoder.kind is transformer"),
-        ({"kind": "transformer", "embedding": 6}, "decoder.embedding is 6, but must be divisible by 4"),
+        (
+            {"kind": "transformer", "attend_with": "current_state"},
+            "decoder.attend_with is current_state, but decoder.kind is transformer",
+        ),
+        ({"kind": "transformer", "embedding_dim": 6}, "decoder.embedding_dim is 6, but must be divisible by 4"),
         ({"transformer": TransformerConfig(layers=2)}, "decoder.transformer is set, but decoder.kind is lstm; add"),
         ({"score": "multi_head", "window": "local_p"}, "decoder.window is local_p, but decoder.score is multi_head"),
-        ({"score": "multi_head", "selection": "hard"}, "decoder.selection is hard, but decoder.score is multi_head"),
+        ({"score": "multi_head", "attention": "hard"}, "decoder.attention is hard, but decoder.score is multi_head"),
         ({"heads": 4}, "decoder.heads is 4, but nothing has heads; add --decoder.score multi_head"),
     ],
 )  # fmt: skip
@@ -339,10 +347,12 @@ def test_what_does_not_go_together(fields: dict, message: str) -> None:
 
 
 def test_widths_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match=r"decoder.heads is 3, but must divide decoder.attention, which is 8"):
+    with pytest.raises(UserError, match=r"decoder.heads is 3, but must divide decoder.attention_dim, which is 8"):
         MultiHeadAttention(8, D, 8, 3)
-    config = dataclasses.replace(DecoderConfig(embedding=6, hidden=8, attention=8), query="current", tie=True)
-    with pytest.raises(UserError, match=r"needs decoder.embedding \(6\) equal to decoder.hidden \(8\)"):
+    config = dataclasses.replace(
+        DecoderConfig(embedding_dim=6, hidden_dim=8, attention_dim=8), attend_with="current_state", tie_embeddings=True
+    )
+    with pytest.raises(UserError, match=r"needs decoder.embedding_dim \(6\) equal to decoder.hidden_dim \(8\)"):
         Captioner(
             ImageConfig(32, "squash"), EncoderConfig("small_cnn", finetune_from="all"), config, Vocabulary([*SPECIALS])
         )

@@ -118,7 +118,7 @@ def test_gradient_reaches_the_regions(decoder: ShowAttendTellDecoder) -> None:
 def test_first_loss_is_about_log_v() -> None:
     torch.manual_seed(0)
     size = 1000
-    config = DecoderConfig(embedding=64, hidden=64, attention=64)
+    config = DecoderConfig(embedding_dim=64, hidden_dim=64, attention_dim=64)
     decoder = ShowAttendTellDecoder(config, 32, (7, 7), size)
     memory = decoder.attention.prepare(torch.rand(8, 49, 32))
     captions = torch.randint(4, size, (8, 5, 12))

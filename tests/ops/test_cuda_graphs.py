@@ -21,10 +21,11 @@ from caption.ops import cuda_graphs
 from caption.ops.cuda_graphs import Graphs
 
 SMALL = [
-    "--decoder.embedding", "16", "--decoder.hidden", "16", "--decoder.attention", "16", "--training.precision", "fp32",
-    "--training.epochs", "2", "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
+    "--decoder.embedding-dim-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
+    "--training.precision", "fp32", "--training.epochs", "2",
+    "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip
-KEYWORDS = [{"score": "concat"}, {"window": "local_m"}, {"window": "local_p", "selection": "hard"}]
+KEYWORDS = [{"score": "concat"}, {"window": "local_m"}, {"window": "local_p", "attention": "hard"}]
 DECODERS: dict[str, RecurrentDecoder] = {
     **{name: made for name in KINDS if isinstance(made := make_kind(name), RecurrentDecoder)},
     **{" ".join(each.values()): make_decoder(**each) for each in KEYWORDS},
@@ -192,7 +193,7 @@ def test_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_draws(recorder: StandIn) -> None:
     """Of hard attention: the log-probability is that of the location, and other locations are drawn the next time."""
-    decoder, lengths = make_decoder(selection="hard"), torch.full((3, 2), 6)
+    decoder, lengths = make_decoder(attention="hard"), torch.full((3, 2), 6)
     regions, drawn = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
     captions, places = captions_of(lengths), []
     for _ in range(3):
@@ -208,7 +209,7 @@ def test_draws(recorder: StandIn) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ["--training.accumulate", "2", "--training.scheduled-sampling", "0.5"],
+        ["--training.accumulation-steps", "2", "--training.scheduled-sampling", "0.5"],
         ["--training.self-critical.first-epoch", "2"],
     ],
 )
@@ -248,7 +249,7 @@ def test_the_decoder_s_mode_is_heeded() -> None:
 
 def test_not_in_evaluation(recorder: StandIn) -> None:
     """Nor where the most probable location is taken."""
-    decoder, lengths = make_decoder(selection="hard"), torch.full((2, 2), 3)
+    decoder, lengths = make_decoder(attention="hard"), torch.full((2, 2), 3)
     memory = decoder.prepare(torch.randn(2, 5, D, dtype=torch.double))._replace(sample_rows=torch.ones(2, 2).bool())
     with torch.no_grad():
         decoder(memory, captions_of(lengths), lengths)

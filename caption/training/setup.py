@@ -1,0 +1,109 @@
+"""What a run needs before its first step: data loaders, model, optimizer and state."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from caption import checkpoint, distributed, ops
+from caption.captioner import Captioner, check_features, check_fits
+from caption.config import Config
+from caption.data import dataset, embeddings, hdf5
+from caption.data.dataset import Batch, BucketSampler, CaptionData
+from caption.data.vocabulary import Vocabulary
+from caption.device import allow_tf32, free_memory, tune_malloc
+from caption.errors import UserError
+from caption.training import run_dir, state
+from caption.training.schedule import build_optimizer
+from caption.training.state import TrainState
+
+
+class Data(NamedTuple):
+    """The training and validation splits, and their loaders."""
+
+    train: CaptionData
+    val: CaptionData
+    train_batches: BucketSampler  # the order of the training batches
+    train_loader: DataLoader[Batch]
+    val_loader: DataLoader[Batch]
+
+
+def configure_torch(config: Config, device: torch.device) -> None:
+    """Set PyTorch's seed, precision, memory and compilation. Raises UserError for a batch too small to be shared."""
+    training, processes = config.training, distributed.world_size()
+    smallest = processes * training.accumulation_steps
+    if training.batch_size < smallest:
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, but {processes} processes share a batch, each in "
+            f"{training.accumulation_steps} micro-batches; give at least {smallest}"
+        )
+    torch.manual_seed(training.seed)
+    if training.compile:
+        ops.enable_compile(device)
+    tune_malloc(device)
+    allow_tf32(device)
+
+
+def build_data(config: Config, device: torch.device) -> Data:
+    """Open the splits and make their loaders; on a GPU, images that fit into its memory are cached there."""
+    training = config.training
+    train, val = CaptionData(config.data, "train"), CaptionData(config.data, "val")
+    workers, pin = training.workers, device.type == "cuda"
+    size = train.size + val.size
+    if training.cache_on_device == "auto" and 4 * size < free_memory(device):
+        for split in (train, val):
+            split.keep_on(device)
+        workers, pin = 0, False
+        print(f"all images cached on {device}: {size / 1e9:.1f} GB (disable: --training.cache-on-device never)")
+    rows, batches = dataset.training_batches(train, training.batch_by, training.batch_size, training.seed)
+    own_batches = distributed.DistributedBatches(batches, training.accumulation_steps)
+    train_loader = dataset.make_loader(distributed.PaddingBatches(rows), own_batches, workers, pin)
+    val_batches = distributed.shard(dataset.in_order(len(val), 2 * training.batch_size))
+    return Data(train, val, batches, train_loader, dataset.make_loader(val, val_batches, workers, pin))
+
+
+def build_model(
+    config: Config, saved: dict[str, Any] | None, device: torch.device
+) -> tuple[Captioner, torch.optim.Optimizer, TrainState]:
+    """Return model, optimizer and state: those of the checkpoint `saved`, or new ones and a new folder for the run."""
+    if saved is None:
+        vocabulary, image = hdf5.read_vocabulary(config.data), hdf5.read_image_config(config.data)
+        captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.init_from).to(device)
+        if config.init_from:
+            load_weights(captioner, config)
+        elif path := config.decoder.pretrained_embeddings:
+            print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, path))
+        optimizer, train_state = build_optimizer(captioner, config.training), TrainState()
+        if distributed.rank() == 0:
+            run_dir.create_folder(config)
+    else:
+        captioner = Captioner.from_checkpoint(saved, Path(config.output) / "last.pt").to(device)
+        check_fits(config.data, captioner.vocabulary, captioner.image)
+        optimizer = build_optimizer(captioner, config.training)
+        train_state = state.restore(saved, optimizer, device)
+    check_features(config.data, captioner.encoder, config.training.horizontal_flip)
+    return captioner, optimizer, train_state
+
+
+def load_weights(captioner: Captioner, config: Config) -> None:
+    """Load the weights of `init_from`. Raises UserError if its vocabulary or its shapes differ."""
+    content = checkpoint.load(config.init_from)
+    check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
+    try:
+        captioner.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise UserError(f"init_from {config.init_from}: a model of another shape: {str(error)[:200]!r}") from None
+
+
+def describe(config: Config, captioner: Captioner, data: Data) -> str:
+    """Return two lines about data and model, printed before training."""
+    rows, columns = captioner.encoder.grid
+    weights = sum(parameter.numel() for parameter in captioner.parameters())
+    trained = sum(parameter.numel() for parameter in (*captioner.decoder.parameters(), *captioner.encoder.finetuned))
+    return (
+        f"{config.data}: {len(data.train)} training images, {len(data.val)} validation images, "
+        f"{len(captioner.vocabulary)} words\n"
+        f"{config.encoder.name}: {rows}x{columns} regions of width {captioner.encoder.width}; "
+        f"{weights / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained, {config.training.precision}"
+    )

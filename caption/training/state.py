@@ -1,0 +1,148 @@
+"""The state of a training run: with the model, all that makes a resumed run equal to an uninterrupted one."""
+
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caption import checkpoint, distributed
+from caption.captioner import Captioner
+from caption.config import TrainingConfig
+from caption.errors import UserError
+from caption.training.objective import MicroBatchLoss
+from caption.training.reinforce import update_baseline
+
+
+@dataclass
+class TrainState:
+    """Progress of training: with weights and optimizer, all that a resumed run needs."""
+
+    epoch: int = 1  # the current one, from 1
+    batch: int = 0  # batches of the current epoch that are done
+    step: int = 0  # batches of all epochs
+    best_score: float = -1.0
+    best_epoch: int = 0
+    lr_reductions: int = 0  # times that schedule plateau has halved the learning rate
+    baseline: Tensor | None = None  # [], b of eq. 12, on the device
+    # Of the current epoch:
+    sums: dict[str, Tensor] = field(default_factory=dict)  # logged values times words, on the device
+    words: int = 0
+    captions: int = 0
+    seconds: float = 0.0  # training time, without validation
+    data_seconds: float = 0.0  # part of it spent waiting for data
+
+    def add_step(self, results: Sequence[MicroBatchLoss], words: int, captions: int) -> None:
+        """Add a step's micro-batches of this process; words and captions are those of all processes."""
+        values = [torch.stack([*result.logged.values()]) * result.words for result in results]
+        sums = distributed.all_reduce(torch.stack(values).sum(0))
+        for name, value in zip(results[0].logged, sums, strict=True):
+            self.sums[name] = value + self.sums.get(name, 0)
+        if reward_sums := [result.reward_sum for result in results if result.reward_sum is not None]:
+            self.baseline = update_baseline(self.baseline, distributed.all_reduce(torch.stack(reward_sums).sum(0)))
+        self.words += words
+        self.captions += captions
+        self.batch += 1
+        self.step += 1
+
+    def check_finite(self, terms: dict[str, Tensor] | None = None) -> None:
+        """Raise UserError, with the loss terms, if the sums of this epoch are not finite; call it before saving."""
+        if not all(math.isfinite(float(value)) for value in self.sums.values()):
+            values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in (terms or self.sums).items())
+            raise UserError(
+                f"the loss is no longer finite ({values}); lower training.learning_rate or training.max_grad_norm"
+            )
+
+    def begin_epoch(self, config: TrainingConfig, stochastic: bool) -> None:
+        """Forget, when a new stage begins, what belongs to the one before; call it also when an epoch is resumed."""
+        if self.epoch == config.self_critical.first_epoch and not self.batch:
+            self.lr_reductions = 0
+        if stochastic and self.epoch == config.reinforce.first_epoch:
+            self.best_score = -1.0  # scores of soft attention do not compete with those of hard attention
+
+    def stale_epochs(self, config: TrainingConfig, stochastic: bool) -> int:
+        """Return the epochs done since the best score; patience starts anew with the last stage of training."""
+        first = last_stage(config, stochastic)
+        return self.epoch - 1 - max(self.best_epoch, first - 1 if self.epoch >= first else 0)
+
+    def should_stop(self, config: TrainingConfig, stochastic: bool) -> bool:
+        """Return whether the last stage of training has run out of patience."""
+        in_last_stage = self.epoch >= last_stage(config, stochastic)
+        return 0 < config.patience <= self.stale_epochs(config, stochastic) and in_last_stage
+
+    def end_epoch(self, score: float, config: TrainingConfig, stochastic: bool) -> bool:
+        """Record the epoch's score and return whether it is the best; if not, perhaps reduce the learning rate."""
+        stale = self.stale_epochs(config, stochastic) + 1
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch
+            return True
+        if stale % config.plateau_epochs == 0:
+            self.lr_reductions += 1
+        return False
+
+    def next_epoch(self) -> "TrainState":
+        """Return the state at the beginning of the next epoch."""
+        kept = (self.step, self.best_score, self.best_epoch, self.lr_reductions, self.baseline)
+        return TrainState(self.epoch + 1, 0, *kept)
+
+
+def last_stage(config: TrainingConfig, stochastic: bool) -> int:
+    """Return the first epoch of what training ends with: sampled locations, self-critical training, or 0: all of it."""
+    return config.reinforce.first_epoch if stochastic else config.self_critical.first_epoch
+
+
+def to_checkpoint(optimizer: torch.optim.Optimizer, state: TrainState, device: torch.device) -> dict[str, Any]:
+    """Return what a checkpoint must hold beside the model."""
+    return {
+        "optimizer": optimizer.state_dict(),
+        "train_state": vars(state).copy(),
+        "rng_state": torch.get_rng_state(),
+        "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: torch.device) -> TrainState:
+    """Undo `to_checkpoint`: load the optimizer, set the random states and return the state."""
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["rng_state"])
+    if device.type == "cuda" and content["cuda_rng_state"] is not None:
+        torch.cuda.set_rng_state(content["cuda_rng_state"], device)
+    state = TrainState(**content["train_state"])
+    state.sums = {name: value.to(device) for name, value in state.sums.items()}
+    state.baseline = None if state.baseline is None else state.baseline.to(device)
+    return state
+
+
+class Saver:
+    """Writes last.pt, and stops the run on Ctrl-C or SIGTERM: after the current step it saves and exits with code 130.
+
+    A second signal ends the program at once.
+    """
+
+    def __init__(self, folder: Path, captioner: Captioner, optimizer: torch.optim.Optimizer) -> None:
+        self.folder, self.captioner, self.optimizer = folder, captioner, optimizer
+        self.stop_requested = False
+        signal.signal(signal.SIGINT, self._request_stop)
+        signal.signal(signal.SIGTERM, self._request_stop)
+
+    def _request_stop(self, number: int, frame: Any) -> None:
+        self.stop_requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def save(self, state: TrainState, every: int = 1) -> None:
+        """Save if a stop was requested or the step is a multiple of `every` (0: never), in all processes alike."""
+        stop = distributed.sum_integers(self.stop_requested)[0] > 0
+        if stop or (every and state.step % every == 0):
+            state.check_finite()
+            content = to_checkpoint(self.optimizer, state, next(self.captioner.parameters()).device)
+            if distributed.rank() == 0:
+                checkpoint.save(self.folder / "last.pt", {**self.captioner.to_checkpoint(), **content})
+        if stop:
+            if distributed.rank() == 0:
+                print(f"\nstopped and saved; resume with: python train.py --resume {self.folder}", file=sys.stderr)
+            sys.exit(130)
