@@ -15,7 +15,7 @@ from caption.captioner import Captioner, check_features, check_fits
 from caption.config import Config
 from caption.config.cli import parse, run
 from caption.config.presets import PRESETS
-from caption.data import dataset, embeddings, hdf5
+from caption.data import dataset, embeddings, hdf5, sampler
 from caption.data.vocabulary import Vocabulary
 from caption.device import allow_tf32, choose_device, choose_precision, free_memory, tune_malloc
 from caption.errors import UserError
@@ -57,18 +57,18 @@ def main(arguments: list[str]) -> None:
     allow_tf32(device)
 
     # The data.
-    train, val = dataset.CaptionData(config.data, "train"), dataset.CaptionData(config.data, "val")
+    train, val = dataset.CaptionDataset(config.data, "train"), dataset.CaptionDataset(config.data, "val")
     workers, pin = training.workers, device.type == "cuda"
-    if training.cache == "auto" and 4 * (train.size + val.size) < free_memory(device):
+    if training.cache == "auto" and 4 * (train.nbytes + val.nbytes) < free_memory(device):
         for split in (train, val):
-            split.keep_on(device)
+            split.cache_on(device)
         workers, pin = 0, False
-        print(f"all pictures stay on {device}: {(train.size + val.size) / 1e9:.1f} GB (or: --training.cache never)")
+        print(f"all pictures stay on {device}: {(train.nbytes + val.nbytes) / 1e9:.1f} GB (or: --training.cache never)")
     rows, batches = dataset.training_batches(train, training.batching, training.batch_size, training.seed)
     shares = distributed.DistributedBatches(batches, training.accumulate)
-    train_loader = dataset.make_loader(distributed.PaddingBatches(rows), shares, workers, pin)
-    val_batches = distributed.shard(dataset.in_order(len(val), 2 * training.batch_size))
-    val_loader = dataset.make_loader(val, val_batches, workers, pin)
+    train_loader = dataset.build_loader(distributed.PaddingBatches(rows), shares, workers, pin)
+    val_batches = distributed.shard(sampler.sequential_batches(len(val), 2 * training.batch_size))
+    val_loader = dataset.build_loader(val, val_batches, workers, pin)
 
     # The model, new or as it was saved.
     if state is None:
@@ -77,7 +77,11 @@ def main(arguments: list[str]) -> None:
         if config.start_from:
             begin_with(captioner, config)
         elif config.decoder.vectors:
-            print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors))
+            print(
+                embeddings.load_embeddings(
+                    captioner.decoder.embedding.weight, captioner.vocabulary, config.decoder.vectors
+                )
+            )
         optimizer, progress = loop.make_optimizer(captioner, training), loop.Progress()
         if distributed.rank() == 0:
             run_dir.create_folder(config)
@@ -115,7 +119,7 @@ def main(arguments: list[str]) -> None:
 
     critic: Critic | None = None
     log = run_dir.Run(folder, progress.epoch) if distributed.rank() == 0 else None
-    batches.start(1)
+    batches.set_epoch(1)
     steps = training.epochs * len(batches)
     # The first epoch of what training ends with: patience is not for what comes before.
     begun = training.reinforce.first_epoch if captioner.decoder.stochastic else training.self_critical.first_epoch
@@ -133,7 +137,7 @@ def main(arguments: list[str]) -> None:
         if critical and critic is None:  # it counts the n-grams of all references
             critic = Critic(training.self_critical, train, config.search.max_length)
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
-        batches.start(epoch, skip=progress.batch)
+        batches.set_epoch(epoch, skip=progress.batch)
         trained = loop.train_epoch(
             captioner,
             train_loader,
@@ -174,7 +178,7 @@ def write_epoch(
     epoch: int,
     trained: dict[str, float],
     validated: dict[str, float],
-    val: dataset.CaptionData,
+    val: dataset.CaptionDataset,
     texts: list[str],
 ) -> dict[str, float]:
     """Score the captions of the validation split, write all of an epoch down, and return the scores."""

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from benchmarks import measure
 from caption.attention import SELECTIONS, AdditiveScore
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
-from caption.data.dataset import BucketSampler, collate
+from caption.data.dataset import collate
+from caption.data.sampler import BucketSampler
 from caption.decoders.base import Decoder
 from caption.device import allow_tf32, autocast
 from caption.ops import torch_compile

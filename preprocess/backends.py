@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.hdf5 import RECORDS, Piece, pieces
+from caption.data.hdf5 import RECORDS, Extent, extents
 from caption.data.images import encode_jpeg
 from preprocess.journal import DATA
 
@@ -65,7 +65,7 @@ class Fixed(Store):
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.length = self.dtype.itemsize * int(np.prod(shape))
         self.bytes = self.length * sum(counts.values())
-        self.told = f"{sum(counts.values())} pictures will take {told_size(self.bytes)}"
+        self.told = f"{sum(counts.values())} pictures will take {format_size(self.bytes)}"
 
     def begin(self, fresh: bool) -> None:
         super().begin(fresh)
@@ -79,7 +79,7 @@ class Fixed(Store):
             first, end = self.ranges[split]
             self._offsets[first:end] = piece.offset + self.length * np.arange(piece.length)
 
-    def _lay_out(self, path: Path) -> dict[str, Piece]:
+    def _lay_out(self, path: Path) -> dict[str, Extent]:
         """An HDF5 file with a place for every record and nothing else; where they are."""
         found = {}
         with h5py.File(path, "w") as file:
@@ -93,7 +93,7 @@ class Fixed(Store):
                 kind = h5py.h5t.py_create(self.dtype, logical=True)
                 h5py.h5d.create(group.id, RECORDS[self.kind].encode(), kind, space, plan)
                 if count:
-                    (found[split],) = pieces(group[RECORDS[self.kind]])
+                    (found[split],) = extents(group[RECORDS[self.kind]])
         return found
 
     def places(self, numbers: Sequence[int]) -> list[int]:
@@ -201,7 +201,7 @@ class Jpegs(Store):
         self.waiting = folder / "jpegs"
         total = mean_length * sum(counts.values())
         self.bytes = int(2 * total)  # they stand twice while the file is finished
-        self.told = f"{sum(counts.values())} pictures will take about {told_size(total)}, and twice that for a while"
+        self.told = f"{sum(counts.values())} pictures will take about {format_size(total)}, and twice that for a while"
 
     def begin(self, fresh: bool) -> None:
         super().begin(fresh)
@@ -260,7 +260,7 @@ def _flush(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def told_size(count: float) -> str:
+def format_size(count: float) -> str:
     """So many bytes, for people."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 

@@ -8,7 +8,7 @@ from typing import Literal
 from caption.config import EncoderConfig
 from caption.errors import UserError
 from preprocess import journal
-from preprocess.workers import processors
+from preprocess.workers import available_cpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Output:
     """Keep words that stand at least so often in the captions of the train split."""
     max_length: int = 50
     """Longer captions are cut to so many words for training; references stay whole."""
-    workers: int = field(default_factory=processors)
+    workers: int = field(default_factory=available_cpus)
     """Processes that decode pictures; 0: the main one."""
     shard: str = ""
     """Do only this part of the pictures: 3/16 is the third of sixteen. `python -m preprocess merge` joins them."""

@@ -146,11 +146,11 @@ class Listing:
         firsts, starts = (np.frombuffer(each, np.int64) for each in (self.image_captions, self.caption_words))
         words = np.repeat(np.repeat(train, firsts[1:] - firsts[:-1]), starts[1:] - starts[:-1])
         counts = np.bincount(np.frombuffer(self.words, np.int32)[words], minlength=len(self.numbers))
-        return Vocabulary.count(dict(zip(self.numbers, counts.tolist(), strict=True)), min_count)
+        return Vocabulary.from_counts(dict(zip(self.numbers, counts.tolist(), strict=True)), min_count)
 
     def encoder(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
         """The vocabulary's number of each word of ours."""
-        return np.array([vocabulary.numbers.get(word, UNKNOWN) for word in self.numbers], np.int32)
+        return np.array([vocabulary.word_to_index.get(word, UNKNOWN) for word in self.numbers], np.int32)
 
     @property
     def digest(self) -> str:

@@ -47,7 +47,7 @@ NEIGHBOURS = 0.25  # largest gap between objects that are beside each other
 CLEAR = 1.6  # the longer of |dx|, |dy| over the shorter, so that a relation is beyond dispute
 
 
-class Thing(NamedTuple):
+class SceneObject(NamedTuple):
     """One object; centre and radius as shares of the picture's side."""
 
     shape: str
@@ -84,7 +84,7 @@ def scene_seed(seed: int, split: str, number: int) -> str:
     return f"{seed} {split} {number}"
 
 
-def make_scene(seed: int, split: str, number: int) -> tuple[list[Thing], bool, list[str]]:
+def make_scene(seed: int, split: str, number: int) -> tuple[list[SceneObject], bool, list[str]]:
     """The objects of a picture, whether they hold an unseen combination, and five captions."""
     chance = random.Random(scene_seed(seed, split, number))
     unseen = split == "test" and number % UNSEEN_SHARE == 0
@@ -92,15 +92,15 @@ def make_scene(seed: int, split: str, number: int) -> tuple[list[Thing], bool, l
     return things, unseen, describe(chance, things, 5)
 
 
-def place_things(chance: random.Random, count: int, unseen: bool) -> list[Thing]:
+def place_things(chance: random.Random, count: int, unseen: bool) -> list[SceneObject]:
     """Objects that do not touch, the first in a clear relation to each of the others."""
     while True:
-        things: list[Thing] = []
+        things: list[SceneObject] = []
         for shape in chance.sample(SHAPES, count):
             size = chance.choice(tuple(SIZES))
             margin = SIZES[size] + GAP / 2
             x, y = chance.uniform(margin, 1 - margin), chance.uniform(margin, 1 - margin)
-            things.append(Thing(shape, chance.choice(tuple(COLOURS)), size, x, y))
+            things.append(SceneObject(shape, chance.choice(tuple(COLOURS)), size, x, y))
         # Whom a caption begins with must be visible: the large before the small, then the upper left.
         things.sort(key=lambda thing: (thing.size != "large", thing.x + thing.y))
         first = things[0]
@@ -114,24 +114,24 @@ def place_things(chance: random.Random, count: int, unseen: bool) -> list[Thing]
             return things
 
 
-def _ratio(a: Thing, b: Thing) -> float:
+def _ratio(a: SceneObject, b: SceneObject) -> float:
     dx, dy = abs(a.x - b.x), abs(a.y - b.y)
     return max(dx, dy) / max(min(dx, dy), 1e-9)
 
 
-def relation(a: Thing, b: Thing) -> str:
+def relation(a: SceneObject, b: SceneObject) -> str:
     """Where a is, seen from b."""
     if abs(a.x - b.x) > abs(a.y - b.y):
         return "left" if a.x < b.x else "right"
     return "above" if a.y < b.y else "below"
 
 
-def describe(chance: random.Random, things: list[Thing], count: int) -> list[str]:
+def describe(chance: random.Random, things: list[SceneObject], count: int) -> list[str]:
     """So many captions of a scene, each in words drawn anew."""
     return [_sentence(chance, things) for _ in range(count)]
 
 
-def _sentence(chance: random.Random, things: list[Thing]) -> str:
+def _sentence(chance: random.Random, things: list[SceneObject]) -> str:
     first, *others = things
     opening = _pick(chance, OPENINGS)
     if not others:
@@ -144,12 +144,12 @@ def _sentence(chance: random.Random, things: list[Thing]) -> str:
     return f"{opening}{_name(chance, first)} {parts}"
 
 
-def _name(chance: random.Random, thing: Thing) -> str:
+def _name(chance: random.Random, thing: SceneObject) -> str:
     size = _pick(chance, SIZE_WORDS[thing.size])
     return f"a {size} {thing.colour} {thing.shape}"
 
 
-def _relation_words(chance: random.Random, a: Thing, b: Thing) -> str:
+def _relation_words(chance: random.Random, a: SceneObject, b: SceneObject) -> str:
     where = relation(a, b)
     near = math.dist(a[3:], b[3:]) - a.radius - b.radius < NEIGHBOURS
     if where in ("left", "right") and near and chance.randrange(BESIDE) == 0:
@@ -161,7 +161,7 @@ def _pick(chance: random.Random, choices: tuple[tuple[str, int], ...]) -> str:
     return chance.choices([word for word, _ in choices], [weight for _, weight in choices])[0]
 
 
-def outline(thing: Thing) -> list[tuple[float, float]]:
+def outline(thing: SceneObject) -> list[tuple[float, float]]:
     """Corners of an object, as shares of the side."""
 
     def ring(corners: int, turn: float, radii: tuple[float, ...] = (1.0,)) -> list[tuple[float, float]]:
@@ -187,7 +187,7 @@ _CROSS = [
 ]  # fmt: skip
 
 
-def draw_scene(things: list[Thing], size: int, seed: str) -> Image.Image:
+def draw_scene(things: list[SceneObject], size: int, seed: str) -> Image.Image:
     """The picture: RGB, size x size, edges smoothed by drawing four times as large."""
     chance = random.Random(seed + " picture")
     background = tuple(chance.randint(205, 245) for _ in range(3))
@@ -199,14 +199,14 @@ def draw_scene(things: list[Thing], size: int, seed: str) -> Image.Image:
     return large.resize((size, size), Image.Resampling.BOX)
 
 
-def draw_mask(thing: Thing, size: int) -> Image.Image:
+def draw_mask(thing: SceneObject, size: int) -> Image.Image:
     """Where an object is: mode L, size x size, 255 inside."""
     large = Image.new("L", (4 * size, 4 * size))
     ImageDraw.Draw(large).polygon([(4 * size * x, 4 * size * y) for x, y in outline(thing)], fill=255)
     return large.resize((size, size), Image.Resampling.BOX).point(lambda value: 255 if value > 127 else 0)
 
 
-def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int, seed: int) -> dict[str, Any]:
+def instance_file(scenes: list[tuple[str, int, list[SceneObject], bool]], size: int, seed: int) -> dict[str, Any]:
     """COCO's instance format, and what truth is told by: colour, size, centre and radius (shares of the side)
     of an object, and which pictures hold an unseen combination."""
     images, annotations = [], []
@@ -228,7 +228,7 @@ def instance_file(scenes: list[tuple[str, int, list[Thing], bool]], size: int, s
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(thing: Thing, size: int, image: int, number: int) -> dict[str, Any]:
+def _annotation(thing: SceneObject, size: int, image: int, number: int) -> dict[str, Any]:
     mask = np.asfortranarray(np.asarray(draw_mask(thing, size)) > 0, dtype=np.uint8)
     code = coco_mask.encode(mask)
     return {

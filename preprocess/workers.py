@@ -17,12 +17,12 @@ R = TypeVar("R")
 AHEAD = 4  # jobs a worker that wait, run, or wait to be taken
 
 
-def processors() -> int:
+def available_cpus() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Iterator[R]:
+def parallel_map(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Iterator[R]:
     """function(job) of every job, by so many processes; without any, here. Raises UserError when a process dies."""
     if not workers:
         yield from map(function, jobs)

@@ -21,12 +21,12 @@ from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
 from caption.progress import ProgressBar, Sized
 from preprocess import journal, report
-from preprocess.backends import Features, Jpegs, Maker, Pixels, told_size
+from preprocess.backends import Features, Jpegs, Maker, Pixels, format_size
 from preprocess.journal import Journal, unfinished
 from preprocess.options import Output, read_shard
 from preprocess.records import Listing, Problem, spans
 from preprocess.verify import digests
-from preprocess.workers import in_order
+from preprocess.workers import parallel_map
 
 CHUNK = 32  # pictures a job
 SYNC_SECONDS = 5.0  # the most work that a loss of power can undo
@@ -112,7 +112,7 @@ def write(
             recipe |= {"shard": part, "shards": parts, "set": inputs["listing"]}
         jobs = _chunks(sorted(log.bad)) + _chunks(range(log.done, len(order)))
         tasks = (Task([listing.paths[n] for n in order[numbers]], store.places(numbers)) for numbers in jobs)
-        results = in_order(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
+        results = parallel_map(Prepare(opener, image, store.make), tasks, min(options.workers, len(jobs)))
         todo = sum(map(len, jobs))
         work = Sized(_fill(store, log, folder, jobs, results), todo)
         for _ in ProgressBar(work, "pictures", "pictures", len(order) - todo):
@@ -186,11 +186,11 @@ def _begin(store: AnyStore, folder: Path, options: Output, recipe: dict[str, Any
     free, needed = shutil.disk_usage(folder.parent).free, store.bytes - there
     if needed > free:
         raise UserError(
-            f"{options.output}: {store.told}, but only {told_size(free)} are free there; "
+            f"{options.output}: {store.told}, but only {format_size(free)} are free there; "
             "choose another --output, a smaller --size or --store jpeg"
         )
     total = sum(store.counts.values())
-    print(f"{options.output}: {store.told}; {told_size(free)} are free", flush=True)
+    print(f"{options.output}: {store.told}; {format_size(free)} are free", flush=True)
     if log:
         retried = f", and the {len(log.bad)} bad ones once more" if log.bad else ""
         print(f"going on after {log.done} of {total} pictures{retried}", flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
@@ -121,9 +121,9 @@ def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path
         build(folder, images)
     assert "\n" not in str(caught.value) and not (folder / "out.h5").exists()
     assert [name for name, problem in report(folder) if BAD[kind] in problem] == ["bad.jpg"]
-    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    data = CaptionDataset(build(folder, images, "--on-error", "skip"), "train")
     assert data.file_names == ["0.jpg", "1.jpg"] and len(data) == 2
-    assert (data.images([0, 1]).float() - GRAY).abs().max() <= 2
+    assert (data.read_images([0, 1]).float() - GRAY).abs().max() <= 2
     assert data.references() == [["a dog"], ["a dog"]]
 
 
@@ -133,9 +133,9 @@ def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path
 @pytest.mark.parametrize("name", ["odd.jpg", "a b  c.jpg", "Größe 猫.jpg", 'it\'s #1, "x".jpg'])
 def test_unusual_pictures_and_names_are_read(folder: Path, kind: str, name: str) -> None:
     save_picture(folder / "pictures" / name, kind)
-    data = CaptionData(build(folder, [entry("0.jpg"), entry(name)]), "train")
+    data = CaptionDataset(build(folder, [entry("0.jpg"), entry(name)]), "train")
     assert data.file_names == ["0.jpg", name]
-    assert (data.images([1]).float() - GRAY).abs().max() <= 4
+    assert (data.read_images([1]).float() - GRAY).abs().max() <= 4
 
 
 def test_every_bad_picture_is_named_at_once(folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_names_on_one_side_only(folder: Path, capsys: pytest.CaptureFixture[str]
         build(folder, images)
     assert "MB" not in capsys.readouterr().out  # told before the first picture is opened
     path = build(folder, images, "--on-error", "skip")
-    assert CaptionData(path, "train").file_names == ["0.jpg", "1.jpg"]
+    assert CaptionDataset(path, "train").file_names == ["0.jpg", "1.jpg"]
     assert read_manifest(path)["dropped"]["pictures not on disk"] == 1
     found = dict(report(folder))
     assert found["gone.jpg"] == "not on disk"
@@ -178,7 +178,7 @@ def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any],
     with pytest.raises(UserError, match=problem):
         build(folder, images)
     path = build(folder, images, "--on-error", "skip")
-    assert CaptionData(path, "train").file_names == ["0.jpg", "2.jpg"]
+    assert CaptionDataset(path, "train").file_names == ["0.jpg", "2.jpg"]
     assert read_manifest(path)["dropped"]["pictures that stand twice"] == 1
 
 
@@ -188,14 +188,14 @@ def test_odd_exif_and_a_name_that_is_no_utf8(folder: Path) -> None:
     Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "pictures/odd.jpg", exif=exif)
     with open(os.fsencode(folder / "pictures") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
-    data = CaptionData(build(folder, [entry("odd.jpg")]), "train")
-    assert (data.images([0]).float() - GRAY).abs().max() <= 4
+    data = CaptionDataset(build(folder, [entry("odd.jpg")]), "train")
+    assert (data.read_images([0]).float() - GRAY).abs().max() <= 4
     assert any("no list" in problem and "caf" in name for name, problem in report(folder))
 
 
 def test_captions_that_say_nothing_are_left_out(folder: Path) -> None:
     path = build(folder, [entry("0.jpg", "", " \n\t", "...?!", "🐕🐕", "a dog"), entry("1.jpg", "!"), entry("2.jpg")])
-    data = CaptionData(path, "train")
+    data = CaptionDataset(path, "train")
     assert data.references() == [["a dog"], ["a dog"]] and data.file_names == ["0.jpg", "2.jpg"]
     dropped = read_manifest(path)["dropped"]
     assert dropped["captions without words"] == 5 and dropped["pictures without captions"] == 1
@@ -207,7 +207,7 @@ def test_captions_that_are_not_text(folder: Path, value: Any) -> None:
     images = [entry("0.jpg", "a cat", value), entry("1.jpg")]
     with pytest.raises(UserError, match=r"0\.jpg: caption 2 is \w+, not text"):
         build(folder, images)
-    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    data = CaptionDataset(build(folder, images, "--on-error", "skip"), "train")
     assert data.references() == [["a cat"], ["a dog"]]
 
 
@@ -223,7 +223,7 @@ def test_odd_captions_are_kept_whole_in_one_line(folder: Path) -> None:
     }
     escaped = json.dumps({"images": [entry("0.jpg", *odd)]})
     path = build(folder, escaped)
-    data = CaptionData(path, "train")
+    data = CaptionDataset(path, "train")
     assert data.references() == [list(odd.values())]
     assert data.lengths.tolist() == [51, 6, 3, 4, 3, 5]
     assert read_manifest(path)["splits"]["train"]["captions_cut"] == 1

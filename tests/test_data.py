@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from caption.data.dataset import (
-    BucketSampler,
-    CaptionData,
+    CaptionDataset,
+    build_loader,
     collate,
-    in_order,
-    make_loader,
     training_batches,
 )
 from caption.data.hdf5 import read_manifest, read_vocabulary
+from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import END, PAD, tokenise
 from caption.errors import UserError
 
@@ -34,10 +33,10 @@ def captions_of(batch) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("batching", ["images", "lengths"])
 def test_an_epoch_has_every_caption_once(shapes: Path, batching: str) -> None:
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     rows, batches = training_batches(data, batching, 8, seed=1)
-    batches.start(3)
-    seen = Counter(caption for batch in make_loader(rows, batches) for caption in captions_of(batch))
+    batches.set_epoch(3)
+    seen = Counter(caption for batch in build_loader(rows, batches) for caption in captions_of(batch))
     vocabulary = read_vocabulary(shapes)
     expected = Counter(
         (index, *vocabulary.encode(tokenise(text)), END)
@@ -48,20 +47,20 @@ def test_an_epoch_has_every_caption_once(shapes: Path, batching: str) -> None:
 
 
 def test_batches_of_one_length_have_no_padding(shapes: Path) -> None:
-    rows, batches = training_batches(CaptionData(shapes, "train"), "lengths", 8, seed=1)
-    for batch in make_loader(rows, batches):
+    rows, batches = training_batches(CaptionDataset(shapes, "train"), "lengths", 8, seed=1)
+    for batch in build_loader(rows, batches):
         assert len(set(batch.lengths.flatten().tolist())) == 1 and (batch.captions != PAD).all()
 
 
 def test_other_company_every_epoch_and_the_same_when_repeated(shapes: Path) -> None:
-    _, batches = training_batches(CaptionData(shapes, "train"), "images", 4, seed=1)
+    _, batches = training_batches(CaptionDataset(shapes, "train"), "images", 4, seed=1)
     epochs = []
     for epoch in (1, 2, 1):
-        batches.start(epoch)
+        batches.set_epoch(epoch)
         epochs.append(list(batches))
     assert epochs[0] == epochs[2]
     assert len({frozenset(batch) for batch in epochs[0]} & {frozenset(batch) for batch in epochs[1]}) <= 1
-    batches.start(1, skip=3)
+    batches.set_epoch(1, skip=3)
     assert list(batches) == epochs[0][3:] and len(batches) == len(epochs[0]) - 3
 
 
@@ -75,7 +74,7 @@ def test_grouping_saves_padding() -> None:
         return run / lengths.sum() - 1
 
     grouped = waste(list(BucketSampler(-lengths, 16, seed=1)))
-    assert grouped < 0.5 * waste(in_order(4000, 16))
+    assert grouped < 0.5 * waste(sequential_batches(4000, 16))
 
 
 def test_collate_sorts_and_pads() -> None:
@@ -90,10 +89,10 @@ def test_collate_sorts_and_pads() -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_two_workers(shapes: Path, start: str) -> None:
     """An open file in the parent must neither be inherited nor pickled."""
-    data = CaptionData(shapes, "test")
-    data.images([0])
-    alone = list(make_loader(data, in_order(10, 4)))
-    loader = make_loader(data, in_order(10, 4), workers=2)
+    data = CaptionDataset(shapes, "test")
+    data.read_images([0])
+    alone = list(build_loader(data, sequential_batches(10, 4)))
+    loader = build_loader(data, sequential_batches(10, 4), workers=2)
     loader.multiprocessing_context = multiprocessing.get_context(start)
     for one, two in zip(alone, loader, strict=True):
         assert one.indices == two.indices and torch.equal(one.images, two.images)
@@ -102,27 +101,27 @@ def test_two_workers(shapes: Path, start: str) -> None:
 @pytest.mark.parametrize("batching", ["images", "lengths"])
 def test_images_that_are_kept(shapes: Path, batching: str) -> None:
     """The same batches, and the file is not read any more."""
-    data, kept = CaptionData(shapes, "train"), CaptionData(shapes, "train")
-    kept.keep_on(torch.device("cpu"))
-    assert kept.resident is not None and kept.resident.nbytes == kept.size
+    data, kept = CaptionDataset(shapes, "train"), CaptionDataset(shapes, "train")
+    kept.cache_on(torch.device("cpu"))
+    assert kept.cached is not None and kept.cached.nbytes == kept.nbytes
     kept.records = None  # type: ignore[assignment]
-    loaders = [make_loader(*training_batches(each, batching, 8, seed=1)) for each in (data, kept)]
+    loaders = [build_loader(*training_batches(each, batching, 8, seed=1)) for each in (data, kept)]
     for one, other in zip(*loaders, strict=True):
         assert one.indices == other.indices and one.images.dtype == other.images.dtype
         assert torch.equal(one.images, other.images) and torch.equal(one.captions, other.captions)
 
 
 def test_pickles_without_the_open_file(shapes: Path) -> None:
-    data = CaptionData(shapes, "val")
-    data.images([0])
+    data = CaptionDataset(shapes, "val")
+    data.read_images([0])
     copy = pickle.loads(pickle.dumps(data))
-    assert not copy.records._handles and torch.equal(copy.images([3]), data.images([3]))
+    assert not copy.records._handles and torch.equal(copy.read_images([3]), data.read_images([3]))
 
 
 def test_reading_draws_nothing_from_the_global_generator(shapes: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    list(make_loader(CaptionData(shapes, "val"), in_order(10, 4)))
+    list(build_loader(CaptionDataset(shapes, "val"), sequential_batches(10, 4)))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -132,4 +131,4 @@ def test_what_is_no_data_file_is_refused(shapes: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             read_manifest(path)
     with pytest.raises(UserError, match="has no split 'dev'; it has train, val, test"):
-        CaptionData(shapes, "dev")
+        CaptionDataset(shapes, "dev")

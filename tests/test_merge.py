@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
@@ -60,19 +60,19 @@ def test_shards_joined_are_one_run(
     preprocess(["merge", *map(str, shards[::-1]), "--output", str(joined), *(["--copy"] if copy else [])])
     assert contents(joined) == contents(whole)
     for split in ("train", "val", "test"):
-        one, two = CaptionData(whole, split), CaptionData(joined, split)
+        one, two = CaptionDataset(whole, split), CaptionDataset(joined, split)
         everything = range(len(one))
-        assert bool((one.images(everything) == two.images(everything)).all())
+        assert bool((one.read_images(everything) == two.read_images(everything)).all())
     preprocess(["verify", str(joined)])
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     joined.replace(moved / "joined.h5")
     (tmp_path / "shards").replace(moved / "shards")  # both together
-    assert len(CaptionData(moved / "joined.h5", "train").images([0])) == 1
+    assert len(CaptionDataset(moved / "joined.h5", "train").read_images([0])) == 1
     if not copy:
         (moved / "shards/3.h5").unlink()
         with pytest.raises(UserError, match=r"3\.h5: no such data file"):
-            CaptionData(moved / "joined.h5", "train")
+            CaptionDataset(moved / "joined.h5", "train")
 
 
 def test_shards_that_do_not_belong_together(source: Path, tmp_path: Path) -> None:

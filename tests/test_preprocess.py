@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import UNKNOWN, tokenise
 from caption.errors import UserError
@@ -54,10 +54,10 @@ def test_flickr8k(tmp_path: Path, pictures: Path) -> None:
     path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
     with h5py.File(path) as file:
         assert {"train", "val"} < set(file) and "test" not in file  # a missing list is a missing split
-    val = CaptionData(path, "val")
+    val = CaptionDataset(path, "val")
     assert val.file_names == ["4.jpg", "3.jpg"] and val.image_ids == [4, 3]
     assert val.references() == [["Dog 4 a .", "Dog 4 b ."], ["Dog 3 a .", "Dog 3 b ."]]
-    assert val.images([0]).shape == (1, 3, 16, 16) and abs(float(val.images([0]).float().mean()) - 160) <= 1
+    assert val.read_images([0]).shape == (1, 3, 16, 16) and abs(float(val.read_images([0]).float().mean()) - 160) <= 1
     vocabulary = read_vocabulary(path)
     assert vocabulary.words[4:] == ["dog", "a", "b", "0", "1", "2"]  # of the train split alone
     assert val.caption(0).tolist() == vocabulary.encode(["dog", "4", "a"]) and UNKNOWN in val.caption(0)
@@ -83,9 +83,9 @@ def karpathy(tmp_path: Path) -> Path:
 
 def test_karpathy_restval_trains(tmp_path: Path, pictures: Path) -> None:
     path = build(tmp_path, "karpathy", "--images", str(tmp_path), "--json", str(karpathy(tmp_path)))
-    assert CaptionData(path, "train").image_ids == [100, 101]
-    assert CaptionData(path, "val").file_names == ["pictures/2.jpg"]
-    assert CaptionData(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
+    assert CaptionDataset(path, "train").image_ids == [100, 101]
+    assert CaptionDataset(path, "val").file_names == ["pictures/2.jpg"]
+    assert CaptionDataset(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
 
 
 def coco(tmp_path: Path, name: str, numbers: range) -> Path:
@@ -106,8 +106,8 @@ def test_coco_with_several_files(tmp_path: Path, pictures: Path, repeated: bool)
     else:
         arguments = ["--images", folder, folder, "--captions", str(first), str(second), "--split", "train", "val"]
     path = build(tmp_path, "coco", *arguments)
-    assert CaptionData(path, "train").image_ids == [0, 10, 20]
-    assert CaptionData(path, "val").references() == [[f"a bird {i}" for i in range(5)]] * 3
+    assert CaptionDataset(path, "train").image_ids == [0, 10, 20]
+    assert CaptionDataset(path, "val").references() == [[f"a bird {i}" for i in range(5)]] * 3
 
 
 def test_a_vocabulary_from_elsewhere(tmp_path: Path, pictures: Path, shapes: Path) -> None:
@@ -135,9 +135,9 @@ def test_bad_pictures_stop_or_are_left_out_and_told(
     assert not (tmp_path / "out.h5").exists()  # nothing half-written has the final name
     (pictures / "4.jpg").unlink()
     path = build(tmp_path, *arguments, "--on-error", "skip", "--overwrite")
-    train = CaptionData(path, "train")
+    train = CaptionDataset(path, "train")
     assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.images([3]).float().mean() == 200
+    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.read_images([3]).float().mean() == 200
     assert "left out: 1 bad pictures" in capsys.readouterr().out
     with (tmp_path / "out_report.csv").open() as file:
         report = {line["file_name"]: line["problem"] for line in csv.DictReader(file)}
@@ -153,7 +153,7 @@ def test_empty_and_long_captions_are_counted(
     lines = ["0.jpg#0\ta " + "very " * 60 + "long dog", "0.jpg#1\t ... ", "1.jpg#0\ta dog", "2.jpg#0\t!?"]
     (text / "Flickr8k.token.txt").write_text("\n".join(lines))
     path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
-    train = CaptionData(path, "train")
+    train = CaptionDataset(path, "train")
     assert train.file_names == ["0.jpg", "1.jpg"] and train.lengths.tolist() == [51, 3]
     assert len(tokenise(train.references()[0][0])) == 63  # references stay whole
     told = capsys.readouterr().out

@@ -15,7 +15,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr(log, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", log)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    bar = progress.ProgressBar(range(10), "work", unit="batches", done=5, keep=True)
+    bar = progress.ProgressBar(range(10), "work", unit="batches", initial=5, leave=True)
     for item in bar:
         bar.set_note(f"loss {item}")
         now[0] += 25

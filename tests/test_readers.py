@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 from preprocess.folder import share_out
@@ -55,7 +55,7 @@ def build(pictures: Path, name: str, text: str, *more: str, reader: str = "folde
 def contents(path: Path) -> dict[str, list[str]]:
     found = {}
     for split in ("train", "val", "test"):
-        data = CaptionData(path, split)
+        data = CaptionDataset(path, split)
         found |= {f"{split} {name}": texts for name, texts in zip(data.file_names, data.references(), strict=True)}
     return found
 
@@ -95,14 +95,14 @@ def test_flickr30k(pictures: Path) -> None:
     for split, numbers in (("train", range(2, COUNT)), ("val", [1]), ("test", [0])):
         (lists / f"{split}.txt").write_text("\n".join(str(n) for n in numbers))  # without .jpg, as entities has them
     path = build(pictures, "results.csv", text, "--lists", str(lists), reader="flickr30k")
-    val = CaptionData(path, "val")
+    val = CaptionDataset(path, "val")
     assert val.file_names == ["1.jpg"] and val.references()[0][1:3] == [
         "A dog number 1 .",
         "A dog runs across the grass .",
     ]
     tokens = "\n".join(f"{n}.jpg#{c}\tA dog number {n} ." for n in range(COUNT) for c in range(5))
     path = build(pictures, "results_20130124.token", tokens, reader="flickr30k")
-    assert len(CaptionData(path, "train")) == COUNT - 2
+    assert len(CaptionDataset(path, "train")) == COUNT - 2
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from preprocess import shapes as module
-from preprocess.shapes import COLOURS, SHAPES, UNSEEN, Thing, make_scene
+from preprocess.shapes import COLOURS, SHAPES, UNSEEN, SceneObject, make_scene
 
 NAME = r"a (small|little|large|big) (\w+) (\w+)"
 WHERE = r"(left of|to the left of|right of|to the right of|above|over|below|under|beside)"
 SENTENCE = re.compile(rf"(?:there is )?{NAME}(?: {WHERE} {NAME}(?: and {WHERE} {NAME})?)?$")
 
 
-def holds(where: str, a: Thing, b: Thing) -> bool:
+def holds(where: str, a: SceneObject, b: SceneObject) -> bool:
     dx, dy = b.x - a.x, b.y - a.y
     if where == "beside":
         return abs(dx) > abs(dy)
@@ -63,9 +63,9 @@ def test_wordings_differ() -> None:
 def test_masks_lie_on_their_objects(shapes: Path) -> None:
     """Inside its mask a picture has the object's colour, outside all masks the background's."""
     path = shapes.with_name("shapes_instances.json")
-    coco, data = COCO(str(path)), CaptionData(shapes, "test")
+    coco, data = COCO(str(path)), CaptionDataset(shapes, "test")
     for index, image_id in enumerate(data.image_ids):
-        image = data.images([index])[0].numpy().astype(int)
+        image = data.read_images([index])[0].numpy().astype(int)
         everything = np.zeros((32, 32), bool)
         for annotation in coco.imgToAnns[image_id]:
             mask = coco.annToMask(annotation) > 0

@@ -14,7 +14,7 @@ import evaluate
 import train
 from caption.captioner import Captioner
 from caption.config import EncoderConfig
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import Records, read_image_config, read_manifest, read_vocabulary
 from caption.encoders.base import Encoder
 from caption.errors import UserError
@@ -53,7 +53,7 @@ def encoder(folder: Path, weights: str) -> list[str]:
     return ["--encoder.name", "mobilenet_v2", "--encoder.weights", str(folder / weights)]
 
 
-def originals(folder: Path, split: CaptionData) -> np.ndarray:
+def originals(folder: Path, split: CaptionDataset) -> np.ndarray:
     return np.stack(
         [np.asarray(Image.open(folder / "pictures" / name)).transpose(2, 0, 1) for name in split.file_names]
     )
@@ -61,15 +61,15 @@ def originals(folder: Path, split: CaptionData) -> np.ndarray:
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_what_was_put_in_comes_out(folder: Path, split: str) -> None:
-    pixels, jpeg, features = (CaptionData(folder / f"{s}.h5", split) for s in ("pixels", "jpeg", "features"))
+    pixels, jpeg, features = (CaptionDataset(folder / f"{s}.h5", split) for s in ("pixels", "jpeg", "features"))
     expected = originals(folder, pixels)
     everything = range(len(pixels))
-    assert np.array_equal(pixels.images(everything), expected)
-    assert np.abs(jpeg.images(everything).numpy().astype(int) - expected).mean() < 3
+    assert np.array_equal(pixels.read_images(everything), expected)
+    assert np.abs(jpeg.read_images(everything).numpy().astype(int) - expected).mean() < 3
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
     with torch.inference_mode():
         regions = Encoder(config, SIZE).eval()(torch.from_numpy(expected))
-    found = features.images(everything)
+    found = features.read_images(everything)
     assert found.dtype == torch.float16 and torch.allclose(found.float(), regions, rtol=2e-3, atol=2e-3)
     for name in ("image_ids", "file_names", "words"):
         values = [np.asarray(getattr(each, name)).tolist() for each in (pixels, jpeg, features)]
@@ -84,7 +84,7 @@ def test_a_jpeg_store_is_smaller(folder: Path) -> None:
 def test_hdf5_reads_the_same_as_we_do(folder: Path) -> None:
     """Rows are read past HDF5; any other tool reads them by it."""
     for store, name in (("pixels", "images"), ("features", "features")):
-        own = CaptionData(folder / f"{store}.h5", "train").images([3, 0, 5]).numpy()
+        own = CaptionDataset(folder / f"{store}.h5", "train").read_images([3, 0, 5]).numpy()
         with h5py.File(folder / f"{store}.h5") as file:
             assert np.array_equal(own, file[f"train/{name}"][:][[3, 0, 5]])
 
@@ -109,7 +109,7 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
     torch.manual_seed(0)
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
     captioner = Captioner(image, config, DecoderConfig(embedding=16, hidden=16, attention=16), vocabulary).eval()
-    pixels, features = (next(iter(CaptionData(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
+    pixels, features = (next(iter(CaptionDataset(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
     with torch.inference_mode():
         one, two = (captioner.encode(batch.images).values for batch in (pixels, features))
         assert torch.allclose(one, two, atol=1e-2) and not torch.equal(one, two)  # rounded to half precision
@@ -148,26 +148,26 @@ def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -
 def test_features_do_not_depend_on_their_company(folder: Path, tmp_path: Path) -> None:
     """A shard has other neighbours in its batches than the whole."""
     build(folder, tmp_path / "shard.h5", "features", "--shard", "2/3")
-    shard = CaptionData(tmp_path / "shard.h5", "train")
-    whole = CaptionData(folder / "features.h5", "train")
+    shard = CaptionDataset(tmp_path / "shard.h5", "train")
+    whole = CaptionDataset(folder / "features.h5", "train")
     numbers = [whole.file_names.index(name) for name in shard.file_names]
-    assert torch.equal(shard.images(range(len(shard))), whole.images(numbers))
+    assert torch.equal(shard.read_images(range(len(shard))), whole.read_images(numbers))
 
 
 def test_half_precision_is_widened_in_torch(folder: Path) -> None:
     """numpy takes twenty times as long: no array of features may be widened before it is a tensor."""
-    batch = CaptionData(folder / "features.h5", "train")[0]
+    batch = CaptionDataset(folder / "features.h5", "train")[0]
     assert batch.images.dtype == torch.float16
 
 
 def test_readers_after_a_fork_do_not_share_a_position(folder: Path) -> None:
-    split = CaptionData(folder / "pixels.h5", "train")
-    expected = split.images([0, 1])
+    split = CaptionDataset(folder / "pixels.h5", "train")
+    expected = split.read_images([0, 1])
     handle = next(iter(split.records._handles.values()))
     before = handle.tell()
     child = os.fork()
     if child == 0:
-        same = torch.equal(split.images([0, 1]), expected)
+        same = torch.equal(split.read_images([0, 1]), expected)
         os._exit(0 if same and handle.tell() == before else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 and handle.tell() == before
 
@@ -182,7 +182,7 @@ def test_a_file_that_was_cut_off_or_changed_is_noticed(
         assert "50 pictures and" in capsys.readouterr().out
         records = Records(path, "train")
         with path.open("r+b") as file:
-            file.seek(records.pieces[0].offset + 5)
+            file.seek(records.extents[0].offset + 5)
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
@@ -195,7 +195,7 @@ def test_a_file_that_was_cut_off_or_changed_is_noticed(
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
         with pytest.raises(UserError, match="cut off"):
-            CaptionData(path, "train").images([30])
+            CaptionDataset(path, "train").read_images([30])
 
 
 def test_chunks_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_chunks_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> Non
         del file["val/images"]
         file["val"].create_dataset("images", data=images, compression="gzip")
     with pytest.raises(UserError, match="h5repack -l CONTI"):
-        CaptionData(path, "val")
+        CaptionDataset(path, "val")
 
 
 def test_the_manifest_tells_the_encoder(folder: Path) -> None:

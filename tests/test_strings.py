@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from caption.config import EncoderConfig
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS
 from caption.encoders.cnn import CNNS, SharedBlock
@@ -44,8 +44,8 @@ def test_the_same_seed_gives_the_same_bytes(strings: Path, tmp_path: Path) -> No
     assert again.read_bytes() == strings.read_bytes()
     instances = "again_instances.json", "strings_instances.json"
     assert (tmp_path / instances[0]).read_bytes() == strings.with_name(instances[1]).read_bytes()
-    other = CaptionData(make(tmp_path / "other.h5", "--seed", "2"), "test")
-    assert other.references() != CaptionData(strings, "test").references()
+    other = CaptionDataset(make(tmp_path / "other.h5", "--seed", "2"), "test")
+    assert other.references() != CaptionDataset(strings, "test").references()
 
 
 def test_no_string_is_in_two_splits() -> None:
@@ -68,7 +68,7 @@ def test_captions_are_the_strings(strings: Path) -> None:
     assert read_manifest(strings)["source"] == {"reader": "strings", "seed": 1}
     for split, count in zip(("train", "val", "test"), COUNTS, strict=True):
         drawn = [make_string(1, split, number) for number in range(count)]
-        references = CaptionData(strings, split).references()
+        references = CaptionDataset(strings, split).references()
         assert [texts[0].replace(" ", "") for texts in references] == drawn
         assert references == [[" ".join(text)] for text in drawn] and spells([[t.split()] for (t,) in references])
     words = read_vocabulary(strings).words
@@ -104,9 +104,9 @@ def test_all_ink_is_in_the_picture() -> None:
 def test_boxes_lie_on_their_characters(strings: Path) -> None:
     """In each outline of the instance file there are pixels that are far from the ground's colour."""
     coco = COCO(str(strings.with_name("strings_instances.json")))
-    data = CaptionData(strings, "test")
+    data = CaptionDataset(strings, "test")
     for index, image_id in enumerate(data.image_ids):
-        image = data.images([index])[0].numpy().astype(float)
+        image = data.read_images([index])[0].numpy().astype(float)
         annotations = sorted(coco.imgToAnns[image_id], key=lambda annotation: annotation["id"])
         names = [coco.cats[annotation["category_id"]]["name"] for annotation in annotations]
         assert " ".join(names) == data.references()[index][0]

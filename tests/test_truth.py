@@ -2,13 +2,22 @@
 
 import pytest
 
-from caption.evaluation.scene_truth import FAULTS, Said, Thing, Verdict, holds, judge, parse, truth_scores
+from caption.evaluation.scene_truth import (
+    FAULTS,
+    ParsedCaption,
+    SceneObject,
+    Verdict,
+    holds,
+    judge,
+    parse,
+    truth_scores,
+)
 from preprocess.shapes import make_scene
 
 SCENE = [
-    Thing("circle", "red", "large", 0.25, 0.5, 0.22),
-    Thing("square", "blue", "small", 0.75, 0.52, 0.15),
-    Thing("star", "green", "small", 0.3, 0.9, 0.15),
+    SceneObject("circle", "red", "large", 0.25, 0.5, 0.22),
+    SceneObject("square", "blue", "small", 0.75, 0.52, 0.15),
+    SceneObject("star", "green", "small", 0.3, 0.9, 0.15),
 ]
 
 
@@ -19,7 +28,7 @@ def verdict(text: str) -> Verdict:
 def test_every_caption_of_the_set_is_true_and_complete() -> None:
     for number in range(150):
         things, _, captions = make_scene(3, "test", number)
-        scene = [Thing(*thing, thing.radius) for thing in things]
+        scene = [SceneObject(*thing, thing.radius) for thing in things]
         for caption in captions:
             found = judge(caption.split(), scene)
             assert found.truthful and found.complete, caption
@@ -28,7 +37,7 @@ def test_every_caption_of_the_set_is_true_and_complete() -> None:
 def test_parse() -> None:
     text = "there is a large red circle to the left of a little blue square and over a small green star"
     found = parse(text.split())
-    assert found == Said(
+    assert found == ParsedCaption(
         [
             {"shape": "circle", "colour": "red", "size": "large"},
             {"shape": "square", "colour": "blue", "size": "small"},
@@ -77,9 +86,9 @@ def test_complete() -> None:
 
 
 def test_diagonal_relations_hold_both_ways() -> None:
-    a, b = SCENE[0], Thing("cross", "red", "small", 0.65, 0.85, 0.15)  # right and below, 0.4 and 0.35
+    a, b = SCENE[0], SceneObject("cross", "red", "small", 0.65, 0.85, 0.15)  # right and below, 0.4 and 0.35
     assert holds("left", a, b) and holds("above", a, b) and not holds("right", a, b) and not holds("below", a, b)
-    far = Thing("cross", "red", "small", 0.92, 0.55, 0.15)
+    far = SceneObject("cross", "red", "small", 0.92, 0.55, 0.15)
     assert holds("left", a, far) and not holds("above", a, far)
     assert not holds("beside", a, far) and holds("beside", a, SCENE[1])
     assert holds("right", far, a) and holds("below", b, a)

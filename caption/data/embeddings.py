@@ -10,7 +10,7 @@ from caption.errors import UserError
 
 
 @torch.no_grad()
-def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
+def load_embeddings(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
     """Put the file's vectors into rows of embedding [V, E]; words that it lacks keep theirs. Returns the coverage.
 
     All vectors are scaled to the root mean square that the embedding had, which its model was made for. Raises
@@ -29,7 +29,7 @@ def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
                         f"{path}: its vectors have {len(parts) - 1} numbers, but decoder.embedding is {width}; give "
                         f"--decoder.embedding {len(parts) - 1}"
                     )
-                word = vocabulary.numbers.get(" ".join(parts[:-width]))  # a word of GloVe's may hold a space
+                word = vocabulary.word_to_index.get(" ".join(parts[:-width]))  # a word of GloVe's may hold a space
                 if word is not None and word >= len(SPECIALS):
                     found[word] = torch.tensor([float(part) for part in parts[-width:]])
     except (OSError, ValueError) as error:
@@ -40,6 +40,6 @@ def fill(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str:
         raise UserError(f"{path}: has no vector for any of the {total} words; is it of another language or format?")
     rows = torch.stack(list(found.values()))
     embedding[list(found)] = (rows * (size / rows.square().mean().sqrt())).to(embedding)
-    missing = [word for word in vocabulary.words[len(SPECIALS) :] if vocabulary.numbers[word] not in found]
+    missing = [word for word in vocabulary.words[len(SPECIALS) :] if vocabulary.word_to_index[word] not in found]
     told = f"; without: {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else ""
     return f"{path}: vectors for {len(found)} of {total} words ({len(found) / total:.1%}){told}"

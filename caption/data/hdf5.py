@@ -76,7 +76,7 @@ def read_image_config(path: str | Path) -> ImageConfig:
     return ImageConfig(manifest["size"], manifest["fit"])
 
 
-class Piece(NamedTuple):
+class Extent(NamedTuple):
     """Elements of a data set that lie side by side in some file: rows, or bytes where it has one dimension."""
 
     first: int  # element of the data set
@@ -85,7 +85,7 @@ class Piece(NamedTuple):
     offset: int  # of the first element in the file, in bytes
 
 
-def pieces(data: h5py.Dataset) -> list[Piece]:
+def extents(data: h5py.Dataset) -> list[Extent]:
     """Where a data set's elements lie, in their order. Raises UserError for files that are gone and for chunks."""
     path, row = Path(data.file.filename).resolve(), data.dtype.itemsize * int(np.prod(data.shape[1:]))
     if data.is_virtual:
@@ -98,11 +98,11 @@ def pieces(data: h5py.Dataset) -> list[Piece]:
             # A relative name is meant from the folder of the file that holds it; "." is that file.
             where = path if mapping.file_name == "." else path.parent / mapping.file_name
             with open_file(where) as file:
-                for piece in pieces(file[mapping.dset_name]):
+                for piece in extents(file[mapping.dset_name]):
                     a, b = max(start, piece.first), min(end, piece.first + piece.length)
                     if a < b:
                         offset = piece.offset + (a - piece.first) * row
-                        found.append(Piece(first + a - start, b - a, piece.path, offset))
+                        found.append(Extent(first + a - start, b - a, piece.path, offset))
         return sorted(found)
     if not len(data):
         return []
@@ -112,7 +112,7 @@ def pieces(data: h5py.Dataset) -> list[Piece]:
             f"{path}: {data.name} is stored in chunks, not in one piece; undo that with h5repack -l CONTI, or make the "
             "file again with python -m preprocess"
         )
-    return [Piece(0, len(data), path, offset)]
+    return [Extent(0, len(data), path, offset)]
 
 
 class Records:
@@ -132,7 +132,7 @@ class Records:
             manifest = json.loads(file.attrs["manifest"])
             self.store: str = manifest["store"]
             data = file[split][RECORDS[self.store]]
-            self.pieces = pieces(data)
+            self.extents = extents(data)
             self.shape: tuple[int, ...] = data.shape[1:]
             self.dtype: np.dtype[Any] = data.dtype
             if self.store == "jpeg":
@@ -142,7 +142,7 @@ class Records:
                 starts = np.arange(len(data) + 1)
         # Of each record: its first byte, the file that has it, its length in bytes.
         unit = 1 if self.store == "jpeg" else self.dtype.itemsize * int(np.prod(self.shape))
-        places = self.pieces or [Piece(0, 0, self.path, 0)]
+        places = self.extents or [Extent(0, 0, self.path, 0)]
         firsts, offsets = (np.array([getattr(place, name) for place in places]) for name in ("first", "offset"))
         self._files = [place.path for place in places]
         self._owners = np.searchsorted(firsts, starts[:-1], "right") - 1

@@ -24,7 +24,7 @@ TURNS = {
 }
 
 
-class Window(NamedTuple):
+class CropBox(NamedTuple):
     """The part of a picture that the model saw as its square, in shares of the picture's width and height."""
 
     left: float = 0.0
@@ -102,13 +102,13 @@ def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def window(size: tuple[int, int], fit: Fit) -> Window:
+def crop_box(size: tuple[int, int], fit: Fit) -> CropBox:
     """The part of a picture of that width and height that `fit_image` makes the square of."""
     width, height = size
     if fit == "squash":
-        return Window()
+        return CropBox()
     side = min(size)
-    return Window((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height)
+    return CropBox((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:

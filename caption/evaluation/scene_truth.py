@@ -35,7 +35,7 @@ NEAR = 0.25  # largest gap between objects beside each other, as a share of the 
 FAULTS = ("shape", "colour", "size", "relation")
 
 
-class Thing(NamedTuple):
+class SceneObject(NamedTuple):
     """An object of a scene; its centre and its radius as shares of the picture's side."""
 
     shape: str
@@ -46,7 +46,7 @@ class Thing(NamedTuple):
     radius: float
 
 
-class Said(NamedTuple):
+class ParsedCaption(NamedTuple):
     """What a caption says."""
 
     things: list[dict[str, str]]  # shape, colour, size of every object, in the order of the words
@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
         return [f"wrong {fault}" for fault in FAULTS if fault in self.faults] or ["truthful"]
 
 
-def parse(words: Sequence[str]) -> Said | None:
+def parse(words: Sequence[str]) -> ParsedCaption | None:
     """What the words say, or None when they are no sentence of the grammar (which is not ambiguous)."""
     parser = _parser()
     try:
@@ -89,7 +89,7 @@ def parse(words: Sequence[str]) -> Said | None:
         }
         for node in _nodes(tree, "Object")
     ]
-    return Said(things, [node[0].label().lower() for node in _nodes(tree, "Relation")])
+    return ParsedCaption(things, [node[0].label().lower() for node in _nodes(tree, "Relation")])
 
 
 @cache
@@ -101,7 +101,7 @@ def _nodes(tree: Tree, label: str) -> list[Tree]:
     return list(tree.subtrees(lambda node: node.label() == label))
 
 
-def judge(words: Sequence[str], scene: Sequence[Thing]) -> Verdict:
+def judge(words: Sequence[str], scene: Sequence[SceneObject]) -> Verdict:
     """Hold a caption against its scene, in which no two objects have one shape: the noun says which object is meant.
 
     A shape that is not there, or is told twice, is a fault of shape. Of one that is not there, colour and size cannot
@@ -125,7 +125,7 @@ def judge(words: Sequence[str], scene: Sequence[Thing]) -> Verdict:
     return Verdict(True, frozenset(faults), {thing for thing in meant if thing} == set(scene))
 
 
-def holds(relation: str, a: Thing, b: Thing) -> bool:
+def holds(relation: str, a: SceneObject, b: SceneObject) -> bool:
     """Whether a stands in that relation to b. Nearly diagonal, an object is, say, both left of the other and above."""
     dx, dy = b.x - a.x, b.y - a.y
     if relation == "beside":
@@ -135,10 +135,10 @@ def holds(relation: str, a: Thing, b: Thing) -> bool:
     return CLEAR * along >= abs(across) and along > 0
 
 
-def read_scene(annotations: Sequence[Mapping[str, Any]], categories: Mapping[int, str]) -> list[Thing]:
+def read_scene(annotations: Sequence[Mapping[str, Any]], categories: Mapping[int, str]) -> list[SceneObject]:
     """The objects of one picture from the instance file that `preprocess shapes` wrote."""
     return [
-        Thing(categories[a["category_id"]], a["colour"], a["size"], a["centre"][0], a["centre"][1], a["radius"])
+        SceneObject(categories[a["category_id"]], a["colour"], a["size"], a["centre"][0], a["centre"][1], a["radius"])
         for a in annotations
     ]
 

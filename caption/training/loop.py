@@ -136,7 +136,7 @@ def train_epoch(
     soon = (config.self_critical.first_epoch or config.epochs + 1) - 2  # epochs of cross-entropy after the first
     own = config.scheduled_sampling * ((progress.epoch - 1) / soon if soon > 0 else 1.0)
     left = Sized(batched(loader, config.accumulate), len(loader) // config.accumulate)
-    bar = ProgressBar(left, f"epoch {progress.epoch}", "batches", done=progress.batch, keep=True)
+    bar = ProgressBar(left, f"epoch {progress.epoch}", "batches", initial=progress.batch, leave=True)
     last = time.perf_counter()
     for parts in bar:
         progress.waiting += time.perf_counter() - last

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caption.captioner import Captioner
 from caption.config import SearchConfig, SelfCriticalConfig
-from caption.data.dataset import Batch, CaptionData, pad_captions
+from caption.data.dataset import Batch, CaptionDataset, pad_captions
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.decoders.base import DecoderOutput
 from caption.evaluation.reward import Reward
@@ -24,7 +24,7 @@ OTHER = -1  # a word, but none of the vocabulary
 class Critic:
     """Draws captions of a batch and says what each earned."""
 
-    def __init__(self, config: SelfCriticalConfig, data: CaptionData, max_length: int) -> None:
+    def __init__(self, config: SelfCriticalConfig, data: CaptionDataset, max_length: int) -> None:
         """Rewards against the captions of `data`; draws have `max_length` words at most."""
         self.config = config
         # What a reference has in place of words that the model does not know, no draw can equal.
