@@ -9,8 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from caption.data.dataset import CaptionDataset
+from caption.data.scenes import COLOURS, SHAPES, SceneObject
 from preprocess import shapes as module
-from preprocess.shapes import COLOURS, SHAPES, UNSEEN, SceneObject, make_scene
+from preprocess.shapes import UNSEEN_PAIRS, sample_scene
 
 NAME = r"a (small|little|large|big) (\w+) (\w+)"
 WHERE = r"(left of|to the left of|right of|to the right of|above|over|below|under|beside)"
@@ -29,32 +30,32 @@ def holds(where: str, a: SceneObject, b: SceneObject) -> bool:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_caption_is_true(split: str) -> None:
     for number in range(150):
-        things, _, captions = make_scene(7, split, number)
-        by_shape = {thing.shape: thing for thing in things}
-        assert len(by_shape) == len(things) and len(captions) == 5
+        objects, _, captions = sample_scene(7, split, number)
+        by_shape = {item.shape: item for item in objects}
+        assert len(by_shape) == len(objects) and len(captions) == 5
         for caption in captions:
             match = SENTENCE.match(caption)
             assert match, caption
             parts = match.groups()
             names = [parts[i : i + 3] for i in (0, 4, 8) if parts[i]]
-            told = [by_shape[shape] for _, _, shape in names]
-            assert len(told) == len(things)
-            for (size, colour, _), thing in zip(names, told, strict=True):
-                assert colour == thing.colour and (size in ("large", "big")) == (thing.size == "large")
-            for where, other in zip((parts[3], parts[7]), told[1:], strict=False):
-                assert holds(where, told[0], other), caption
+            mentioned = [by_shape[shape] for _, _, shape in names]
+            assert len(mentioned) == len(objects)
+            for (size, colour, _), item in zip(names, mentioned, strict=True):
+                assert colour == item.colour and (size in ("large", "big")) == (item.size == "large")
+            for where, other in zip((parts[3], parts[7]), mentioned[1:], strict=False):
+                assert holds(where, mentioned[0], other), caption
 
 
 def test_held_out_pairs_are_only_tested() -> None:
     for split in ("train", "val", "test"):
         for number in range(200):
-            things, unseen, _ = make_scene(1, split, number)
-            assert any((t.shape, t.colour) in UNSEEN for t in things) == unseen
+            objects, unseen, _ = sample_scene(1, split, number)
+            assert any((t.shape, t.colour) in UNSEEN_PAIRS for t in objects) == unseen
             assert unseen == (split == "test" and number % 5 == 0)
 
 
 def test_wordings_differ() -> None:
-    captions = [make_scene(1, "train", number)[2] for number in range(100)]
+    captions = [sample_scene(1, "train", number)[2] for number in range(100)]
     assert np.mean([len(set(five)) for five in captions]) > 3
     words = {word for five in captions for caption in five for word in caption.split()}
     assert words >= {*SHAPES, *COLOURS, "little", "big", "beside", "over", "under", "there"}
@@ -79,5 +80,5 @@ def test_masks_lie_on_their_objects(shapes: Path) -> None:
 
 
 def test_a_picture_does_not_depend_on_the_counts() -> None:
-    assert make_scene(3, "test", 4) == make_scene(3, "test", 4) != make_scene(4, "test", 4)
+    assert sample_scene(3, "test", 4) == sample_scene(3, "test", 4) != sample_scene(4, "test", 4)
     assert len({module.image_id(split, n) for split in ("train", "val", "test") for n in range(5)}) == 15

@@ -23,7 +23,7 @@ from caption.evaluation import table
 from caption.evaluation.string_accuracy import reading_scores, spells
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
-from preprocess.strings import CHARACTERS, FONTS, boxes, draw_named, lay_out, make_string, read_font, split_of
+from preprocess.strings import CHARACTERS, FONTS, boxes, draw_image, read_font, sample_layout, sample_string, split_of
 
 COUNTS = (60, 8, 12)
 
@@ -49,15 +49,15 @@ def test_the_same_seed_gives_the_same_bytes(strings: Path, tmp_path: Path) -> No
 
 
 def test_no_string_is_in_two_splits() -> None:
-    texts = {split: {make_string(3, split, n) for n in range(400)} for split in ("train", "val", "test")}
+    texts = {split: {sample_string(3, split, n) for n in range(400)} for split in ("train", "val", "test")}
     assert not texts["train"] & texts["val"] and not (texts["train"] | texts["val"]) & texts["test"]
     assert {split_of(text) for text in texts["test"]} == {"test"}
-    shares = Counter(split_of(make_string(3, "train", 0) + str(n)) for n in range(3000))
+    shares = Counter(split_of(sample_string(3, "train", 0) + str(n)) for n in range(3000))
     assert shares["train"] / 3000 == pytest.approx(0.8, abs=0.03) and shares["val"] > 200 < shares["test"]
 
 
 def test_kinds_of_strings() -> None:
-    texts = [make_string(1, "train", number) for number in range(600)]
+    texts = [sample_string(1, "train", number) for number in range(600)]
     assert {len(text) for text in texts} == {2, 3, 4, 5, 6}
     assert set("".join(texts)) == set(CHARACTERS)
     assert 100 < sum(text.isdigit() for text in texts) < 400 and 100 < sum(text.isalpha() for text in texts) < 400
@@ -67,12 +67,12 @@ def test_captions_are_the_strings(strings: Path) -> None:
     """A character a word, so that the vocabulary is the characters of train and nothing is unknown."""
     assert read_manifest(strings)["source"] == {"reader": "strings", "seed": 1}
     for split, count in zip(("train", "val", "test"), COUNTS, strict=True):
-        drawn = [make_string(1, split, number) for number in range(count)]
+        drawn = [sample_string(1, split, number) for number in range(count)]
         references = CaptionDataset(strings, split).references()
         assert [texts[0].replace(" ", "") for texts in references] == drawn
         assert references == [[" ".join(text)] for text in drawn] and spells([[t.split()] for (t,) in references])
     words = read_vocabulary(strings).words
-    drawn = [make_string(1, "train", number) for number in range(COUNTS[0])]
+    drawn = [sample_string(1, "train", number) for number in range(COUNTS[0])]
     assert set(words) == {*SPECIALS, *"".join(drawn)} <= {*SPECIALS, *CHARACTERS}
 
 
@@ -89,11 +89,11 @@ def test_all_ink_is_in_the_picture() -> None:
     """Turned, slanted and placed by chance, no string touches an edge, and each character's box holds its ink."""
     side = 256
     for number in range(40):
-        text = make_string(1, "test", number)
-        layout = lay_out(random.Random(number), text, side)
+        text = sample_string(1, "test", number)
+        layout = sample_layout(random.Random(number), text, side)
         corners = np.array(boxes(layout, text))
         assert corners.min() >= 0 and corners.max() <= side
-        ink = np.asarray(module._ink(layout, text, side)) > 127
+        ink = np.asarray(module._draw_mask(layout, text, side)) > 127
         rows, columns = np.nonzero(ink)
         low, high = corners.min((0, 1)), corners.max((0, 1))
         assert ink.sum() > 100 and columns.min() >= low[0] - 2 and columns.max() <= high[0] + 2
@@ -120,7 +120,7 @@ def test_boxes_lie_on_their_characters(strings: Path) -> None:
 
 def test_a_picture_does_not_depend_on_the_counts() -> None:
     name = "strings_test_000004.png"
-    assert draw_named(name, 1, 64).tobytes() == draw_named(name, 1, 64).tobytes() != draw_named(name, 2, 64).tobytes()
+    assert draw_image(name, 1, 64).tobytes() == draw_image(name, 1, 64).tobytes() != draw_image(name, 2, 64).tobytes()
 
 
 @pytest.mark.parametrize(
