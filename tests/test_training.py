@@ -226,7 +226,7 @@ def test_patience(shapes: Path, tmp_path: Path) -> None:
 def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
     split = dataset.CaptionDataset(shapes, "train")
     few = [[split.caption(5 * i)] for i in range(8)]
-    batch = dataset.collate(range(8), few, split.images)
+    batch = dataset.collate(range(8), few, split.read_images)
     optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
     captioner.train()
     for step in range(200):
