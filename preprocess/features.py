@@ -1,4 +1,4 @@
-"""A frozen encoder for the store of features."""
+"""The frozen encoder of `--store features`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,31 +13,31 @@ from caption.encoders.base import Encoder
 from caption.errors import UserError
 
 
-def make_encoder(
+def build_feature_encoder(
     config: EncoderConfig, size: int, device_name: str
 ) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.float16]], tuple[int, int], dict[str, Any]]:
-    """A function from pictures uint8 [B, 3, S, S] to features float16 [B, L, D]; (L, D); what tells this encoder from
-    others. Raises UserError for one that is to be trained."""
+    """Return a function from images uint8 [B, 3, S, S] to features float16 [B, L, D], its (L, D), and the encoder's
+    fingerprint. Raises UserError for an encoder that is to be trained, or has random weights."""
     if config.finetune_from:
         raise UserError(
             f"encoder.finetune_from is {config.finetune_from!r}, but stored features cannot be trained further; leave "
-            "it empty, or keep pictures with --store pixels"
+            "it empty, or store images with --store pixels"
         )
     if config.weights == "none":
-        raise UserError("encoder.weights is none: features of a random encoder say nothing; give weights")
+        raise UserError("encoder.weights is none, but features of a random encoder are useless; give weights")
     device = choose_device(device_name)
     encoder = Encoder(config, size).eval().to(device)
     limit = torch.finfo(torch.float16).max
 
     @torch.inference_mode()
-    def encode(pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
-        regions = encoder(torch.from_numpy(pictures).to(device))
+    def encode(images: NDArray[np.uint8]) -> NDArray[np.float16]:
+        regions = encoder(torch.from_numpy(images).to(device))
         if float(regions.abs().max()) > limit:
             raise UserError(
                 f"features of {config.name} exceed {limit:.0f}, the largest number of half precision; choose another "
                 "encoder.layer, or --store pixels"
             )
-        found: NDArray[np.float16] = regions.half().cpu().contiguous().numpy()
-        return found
+        features: NDArray[np.float16] = regions.half().cpu().contiguous().numpy()
+        return features
 
     return encode, (encoder.grid[0] * encoder.grid[1], encoder.width), encoder.identity()

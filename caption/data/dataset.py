@@ -42,8 +42,8 @@ class CaptionDataset(Dataset[Batch]):
             group = file[split]
             self.image_ids: list[int] = group["image_ids"][:].tolist()
             self.file_names: list[str] = group["file_names"].asstr()[:].tolist()
-            self.image_captions: NDArray[np.int64] = group["image_captions"][:]
-            self.caption_words: NDArray[np.int64] = group["caption_words"][:]
+            self.caption_offsets: NDArray[np.int64] = group["caption_offsets"][:]
+            self.word_offsets: NDArray[np.int64] = group["word_offsets"][:]
             self.words: NDArray[np.int32] = group["words"][:]
         self.cached: Tensor | None = None  # all images of the split, after `cache_on`
         self._process_id = os.getpid()
@@ -54,7 +54,7 @@ class CaptionDataset(Dataset[Batch]):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Number of words of every caption, <end> included, shape [C]."""
-        return np.diff(self.caption_words) + 1
+        return np.diff(self.word_offsets) + 1
 
     @property
     def nbytes(self) -> int:
@@ -70,15 +70,15 @@ class CaptionDataset(Dataset[Batch]):
         """Return the raw captions of every image, in the file's order."""
         with open_file(self.path) as file:
             texts = file[self.split]["references"].asstr()[:].tolist()
-        return [texts[a:b] for a, b in zip(self.image_captions[:-1], self.image_captions[1:], strict=True)]
+        return [texts[a:b] for a, b in zip(self.caption_offsets[:-1], self.caption_offsets[1:], strict=True)]
 
     def caption(self, number: int) -> NDArray[np.int32]:
         """Return an encoded caption of the split, without <start> and <end>."""
-        return self.words[self.caption_words[number] : self.caption_words[number + 1]]
+        return self.words[self.word_offsets[number] : self.word_offsets[number + 1]]
 
     def captions(self, index: int) -> list[NDArray[np.int32]]:
         """Return all encoded captions of an image."""
-        return [self.caption(number) for number in range(self.image_captions[index], self.image_captions[index + 1])]
+        return [self.caption(number) for number in range(self.caption_offsets[index], self.caption_offsets[index + 1])]
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """Return images uint8 [B, 3, S, S], or features float16 [B, L, D]."""
@@ -116,7 +116,7 @@ class SingleCaptionDataset(Dataset[Batch]):
 
     def __init__(self, data: CaptionDataset) -> None:
         self.data = data
-        self.image_of_caption = np.repeat(np.arange(len(data)), np.diff(data.image_captions))
+        self.image_of_caption = np.repeat(np.arange(len(data)), np.diff(data.caption_offsets))
 
     def __len__(self) -> int:
         return len(self.image_of_caption)
@@ -170,9 +170,9 @@ def training_batches(
     lengths = data.lengths
     if batch_by == "lengths":
         return SingleCaptionDataset(data), BucketSampler(lengths[:, None], batch_size, seed, exact_length=True)
-    max_captions = int(np.diff(data.image_captions).max())
+    max_captions = int(np.diff(data.caption_offsets).max())
     keys = np.zeros((len(data), max_captions), dtype=np.int64)  # falling lengths of each image's captions
-    for index, (a, b) in enumerate(zip(data.image_captions[:-1], data.image_captions[1:], strict=True)):
+    for index, (a, b) in enumerate(zip(data.caption_offsets[:-1], data.caption_offsets[1:], strict=True)):
         keys[index, : b - a] = -np.sort(-lengths[a:b])
     return data, BucketSampler(keys, batch_size, seed)
 

@@ -27,12 +27,12 @@ SIZE = 64
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Smooth pictures with captions, the same data in the three stores, and the encoder's weights."""
     folder = tmp_path_factory.mktemp("stores")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     generator = np.random.default_rng(0)
     lines = ["file_name,caption"]
     for number in range(50):
         small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
-        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"pictures/{number}.png")
+        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"images/{number}.png")
         lines += [f"{number}.png,a {colour} dog" for colour in ("red", "blue", "green")[: 1 + number % 3]]
     (folder / "captions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, output: Path, store: str, *more: str) -> None:
-    given = ["folder", "--images", str(folder / "pictures"), "--captions", str(folder / "captions.csv")]
+    given = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "captions.csv")]
     given += ["--output", str(output), "--store", store, "--size", str(SIZE), "--min-count", "1", "--workers", "1"]
     preprocess([*given, *encoder(folder, "weights.pth"), "--device", "cpu", *more])
 
@@ -54,9 +54,7 @@ def encoder(folder: Path, weights: str) -> list[str]:
 
 
 def originals(folder: Path, split: CaptionDataset) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.open(folder / "pictures" / name)).transpose(2, 0, 1) for name in split.file_names]
-    )
+    return np.stack([np.asarray(Image.open(folder / "images" / name)).transpose(2, 0, 1) for name in split.file_names])
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -137,7 +135,7 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
 def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> None:
     for more, message in (
         (["--encoder.finetune-from", "all"], "stored features cannot be trained further"),
-        (["--encoder.weights", "none"], "features of a random encoder say nothing"),
+        (["--encoder.weights", "none"], "features of a random encoder are useless"),
     ):
         with pytest.raises(UserError, match=message):
             build(folder, tmp_path / "no.h5", "features", *more)
@@ -179,18 +177,18 @@ def test_a_file_that_was_cut_off_or_changed_is_noticed(
         path = tmp_path / f"{store}.h5"
         path.write_bytes((folder / f"{store}.h5").read_bytes())
         preprocess(["verify", str(path)])
-        assert "50 pictures and" in capsys.readouterr().out
+        assert "50 images and" in capsys.readouterr().out
         records = Records(path, "train")
         with path.open("r+b") as file:
             file.seek(records.extents[0].offset + 5)
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
-        with pytest.raises(UserError, match=r"train: picture 0, \d+\.png; make it again"):
+        with pytest.raises(UserError, match=r"train: image 0, \d+\.png; make it again"):
             preprocess(["verify", str(path)])
         with h5py.File(path, "r+") as file:
             file["val/words"][0] += 1
-        with pytest.raises(UserError, match="val/words; train: picture 0"):
+        with pytest.raises(UserError, match="val/words; train: image 0"):
             preprocess(["verify", str(path)])
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)

@@ -46,7 +46,7 @@ def save_picture(path: Path, kind: str) -> None:
         path.touch()
     elif kind == "html":
         path.write_text("\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>")
-    elif kind == "not a picture":
+    elif kind == "not an image":
         path.write_bytes(os.urandom(500))
     elif kind == "bomb":
         path.write_bytes(bomb())
@@ -77,7 +77,7 @@ def build(folder: Path, images: list[dict[str, Any]] | str, *more: str) -> Path:
     text = images if isinstance(images, str) else json.dumps({"images": images})
     (folder / "list.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     path = folder / "out.h5"
-    given = ["karpathy", "--images", str(folder / "pictures"), "--json", str(folder / "list.json")]
+    given = ["karpathy", "--images", str(folder / "images"), "--json", str(folder / "list.json")]
     preprocess([*given, "--output", str(path), "--size", "16", "--min-count", "1", "--workers", "0", *more])
     return path
 
@@ -97,9 +97,9 @@ def report(folder: Path) -> list[tuple[str, str]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With three good pictures, 0.jpg to 2.jpg."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(3):
-        save_picture(tmp_path / f"pictures/{number}.jpg", "good")
+        save_picture(tmp_path / f"images/{number}.jpg", "good")
     return tmp_path
 
 
@@ -108,14 +108,14 @@ BAD = {
     "png cut off": "unreadable or truncated",
     "zero bytes": "an empty file",
     "html": "a page of HTML",
-    "not a picture": "of unknown kind, not a picture",
+    "not an image": "of unknown kind, not an image",
     "bomb": "decompression bomb",
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path, kind: str) -> None:
-    save_picture(folder / "pictures/bad.jpg", kind)
+    save_picture(folder / "images/bad.jpg", kind)
     images = [entry("0.jpg"), entry("bad.jpg"), entry("1.jpg")]
     with pytest.raises(UserError, match=f"bad.jpg: .*{BAD[kind]}.*--on-error skip") as caught:
         build(folder, images)
@@ -132,7 +132,7 @@ def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path
 )
 @pytest.mark.parametrize("name", ["odd.jpg", "a b  c.jpg", "Größe 猫.jpg", 'it\'s #1, "x".jpg'])
 def test_unusual_pictures_and_names_are_read(folder: Path, kind: str, name: str) -> None:
-    save_picture(folder / "pictures" / name, kind)
+    save_picture(folder / "images" / name, kind)
     data = CaptionDataset(build(folder, [entry("0.jpg"), entry(name)]), "train")
     assert data.file_names == ["0.jpg", name]
     assert (data.read_images([1]).float() - GRAY).abs().max() <= 4
@@ -140,15 +140,15 @@ def test_unusual_pictures_and_names_are_read(folder: Path, kind: str, name: str)
 
 def test_every_bad_picture_is_named_at_once(folder: Path) -> None:
     for kind in BAD:
-        save_picture(folder / f"pictures/{kind}.jpg", kind)
-    with pytest.raises(UserError, match=r", and 5 more; all are named in .*out_report\.csv"):
+        save_picture(folder / f"images/{kind}.jpg", kind)
+    with pytest.raises(UserError, match=r", and 5 more; all are listed in .*out_report\.csv"):
         build(folder, [entry("0.jpg"), *(entry(f"{kind}.jpg") for kind in BAD)])
     assert {name for name, problem in report(folder) if "no list" not in problem} == {f"{kind}.jpg" for kind in BAD}
 
 
 def test_a_split_without_one_good_picture_is_refused(folder: Path) -> None:
-    save_picture(folder / "pictures/bad.jpg", "zero bytes")
-    with pytest.raises(UserError, match="split val: not one of its 1 pictures can be read"):
+    save_picture(folder / "images/bad.jpg", "zero bytes")
+    with pytest.raises(UserError, match="split val: none of its 1 images can be read"):
         build(folder, [entry("0.jpg"), entry("bad.jpg", split="val")], "--on-error", "skip")
 
 
@@ -159,18 +159,18 @@ def test_names_on_one_side_only(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "MB" not in capsys.readouterr().out  # told before the first picture is opened
     path = build(folder, images, "--on-error", "skip")
     assert CaptionDataset(path, "train").file_names == ["0.jpg", "1.jpg"]
-    assert read_manifest(path)["dropped"]["pictures not on disk"] == 1
+    assert read_manifest(path)["dropped"]["images not on disk"] == 1
     found = dict(report(folder))
     assert found["gone.jpg"] == "not on disk"
-    assert found[str(folder / "pictures/2.jpg")] == "on disk, but in no list"
-    assert "out_report.csv names what was left out" in capsys.readouterr().out
+    assert found[str(folder / "images/2.jpg")] == "on disk, but in no list"
+    assert "out_report.csv lists what was left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (entry("1.jpg", cocoid=7), "its id 7 stands before"),
-        (entry("0.jpg", cocoid=8, split="test"), "the same picture stands before"),
+        (entry("1.jpg", cocoid=7), "duplicate id 7"),
+        (entry("0.jpg", cocoid=8, split="test"), "duplicate image; in two splits"),
     ],
 )
 def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any], problem: str) -> None:
@@ -179,14 +179,14 @@ def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any],
         build(folder, images)
     path = build(folder, images, "--on-error", "skip")
     assert CaptionDataset(path, "train").file_names == ["0.jpg", "2.jpg"]
-    assert read_manifest(path)["dropped"]["pictures that stand twice"] == 1
+    assert read_manifest(path)["dropped"]["duplicate images"] == 1
 
 
 def test_odd_exif_and_a_name_that_is_no_utf8(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x0128] = 6, "inch"  # the unit of resolution should be a number
-    Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "pictures/odd.jpg", exif=exif)
-    with open(os.fsencode(folder / "pictures") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
+    Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "images/odd.jpg", exif=exif)
+    with open(os.fsencode(folder / "images") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
     data = CaptionDataset(build(folder, [entry("odd.jpg")]), "train")
     assert (data.read_images([0]).float() - GRAY).abs().max() <= 4
@@ -198,7 +198,7 @@ def test_captions_that_say_nothing_are_left_out(folder: Path) -> None:
     data = CaptionDataset(path, "train")
     assert data.references() == [["a dog"], ["a dog"]] and data.file_names == ["0.jpg", "2.jpg"]
     dropped = read_manifest(path)["dropped"]
-    assert dropped["captions without words"] == 5 and dropped["pictures without captions"] == 1
+    assert dropped["captions without words"] == 5 and dropped["images without captions"] == 1
     assert len(report(folder)) == 6
 
 
@@ -255,7 +255,7 @@ def test_coco_annotations_that_do_not_fit_their_images(folder: Path) -> None:
     def coco(images: list[Any], annotations: list[Any]) -> None:
         path = folder / "captions.json"
         path.write_text(json.dumps({"images": images, "annotations": annotations}))
-        given = ["coco", "--images", str(folder / "pictures"), "--captions", str(path), "--split", "train"]
+        given = ["coco", "--images", str(folder / "images"), "--captions", str(path), "--split", "train"]
         preprocess([*given, "--output", str(folder / "out.h5"), "--size", "16", "--min-count", "1", "--workers", "0"])
 
     image, caption = {"id": 1, "file_name": "0.jpg"}, {"image_id": 1, "caption": "a dog"}
@@ -263,7 +263,7 @@ def test_coco_annotations_that_do_not_fit_their_images(folder: Path) -> None:
         coco([image], [caption, {"image_id": 2, "caption": "a cat"}])
     with pytest.raises(UserError, match="not a COCO caption file"):
         coco([image], [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
-    with pytest.raises(UserError, match="its id 1 stands before"):
+    with pytest.raises(UserError, match="duplicate id 1"):
         coco([image, {"id": 1, "file_name": "1.jpg"}], [caption])
     coco([image, {"id": 2, "file_name": "1.jpg"}], [caption])
     assert ("1.jpg", "no caption") in report(folder)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from caption.data.hdf5 import Records, read_manifest
 from caption.errors import UserError
-from preprocess import journal, writer
+from preprocess import datafile, journal, writer
 from preprocess.__main__ import main as preprocess
 from preprocess.verify import Verify
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures, their captions, and weights of an encoder."""
     folder = tmp_path_factory.mktemp("source")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     generator = np.random.default_rng(0)
     lines = ["file_name,caption"]
     for number in range(COUNT):
         pixels = generator.integers(0, 256, (60, 80, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"pictures/{number}.jpg")
+        Image.fromarray(pixels).save(folder / f"images/{number}.jpg")
         lines += [f"{number}.jpg,a dog number {number % 7}", f"{number}.jpg,the dog"]
     (folder / "captions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(source: Path, output: Path, store: str, workers: int = 2) -> list[str]:
-    given = ["folder", "--images", str(source / "pictures"), "--captions", str(source / "captions.csv")]
+    given = ["folder", "--images", str(source / "images"), "--captions", str(source / "captions.csv")]
     given += ["--output", str(output), "--size", "32", "--min-count", "1", "--store", store, "--workers", str(workers)]
     if store == "features":
         given += ["--encoder.name", "mobilenet_v2", "--encoder.weights", str(source / "weights.pth")]
@@ -73,7 +73,7 @@ def wait(child: int) -> int:
 
 def noted(output: Path) -> int:
     """How many pictures the journal says are done."""
-    found = journal.load(journal.unfinished(output))
+    found = journal.load(journal.work_folder(output))
     return found.done if found else 0
 
 
@@ -107,13 +107,13 @@ def test_killed_at_random_moments(
         os.kill(child, signal.SIGKILL)
         if wait(child) == -signal.SIGKILL:
             kills += 1
-        journal.settle(killed)
+        journal.finalize(killed)
         if killed.exists():
             assert killed.read_bytes() == whole.read_bytes()
             killed.unlink()
             rounds += 1
     wait(start(command(source, killed, store)))
-    assert killed.read_bytes() == whole.read_bytes() and not journal.unfinished(killed).exists()
+    assert killed.read_bytes() == whole.read_bytes() and not journal.work_folder(killed).exists()
     print(f"{store}: killed {kills} times, {went_on} times after some of the work; whole {rounds + 1} times")
     assert went_on >= 5
     Verify(str(killed)).run()
@@ -144,10 +144,10 @@ def test_killed_while_the_captions_are_written(source: Path, tmp_path: Path, sto
 
                 return call
 
-            for place, name in ((h5py.Group, "__setitem__"), (h5py.Group, "create_dataset"), (h5py.File, "close"),
-                                (h5py.AttributeManager, "__setitem__"), (journal.Journal, "save"), (journal, "settle"),
-                                (Path, "replace"), (journal.shutil, "rmtree")):  # fmt: skip
-                setattr(place, name, counted(getattr(place, name)))
+            for owner, name in ((h5py.Group, "__setitem__"), (h5py.Group, "create_dataset"), (h5py.File, "close"),
+                                (h5py.AttributeManager, "__setitem__"), (journal.Journal, "save"),
+                                (journal, "finalize"), (Path, "replace"), (journal.shutil, "rmtree")):  # fmt: skip
+                setattr(owner, name, counted(getattr(owner, name)))
 
         return change
 
@@ -155,30 +155,32 @@ def test_killed_while_the_captions_are_written(source: Path, tmp_path: Path, sto
         moments += 1
         if wait(start(command_of(killed), die_at(moments))) != -signal.SIGKILL:
             break
-        journal.settle(killed)
+        journal.finalize(killed)
         if not killed.exists():
             assert wait(start(command_of(killed))) == 0
         assert killed.read_bytes() == whole.read_bytes(), moments
-        assert not journal.unfinished(killed).exists()
+        assert not journal.work_folder(killed).exists()
         killed.unlink()
     assert moments > 40
 
 
-def test_bad_pictures_are_mended_or_passed_over_without_losing_the_rest(
+def test_bad_images_are_mended_or_passed_over_without_losing_the_rest(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, mended, skipped = (tmp_path / f"{name}.h5" for name in ("whole", "mended", "skipped"))
     preprocess(command(source, whole, "pixels"))
-    bad = source / "pictures" / "5.jpg"
+    bad = source / "images" / "5.jpg"
     content = bad.read_bytes()
     bad.write_bytes(content[:300])
     try:
         for path in (mended, skipped):
-            with pytest.raises(UserError, match=r"5\.jpg: unreadable.*named in .*_report\.csv. Nothing done is lost"):
+            with pytest.raises(
+                UserError, match=r"5\.jpg: unreadable.*listed in .*_report\.csv. Completed work is kept"
+            ):
                 preprocess(command(source, path, "pixels"))
         capsys.readouterr()
         preprocess([*command(source, skipped, "pixels"), "--on-error", "skip"])
-        assert f"going on after {COUNT} of {COUNT} pictures, and the 1 bad ones once more" in capsys.readouterr().out
+        assert f"resuming after {COUNT} of {COUNT} images; retrying 1 bad images" in capsys.readouterr().out
     finally:
         bad.write_bytes(content)
     preprocess(command(source, mended, "pixels"))
@@ -187,19 +189,19 @@ def test_bad_pictures_are_mended_or_passed_over_without_losing_the_rest(
 
     for split, counts in read_manifest(skipped)["splits"].items():
         everything, rest = Records(whole, split), Records(skipped, split)
-        assert len(rest) == counts["pictures"] == len(everything) - counts["bad_pictures"]
+        assert len(rest) == counts["images"] == len(everything) - counts["bad_images"]
         gone = 0
         for index in range(len(rest)):
             if rest.read_bytes(index) != everything.read_bytes(index + gone):
                 gone += 1
                 assert rest.read_bytes(index) == everything.read_bytes(index + gone)
-        assert gone <= counts["bad_pictures"]
+        assert gone <= counts["bad_images"]
     Verify(str(skipped)).run()
 
 
 def test_work_of_another_command_is_not_mixed_in(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    bad = source / "pictures" / "5.jpg"
+    bad = source / "images" / "5.jpg"
     content = bad.read_bytes()
     bad.write_bytes(b"")
     try:
@@ -210,7 +212,7 @@ def test_work_of_another_command_is_not_mixed_in(source: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=r"unfinished work of another command \(size was 32, now 16\); finish that"):
         preprocess([*command(source, output, "pixels"), "--size", "16"])
     preprocess([*command(source, output, "pixels"), "--size", "16", "--overwrite"])
-    assert read_manifest(output)["size"] == 16 and not journal.unfinished(output).exists()
+    assert read_manifest(output)["size"] == 16 and not journal.work_folder(output).exists()
 
 
 def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(source: Path, tmp_path: Path) -> None:
@@ -222,14 +224,14 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(source: Path, t
         def never(*arguments: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        writer.digests = never
+        datafile.compute_digests = never
 
     other = [*command(source, output, "pixels"), "--size", "16"]
     assert wait(start([*other, "--overwrite"], die)) == -signal.SIGKILL
     assert output.read_bytes() == before
     preprocess(other)  # the work goes on; that the old file may be replaced was said before
     assert read_manifest(output)["size"] == 16
-    with pytest.raises(UserError, match=r"out\.h5: is there already; give --overwrite"):
+    with pytest.raises(UserError, match=r"out\.h5: exists already; give --overwrite"):
         preprocess(other)
 
 
@@ -240,7 +242,7 @@ def test_a_killed_worker_is_told_and_its_work_goes_on(source: Path, tmp_path: Pa
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer.Prepare, "__call__", die)
+        patch.setattr(writer.Worker, "__call__", die)
         with pytest.raises(UserError, match="a worker process was killed.*fewer --workers"):
             preprocess(command(source, output, "pixels"))
     preprocess(command(source, output, "pixels"))
@@ -258,8 +260,8 @@ def test_two_at_once_do_not_mix(source: Path, tmp_path: Path) -> None:
 
 def test_a_journal_that_cannot_be_read(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    journal.unfinished(output).mkdir()
-    (journal.unfinished(output) / "journal.json").write_text("{}")
+    journal.work_folder(output).mkdir()
+    (journal.work_folder(output) / "journal.json").write_text("{}")
     with pytest.raises(UserError, match="journal cannot be read; start over with --overwrite"):
         preprocess(command(source, output, "pixels"))
     preprocess([*command(source, output, "pixels"), "--overwrite"])

@@ -19,20 +19,20 @@ COUNT = 70
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("merge")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     generator = np.random.default_rng(0)
     lines = ["file_name,caption"]
     for number in range(COUNT):
-        path = folder / f"pictures/{number}.png"
+        path = folder / f"images/{number}.png"
         Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
         lines += [f"{number}.png,a dog number {number % 5} {word}" for word in "abc"[: 1 + number % 3]]
-    (folder / "pictures/40.png").write_bytes(b"")  # left out in one of the shards
+    (folder / "images/40.png").write_bytes(b"")  # left out in one of the shards
     (folder / "captions.csv").write_text("\n".join(lines))
     return folder
 
 
 def build(source: Path, output: Path, *more: str) -> Path:
-    given = ["folder", "--images", str(source / "pictures"), "--captions", str(source / "captions.csv"), "--size", "16"]
+    given = ["folder", "--images", str(source / "images"), "--captions", str(source / "captions.csv"), "--size", "16"]
     given += ["--min-count", "1", "--workers", "0", "--on-error", "skip", "--output", str(output)]
     preprocess([*given, *more])
     return output
@@ -83,21 +83,21 @@ def test_shards_that_do_not_belong_together(source: Path, tmp_path: Path) -> Non
         ([one], "shard 2/2 is missing; give all 2"),
         ([one, two, two], "a shard is given twice"),
         ([one, other], "other options, than"),
-        ([one, whole], "is a whole data set, not a shard"),
+        ([one, whole], "is a complete data set, not a shard"),
     ):
         with pytest.raises(UserError, match=message):
             preprocess(["merge", *map(str, files), "--output", str(tmp_path / "no.h5")])
     assert not list(tmp_path.glob("no.h5*"))
     with pytest.raises(UserError, match="--shard is '3/2', but must be like 3/16"):
         build(source, tmp_path / "no.h5", "--shard", "3/2")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         preprocess(["merge", str(one), str(two), "--output", str(whole)])
 
 
-def test_a_shard_of_bad_pictures_alone(source: Path, tmp_path: Path) -> None:
+def test_a_shard_of_bad_images_alone(source: Path, tmp_path: Path) -> None:
     whole = build(source, tmp_path / "whole.h5")
     shards = [build(source, tmp_path / f"{n}.h5", "--shard", f"{n}/{COUNT}") for n in range(1, COUNT + 1)]
-    assert sum(sum(counts["pictures"] for counts in read_manifest(s)["splits"].values()) == 0 for s in shards) == 1
+    assert sum(sum(counts["images"] for counts in read_manifest(s)["splits"].values()) == 0 for s in shards) == 1
     preprocess(["merge", *map(str, shards), "--output", str(tmp_path / "joined.h5")])
     assert contents(tmp_path / "joined.h5") == contents(whole)
 
@@ -108,7 +108,7 @@ def test_what_merge_and_info_refuse(source: Path, tmp_path: Path, capsys: pytest
         preprocess(["merge", *shards, "--output", shards[0], "--overwrite"])
     preprocess(["verify", shards[0]])
     preprocess(["info", shards[0]])  # it has no pictures of val
-    assert "val: 0 pictures" in capsys.readouterr().out
+    assert "val: 0 images" in capsys.readouterr().out
     for more in (["--count", "0"], ["--montage", "montage.docx"]):
         with pytest.raises(UserError, match="must"):
             preprocess(["info", shards[0], *more])
@@ -143,8 +143,8 @@ def test_info_and_its_montage(source: Path, tmp_path: Path, capsys: pytest.Captu
     preprocess(["info", str(path), "--montage", str(tmp_path / "montage.png"), "--count", "5"])
     told = capsys.readouterr().out
     counts = read_manifest(path)["splits"]["train"]
-    assert f"train: {counts['pictures']} pictures, {counts['captions']} captions" in told
-    assert "words in the vocabulary: 100.00 %" in told and "words a caption: mean 5.0, median 5, longest 5" in told
+    assert f"train: {counts['images']} images, {counts['captions']} captions" in told
+    assert "words in the vocabulary: 100.00 %" in told and "words per caption: mean 5.0, median 5, longest 5" in told
     assert "size: 16" in told and "a dog number" in told
     with Image.open(tmp_path / "montage.png") as montage:
         assert montage.width > 1000 and np.asarray(montage.convert("L")).std() > 20

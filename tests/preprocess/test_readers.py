@@ -9,7 +9,7 @@ from PIL import Image
 from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
-from preprocess.folder import share_out
+from preprocess.folder import assign_splits
 
 COUNT = 20
 ROWS = [(f"{n}.jpg", f'a dog, "{n}" of {c}') for c in "ab" for n in range(COUNT)]  # captions of one picture apart
@@ -17,7 +17,7 @@ ROWS = [(f"{n}.jpg", f'a dog, "{n}" of {c}') for c in "ab" for n in range(COUNT)
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(COUNT):
         Image.new("RGB", (8, 8), (10 * number,) * 3).save(folder / f"{number}.jpg")
@@ -77,12 +77,12 @@ def test_splits_as_given(pictures: Path) -> None:
 
 def test_splits_depend_on_names_alone() -> None:
     names = [f"{n}.jpg" for n in range(1000)]
-    splits = share_out(names, 0.1, 0.05)
-    assert splits == share_out(names[::-1], 0.1, 0.05)
+    splits = assign_splits(names, 0.1, 0.05)
+    assert splits == assign_splits(names[::-1], 0.1, 0.05)
     assert [list(splits.values()).count(split) for split in ("train", "val", "test")] == [850, 100, 50]
-    more = share_out([*names, "new.jpg"], 0.1, 0.05)
+    more = assign_splits([*names, "new.jpg"], 0.1, 0.05)
     assert sum(splits[name] != more[name] for name in names) <= 2
-    assert set(share_out(["a", "b", "c"], 0.1, 0.0).values()) == {"train", "val"}
+    assert set(assign_splits(["a", "b", "c"], 0.1, 0.0).values()) == {"train", "val"}
 
 
 def test_flickr30k(pictures: Path) -> None:
@@ -113,14 +113,14 @@ def test_flickr30k(pictures: Path) -> None:
         (
             "a.csv",
             'file_name,caption\n0.jpg,"a dog, big\n1.jpg,a cat\n2.jpg,a cow',
-            "is no CSV .unexpected end of data",
+            "is not valid CSV .unexpected end of data",
         ),
-        ("a.csv", "file_name,caption\n", "holds not one caption"),
+        ("a.csv", "file_name,caption\n", "contains no captions"),
         ("a.csv", "", "must name the columns"),
         ("a.csv", "file_name,caption,split\n0.jpg,a dog,training set", "0.jpg has the split 'training set'; known"),
         ("a.csv", "file_name,caption,split\n0.jpg,a dog,val\n0.jpg,a cat,test", "has the splits 'val' and 'test'"),
         ("a.csv", "file_name,caption,split\n0.jpg,a dog,val\n1.jpg,a cat,", "1.jpg has no split, but others have"),
-        ("a.jsonl", '{"file_name": "0.jpg", "caption": "a d', "line 1 is no JSON object, or cut off"),
+        ("a.jsonl", '{"file_name": "0.jpg", "caption": "a d', "line 1 is not a JSON object, or cut off"),
         ("a.jsonl", '{"caption": "a dog"}', "line 1 must have one of file_name"),
         ("a.jsonl", '{"file_name": "0.jpg", "caption": 5}', "caption 1 is int, not text"),
         ("a.jsonl", '{"file_name": "0.jpg"}', "caption 1 is NoneType, not text"),

@@ -128,7 +128,7 @@ def test_a_picture_does_not_depend_on_the_counts() -> None:
     [
         (["--size", "16", "--overwrite"], r"--size is 16 and --count .*must be at least 32"),
         (["--count", "5", "-1", "5", "--overwrite"], r"--count \(5, -1, 5\).*must be at least 32 and 0"),
-        ([], r"strings.h5: is there already; give --overwrite"),
+        ([], r"strings.h5: exists already; give --overwrite"),
     ],
 )
 def test_mistakes(strings: Path, more: list[str], message: str) -> None:

@@ -25,7 +25,7 @@ NAMES = [f"{number}.jpg" for number in range(6)]
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Six pictures of one gray each."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, name in enumerate(NAMES):
         Image.new("RGB", (30, 20), (40 * number,) * 3).save(folder / name)
@@ -68,7 +68,7 @@ def karpathy(tmp_path: Path) -> Path:
     images = [
         {
             "filename": name,
-            "filepath": "pictures",
+            "filepath": "images",
             "cocoid": 100 + number,
             "imgid": number,
             "split": ("train", "restval", "val", "test")[min(number, 3)],
@@ -84,7 +84,7 @@ def karpathy(tmp_path: Path) -> Path:
 def test_karpathy_restval_trains(tmp_path: Path, pictures: Path) -> None:
     path = build(tmp_path, "karpathy", "--images", str(tmp_path), "--json", str(karpathy(tmp_path)))
     assert CaptionDataset(path, "train").image_ids == [100, 101]
-    assert CaptionDataset(path, "val").file_names == ["pictures/2.jpg"]
+    assert CaptionDataset(path, "val").file_names == ["images/2.jpg"]
     assert CaptionDataset(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
 
 
@@ -120,14 +120,14 @@ def test_a_vocabulary_from_elsewhere(tmp_path: Path, pictures: Path, shapes: Pat
     assert read_vocabulary(path).digest == read_vocabulary(shapes).digest
 
 
-def test_bad_pictures_stop_or_are_left_out_and_told(
+def test_bad_images_stop_or_are_left_out_and_told(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = flickr(tmp_path, train=NAMES)
     (pictures / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes()[:200])
     (pictures / "4.jpg").unlink()
     arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
-    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are named in .*--on-error skip"):
+    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are listed in .*--on-error skip"):
         build(tmp_path, *arguments)
     Image.new("RGB", (50, 30), (200,) * 3).save(pictures / "4.jpg")
     with pytest.raises(UserError, match=r"1\.jpg: unreadable or truncated.*--on-error skip"):
@@ -138,12 +138,12 @@ def test_bad_pictures_stop_or_are_left_out_and_told(
     train = CaptionDataset(path, "train")
     assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
     assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.read_images([3]).float().mean() == 200
-    assert "left out: 1 bad pictures" in capsys.readouterr().out
+    assert "left out: 1 bad images" in capsys.readouterr().out
     with (tmp_path / "out_report.csv").open() as file:
         report = {line["file_name"]: line["problem"] for line in csv.DictReader(file)}
     assert report.keys() == {"1.jpg", "4.jpg"}
     assert report["1.jpg"].startswith("unreadable") and report["4.jpg"] == "not on disk"
-    assert read_manifest(path)["splits"]["train"]["bad_pictures"] == 1
+    assert read_manifest(path)["splits"]["train"]["bad_images"] == 1
 
 
 def test_empty_and_long_captions_are_counted(
@@ -158,14 +158,14 @@ def test_empty_and_long_captions_are_counted(
     assert len(tokenise(train.references()[0][0])) == 63  # references stay whole
     told = capsys.readouterr().out
     assert "1 captions cut to 50 words" in told
-    assert "left out: 2 captions without words" in told and "left out: 1 pictures without captions" in told
+    assert "left out: 2 captions without words" in told and "left out: 1 images without captions" in told
 
 
 def test_a_second_run_stops_unless_told(tmp_path: Path, pictures: Path) -> None:
     arguments = ["flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES))]
     path = build(tmp_path, *arguments)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"out\.h5: is there already; give --overwrite"):
+    with pytest.raises(UserError, match=r"out\.h5: exists already; give --overwrite"):
         build(tmp_path, *arguments)
     assert path.read_bytes() == before
     build(tmp_path, *arguments, "--overwrite")
