@@ -8,10 +8,10 @@ process that is killed leaves the file intact.
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,10 +24,8 @@ from preprocess.report import format_size
 CHECKSUM, START, LENGTH = range(3)  # columns of a store's table
 
 
-class RecordEncoder(Protocol):
-    """Encode an image uint8 [3, S, S] in a worker; `offset` is the position of its record in the file, in bytes."""
-
-    def __call__(self, image: NDArray[np.uint8], offset: int) -> Any: ...
+# Runs in a worker: encodes an image uint8 [3, S, S] whose record has this offset in the file, in bytes.
+RecordEncoder = Callable[[NDArray[np.uint8], int], Any]
 
 
 class Store:

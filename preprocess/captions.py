@@ -26,10 +26,8 @@ class Row(NamedTuple):
 
 
 def read_captions(path: Path) -> Iterator[Row]:
-    """Yield the rows of a caption file; its suffix and first line decide the format.
-
-    Raises UserError if the file is missing, or a line does not fit the format.
-    """
+    """Yield the rows of a caption file; its suffix and first line decide the format. Raises UserError if the file is
+    missing, or a line does not fit the format."""
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return _read_json_lines(path)
     header = next((line for line in read_lines(path) if line.strip()), "")

@@ -32,10 +32,8 @@ class Flickr8k(ImageFiles):
 def read_split_lists(
     images: str, rows: Iterator[Row], captions_path: Path, folder: Path, lists: dict[str, str]
 ) -> Iterator[Example]:
-    """Yield the images of the split lists in `folder`, in their order, with all their captions.
-
-    A list may omit the suffix `.jpg`. Raises UserError if there is no list, or a name in it has no caption.
-    """
+    """Yield the images of the split lists in `folder`, in their order, with all their captions. A list may omit the
+    suffix `.jpg`. Raises UserError if there is no list, or a name in it has no caption."""
     captions = dict(group_by_image((row.image, row.caption) for row in rows))
     # Ids are made from all names with captions, so that they do not depend on which lists exist.
     ids = {name: number for number, name in enumerate(sorted(captions))}

@@ -45,10 +45,8 @@ class Journal:
 
 
 def load(folder: Path, overwrite: bool = False) -> Journal | None:
-    """Return the saved journal, or None if there is none.
-
-    Raises UserError if it cannot be read; with `overwrite`, returns None instead.
-    """
+    """Return the saved journal, or None if there is none. Raises UserError if it cannot be read; with `overwrite`,
+    returns None instead."""
     try:
         content = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
         content["bad"] = {int(number): reason for number, reason in content["bad"].items()}
@@ -63,10 +61,8 @@ def load(folder: Path, overwrite: bool = False) -> Journal | None:
 
 @contextlib.contextmanager
 def locked(output: str | Path) -> Iterator[None]:
-    """Keep other processes of this machine from writing the same file, where the system has such locks.
-
-    Raises UserError if another process holds the lock. It ends with its process, and forked workers do not inherit it.
-    """
+    """Keep other processes of this machine from writing the same file, where the system has such locks. Raises
+    UserError if another process holds the lock. It ends with its process, and forked workers do not inherit it."""
     path = Path(f"{output}.lock")
     with path.open("w") as file:
         if fcntl is not None:

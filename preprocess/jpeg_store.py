@@ -3,6 +3,7 @@
 import os
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,7 @@ class JpegStore(Store):
 
     def __init__(self, folder: Path, counts: dict[str, int], quality: int, mean_length: float) -> None:
         super().__init__(folder, counts)
-        self.encode_record: RecordEncoder = JpegEncoder(quality)
+        self.encode_record: RecordEncoder = partial(_encode, quality=quality)
         self.collected = folder / "jpegs"
         total = mean_length * sum(counts.values())
         self.nbytes = int(2 * total)  # both files exist while the data file is completed
@@ -67,11 +68,5 @@ class JpegStore(Store):
         return self.file.read(int(row[LENGTH]))
 
 
-class JpegEncoder:
-    """Encode an image as a JPEG file."""
-
-    def __init__(self, quality: int) -> None:
-        self.quality = quality
-
-    def __call__(self, image: NDArray[np.uint8], offset: int) -> bytes:
-        return encode_jpeg(image, self.quality)
+def _encode(image: NDArray[np.uint8], offset: int, quality: int) -> bytes:
+    return encode_jpeg(image, quality)

@@ -120,10 +120,8 @@ def common_settings(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def sort_shards(files: Sequence[h5py.File]) -> tuple[list[h5py.File], dict[str, Any]]:
-    """Return the shards in order and the manifest of the merged file.
-
-    Raises UserError unless the files are all shards of one data set, each once.
-    """
+    """Return the shards in order and the manifest of the merged file. Raises UserError unless the files are all shards
+    of one data set, each once."""
     manifests = [json.loads(file.attrs["manifest"]) for file in files]
     for file, manifest in zip(files, manifests, strict=True):
         if "shard" not in manifest:

@@ -62,10 +62,8 @@ class StringPool:
 
 
 class Listing:
-    """Images in the order in which they were added, with their captions as text and as word numbers.
-
-    Words are numbered in the order of their first occurrence; `index_map` turns the numbers into a vocabulary's.
-    """
+    """Images in the order in which they were added, with their captions as text and as word numbers. Words are numbered
+    in the order of their first occurrence; `index_map` turns the numbers into a vocabulary's."""
 
     def __init__(self) -> None:
         self.splits = array("b")  # of each image, as its index in SPLITS

@@ -20,10 +20,8 @@ def report_path(output: Path) -> Path:
 
 
 def write_report(problems: Sequence[Problem], output: Path, strict: bool) -> None:
-    """Write the report, or remove an old one if there are no problems.
-
-    Raises UserError if one of the problems is fatal and `strict`.
-    """
+    """Write the report, or remove an old one if there are no problems. Raises UserError if one of the problems is fatal
+    and `strict`."""
     path = report_path(output)
     path.unlink(missing_ok=True)
     if not problems:

@@ -5,6 +5,7 @@ one to three objects of different shapes, so that a noun identifies its object. 
 occur in training; every fifth test image has one of them and is marked `unseen` in the instance file.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -16,19 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from caption.data.scenes import (
-    COLOURS,
-    OPENINGS,
-    RELATION_PHRASES,
-    SHAPES,
-    SIZE_WORDS,
-    SIZES,
-    SceneObject,
-    are_close,
-    distance,
-    is_clear,
-    main_direction,
-)
+from caption.data import scenes
+from caption.data.scenes import COLOURS, SHAPES, SIZES, SceneObject
 from caption.progress import ProgressBar
 from preprocess.synthetic import Synthetic, file_name, image_id, split_and_number, write_synthetic
 
@@ -46,9 +36,9 @@ class Shapes(Synthetic):
 
     def run(self) -> None:
         self.check()
-        scenes = [(split, number, *sample_scene(self.seed, split, number)) for split, number in self.numbers()]
-        instances = instance_file([scene[:4] for scene in scenes], self.size, self.seed)
-        captions = ((split, number, texts) for split, number, _, _, texts in scenes)
+        samples = [(split, number, *sample_scene(self.seed, split, number)) for split, number in self.numbers()]
+        instances = instance_file([sample[:4] for sample in samples], self.size, self.seed)
+        captions = ((split, number, texts) for split, number, _, _, texts in samples)
         write_synthetic(self, "shapes", captions, partial(draw_image, seed=self.seed, size=self.size), instances)
 
 
@@ -82,10 +72,9 @@ def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneOb
             objects.append(SceneObject(shape, rng.choice(tuple(COLOURS)), size, x, y))
         # The image shows which object the captions begin with: a large one before a small one, then the upper left.
         objects.sort(key=lambda item: (item.size != "large", item.x + item.y))
-        separate = all(
-            distance(a, b) > 1.2 * (a.radius + b.radius) + MIN_GAP for i, a in enumerate(objects) for b in objects[:i]
-        )
-        clear = all(is_clear(objects[0], other) for other in objects[1:])
+        pairs = itertools.combinations(objects, 2)
+        separate = all(scenes.distance(a, b) > 1.2 * (a.radius + b.radius) + MIN_GAP for a, b in pairs)
+        clear = all(scenes.is_clear(objects[0], other) for other in objects[1:])
         if separate and clear and any((item.shape, item.colour) in UNSEEN_PAIRS for item in objects) == unseen:
             return objects
 
@@ -93,7 +82,7 @@ def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneOb
 def sample_caption(rng: random.Random, objects: Sequence[SceneObject]) -> str:
     """Return a true and complete caption of a scene, its wording chosen at random."""
     first, *others = objects
-    opening = _choose(rng, OPENINGS)
+    opening = _choose(rng, scenes.OPENINGS)
     if not others:
         return opening + _noun_phrase(rng, first)
     if len(others) == 1 and rng.random() < 0.2:  # the same relation, from the other object's side
@@ -105,15 +94,15 @@ def sample_caption(rng: random.Random, objects: Sequence[SceneObject]) -> str:
 
 
 def _noun_phrase(rng: random.Random, item: SceneObject) -> str:
-    return f"a {_choose(rng, SIZE_WORDS[item.size])} {item.colour} {item.shape}"
+    return f"a {_choose(rng, scenes.SIZE_WORDS[item.size])} {item.colour} {item.shape}"
 
 
 def _relation_phrase(rng: random.Random, a: SceneObject, b: SceneObject) -> str:
-    direction = main_direction(a, b)
-    if direction in ("left", "right") and are_close(a, b) and rng.randrange(BESIDE_EVERY) == 0:
-        (phrase,) = RELATION_PHRASES["beside"]
+    direction = scenes.main_direction(a, b)
+    if direction in ("left", "right") and scenes.are_close(a, b) and rng.randrange(BESIDE_EVERY) == 0:
+        (phrase,) = scenes.RELATION_PHRASES["beside"]
         return phrase
-    return _choose(rng, RELATION_PHRASES[direction])
+    return _choose(rng, scenes.RELATION_PHRASES[direction])
 
 
 def _choose(rng: random.Random, frequencies: Mapping[str, int]) -> str:
@@ -168,14 +157,14 @@ def _fill(image: Image.Image, item: SceneObject, colour: int | tuple[int, ...]) 
     ImageDraw.Draw(image).polygon([(image.width * x, image.height * y) for x, y in outline(item)], fill=colour)
 
 
-def instance_file(scenes: Sequence[tuple[str, int, list[SceneObject], bool]], size: int, seed: int) -> dict[str, Any]:
+def instance_file(samples: Sequence[tuple[str, int, list[SceneObject], bool]], size: int, seed: int) -> dict[str, Any]:
     """Return the instances in COCO's format, from (split, number, objects, unseen) of every image.
 
     Annotations also have the colour, size, centre and radius of the object (as fractions of the side), and images
     say whether they show an unseen pair of shape and colour.
     """
     images, annotations = [], []
-    for split, number, objects, unseen in ProgressBar(scenes, "masks", "images"):
+    for split, number, objects, unseen in ProgressBar(samples, "masks", "images"):
         scene_id, name = image_id(split, number), file_name("shapes", split, number)
         images.append(
             {"id": scene_id, "file_name": name, "width": size, "height": size, "split": split, "unseen": unseen}

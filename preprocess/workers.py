@@ -24,9 +24,7 @@ def available_cpus() -> int:
 
 def parallel_map(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Iterator[R]:
     """Yield function(job) for every job in order, computed by worker processes, or by this one if `workers` is 0.
-
-    Raises UserError if a worker is killed.
-    """
+    Raises UserError if a worker is killed."""
     if not workers:
         yield from map(function, jobs)
         return

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +49,13 @@ class Result(NamedTuple):
     problem: str = ""
 
 
+@dataclass(frozen=True)
 class Worker:
     """Open images, fit them into a square and encode their records; runs in the worker processes."""
 
-    def __init__(self, opener: Opener, image: ImageConfig, encode_record: RecordEncoder) -> None:
-        self.opener, self.image, self.encode_record = opener, image, encode_record
+    opener: Opener
+    image: ImageConfig
+    encode_record: RecordEncoder
 
     def __call__(self, task: Task) -> list[Result]:
         reuse_memory()
@@ -148,10 +150,8 @@ def _build_store(
 
 
 def _start_or_resume(store: AnyStore, folder: Path, options: Output, recipe: dict[str, Any]) -> Journal:
-    """Allocate the file or reopen an unfinished one, and return the journal.
-
-    Raises UserError if the disk is too small, or the unfinished file has another recipe.
-    """
+    """Allocate the file or reopen an unfinished one, and return the journal. Raises UserError if the disk is too small,
+    or the unfinished file has another recipe."""
     state = None if options.overwrite else journal.load(folder)
     if state:
         journal.check_same_recipe(folder, state.recipe, recipe)

@@ -29,10 +29,8 @@ class Batch(NamedTuple):
 
 
 class CaptionDataset(Dataset[Batch]):
-    """One split of a data file; item n is image n with all its captions.
-
-    The captions are read once, when the data set is made. Images are read on demand, a batch at a time.
-    """
+    """One split of a data file; item n is image n with all its captions. The captions are read once, when the data set
+    is made. Images are read on demand, a batch at a time."""
 
     def __init__(self, path: str | Path, split: str) -> None:
         """Raises UserError if the file is not a data file or lacks the split."""
@@ -92,10 +90,8 @@ class CaptionDataset(Dataset[Batch]):
         return torch.from_numpy(images)
 
     def cache_on(self, device: torch.device) -> None:
-        """Read all images once and keep them on `device`.
-
-        The loader must then run without worker processes, which cannot share a cache.
-        """
+        """Read all images once and keep them on `device`. The loader must then run without worker processes, which
+        cannot share a cache."""
         images = torch.from_numpy(np.empty(0, self.records.dtype)).new_empty(
             (len(self), *self.records.shape), device=device
         )
@@ -162,11 +158,8 @@ def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, T
 def training_batches(
     data: CaptionDataset, batch_by: str, batch_size: int, seed: int
 ) -> tuple[Dataset[Batch], BucketSampler]:
-    """Return the data set to train on and the sampler of its batches.
-
-    With `batch_by` "images" an item is an image with all its captions; with "lengths" an item is one caption, and a
-    batch holds captions of equal length.
-    """
+    """Return the data set to train on and the sampler of its batches. With `batch_by` "images" an item is an image with
+    all its captions; with "lengths" an item is one caption, and a batch holds captions of equal length."""
     lengths = data.lengths
     if batch_by == "lengths":
         return SingleCaptionDataset(data), BucketSampler(lengths[:, None], batch_size, seed, exact_length=True)

@@ -89,10 +89,8 @@ class Extent(NamedTuple):
 
 
 def extents(data: h5py.Dataset) -> list[Extent]:
-    """Return where the elements of a data set lie, in their order.
-
-    Raises UserError if a file of a virtual data set is missing, or the data set is stored in chunks.
-    """
+    """Return where the elements of a data set lie, in their order. Raises UserError if a file of a virtual data set is
+    missing, or the data set is stored in chunks."""
     path, row_bytes = Path(data.file.filename).resolve(), data.dtype.itemsize * int(np.prod(data.shape[1:]))
     if data.is_virtual:
         result = []

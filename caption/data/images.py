@@ -94,11 +94,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
-    """Return the image as a square with sides of `size` pixels.
-
-    "crop" resizes the shorter side and keeps the centre, as in the paper; "squash" keeps the full image and changes
-    its aspect ratio.
-    """
+    """Return the image as a square with sides of `size` pixels. "crop" resizes the shorter side and keeps the centre,
+    as in the paper; "squash" keeps the full image and changes its aspect ratio."""
     if image.size == (size, size):
         return image
     if fit == "crop":

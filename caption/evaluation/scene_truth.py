@@ -8,15 +8,8 @@ import numpy as np
 from nltk import CFG, Tree
 from nltk.parse import BottomUpLeftCornerChartParser, ParserI
 
-from caption.data.scenes import (
-    COLOURS,
-    OPENINGS,
-    RELATION_PHRASES,
-    SHAPES,
-    SIZE_WORDS,
-    SceneObject,
-    relation_holds,
-)
+from caption.data import scenes
+from caption.data.scenes import RELATION_PHRASES, SIZE_WORDS, SceneObject, relation_holds
 from caption.evaluation.bootstrap import Score
 
 ERRORS = ("shape", "colour", "size", "relation")
@@ -66,13 +59,13 @@ def parse(words: Sequence[str]) -> ParsedCaption | None:
 def _parser() -> ParserI:
     """Return a parser of the captions that `preprocess.shapes` writes."""
     rules: dict[str, Iterable[str]] = {
-        "Caption": [f"{_terminals(opening)} Statement" for opening in OPENINGS],
+        "Caption": [f"{_terminals(opening)} Statement" for opening in scenes.OPENINGS],
         "Statement": ["Object", "Object Relations"],
         "Relations": ["Relation Object", "Relation Object 'and' Relations"],  # of the first object to the others
         "Object": ["'a' Size Colour Shape"],
         "Size": SIZE_WORDS,
-        "Colour": map(_terminals, COLOURS),
-        "Shape": map(_terminals, SHAPES),
+        "Colour": map(_terminals, scenes.COLOURS),
+        "Shape": map(_terminals, scenes.SHAPES),
         "Relation": RELATION_PHRASES,
         **{name: map(_terminals, phrases) for name, phrases in (SIZE_WORDS | RELATION_PHRASES).items()},
     }
@@ -123,10 +116,8 @@ def read_scene(annotations: Iterable[Mapping[str, Any]], categories: Mapping[int
 
 
 def truth_scores(verdicts: Sequence[Verdict], only: Sequence[bool] | None = None) -> list[Score]:
-    """Return the percentages of captions that are grammatical, truthful, complete, and wrong by each of ERRORS.
-
-    `only` marks the captions to count; by default, all of them.
-    """
+    """Return the percentages of captions that are grammatical, truthful, complete, and wrong by each of ERRORS. `only`
+    marks the captions to count; by default, all of them."""
     counted = np.ones(len(verdicts)) if only is None else np.asarray(only, np.float64)
     columns = {
         "grammatical": [verdict.grammatical for verdict in verdicts],
