@@ -1,4 +1,4 @@
-"""Bars for people, lines for log files."""
+"""A bar on a terminal, lines in a log file."""
 
 import io
 import sys
@@ -9,8 +9,8 @@ from caption import progress
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    """A line for each minute that passed, none for short work; a bar where there is a terminal."""
+def test_a_bar_on_a_terminal_and_a_line_per_minute_elsewhere(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A log gets a line for each minute that passed, and none for short work."""
     log, now = io.StringIO(), [0.0]
     monkeypatch.setattr(log, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", log)

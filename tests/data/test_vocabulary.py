@@ -1,4 +1,4 @@
-"""Words, their numbers, and the tokeniser."""
+"""The vocabulary and the tokeniser."""
 
 import pytest
 
@@ -16,11 +16,11 @@ from caption.data.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokeni
         (" \n\t ... !?", ""),
     ],
 )
-def test_tokenise(text: str, words: str) -> None:
+def test_tokenise_gives_lower_case_words_without_punctuation(text: str, words: str) -> None:
     assert tokenise(text) == words.split()
 
 
-def test_four_specials_have_four_numbers() -> None:
+def test_the_special_words_have_different_indices() -> None:
     assert len({PAD, START, END, UNKNOWN}) == 4
     assert Vocabulary.from_counts({"a": 1}).words == ["<pad>", "<start>", "<end>", "<unknown>", "a"]
 

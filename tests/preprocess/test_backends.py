@@ -1,4 +1,4 @@
-"""Pixels, JPEG files and features: what was put in comes out, and training works on each."""
+"""The stores of pixels, JPEG files and features return what was written, and models train on all of them."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smooth pictures with captions, the same data in the three stores, and the encoder's weights."""
+    """Smooth images with captions, the same data in the three stores, and the encoder's weights."""
     folder = tmp_path_factory.mktemp("stores")
     (folder / "images").mkdir()
     generator = np.random.default_rng(0)
@@ -44,9 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, output: Path, store: str, *more: str) -> None:
-    given = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "captions.csv")]
-    given += ["--output", str(output), "--store", store, "--size", str(SIZE), "--min-count", "1", "--workers", "1"]
-    preprocess([*given, *encoder(folder, "weights.pth"), "--device", "cpu", *more])
+    args = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "captions.csv")]
+    args += ["--output", str(output), "--store", store, "--size", str(SIZE), "--min-count", "1", "--workers", "1"]
+    preprocess([*args, *encoder(folder, "weights.pth"), "--device", "cpu", *more])
 
 
 def encoder(folder: Path, weights: str) -> list[str]:
@@ -58,7 +58,7 @@ def originals(folder: Path, split: CaptionDataset) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_what_was_put_in_comes_out(folder: Path, split: str) -> None:
+def test_every_store_returns_the_images_that_were_written(folder: Path, split: str) -> None:
     pixels, jpeg, features = (CaptionDataset(folder / f"{s}.h5", split) for s in ("pixels", "jpeg", "features"))
     expected = originals(folder, pixels)
     everything = range(len(pixels))
@@ -67,10 +67,10 @@ def test_what_was_put_in_comes_out(folder: Path, split: str) -> None:
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
     with torch.inference_mode():
         regions = Encoder(config, SIZE).eval()(torch.from_numpy(expected))
-    found = features.read_images(everything)
-    assert found.dtype == torch.float16 and torch.allclose(found.float(), regions, rtol=2e-3, atol=2e-3)
+    result = features.read_images(everything)
+    assert result.dtype == torch.float16 and torch.allclose(result.float(), regions, rtol=2e-3, atol=2e-3)
     for name in ("image_ids", "file_names", "words"):
-        values = [np.asarray(getattr(each, name)).tolist() for each in (pixels, jpeg, features)]
+        values = [np.asarray(getattr(data, name)).tolist() for data in (pixels, jpeg, features)]
         assert values[0] == values[1] == values[2]
 
 
@@ -79,8 +79,8 @@ def test_a_jpeg_store_is_smaller(folder: Path) -> None:
     assert sizes["jpeg"] < sizes["pixels"] / 4
 
 
-def test_hdf5_reads_the_same_as_we_do(folder: Path) -> None:
-    """Rows are read past HDF5; any other tool reads them by it."""
+def test_hdf5_reads_the_same_records(folder: Path) -> None:
+    """`Records` reads rows without HDF5; other tools read them through it."""
     for store, name in (("pixels", "images"), ("features", "features")):
         own = CaptionDataset(folder / f"{store}.h5", "train").read_images([3, 0, 5]).numpy()
         with h5py.File(folder / f"{store}.h5") as file:
@@ -88,16 +88,18 @@ def test_hdf5_reads_the_same_as_we_do(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["pixels", "jpeg", "features"])
-def test_training_and_evaluation(folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_and_evaluation_run_on_every_store(
+    folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, run = str(folder / f"{store}.h5"), str(tmp_path / "run")
-    given = ["flickr8k-soft", "--data", path, "--output", run, *encoder(folder, "weights.pth"), "--device", "cpu"]
-    given += ["--training.epochs", "1", "--training.precision", "fp32", "--training.batch-size", "4"]
-    train.main(given)
+    args = ["flickr8k-soft", "--data", path, "--output", run, *encoder(folder, "weights.pth"), "--device", "cpu"]
+    args += ["--training.epochs", "1", "--training.precision", "fp32", "--training.batch-size", "4"]
+    train.main(args)
     evaluate.main(["--checkpoint", f"{run}/best.pt", "--data", path, "--split", "test", "--no-java"])
     assert "BLEU-4" in capsys.readouterr().out
 
 
-def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
+def test_features_give_the_same_logits_as_their_images(folder: Path) -> None:
     vocabulary, image = (
         read_vocabulary(folder / "pixels.h5"),
         read_image_config(folder / "pixels.h5"),
@@ -116,23 +118,23 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
 
 
 def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -> None:
-    given = ["flickr8k-soft", "--data", str(folder / "features.h5"), "--output", str(tmp_path / "run")]
+    args = ["flickr8k-soft", "--data", str(folder / "features.h5"), "--output", str(tmp_path / "run")]
     with pytest.raises(UserError, match="features are not of the model's encoder: digest .*--store pixels"):
-        train.main([*given, *encoder(folder, "others.pth")])
+        train.main([*args, *encoder(folder, "others.pth")])
     with pytest.raises(UserError, match="name mobilenet_v2 .the model's: squeezenet1_1"):
         torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "squeeze.pth")
-        train.main([*given, "--encoder.name", "squeezenet1_1", "--encoder.weights", str(tmp_path / "squeeze.pth")])
+        train.main([*args, "--encoder.name", "squeezenet1_1", "--encoder.weights", str(tmp_path / "squeeze.pth")])
     with pytest.raises(UserError, match=r"layer features .the model's: features\.13"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
     with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
     with pytest.raises(UserError, match="holds features, but training.mirror needs pictures"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--training.mirror"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--training.mirror"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
 
 
-def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_features_of_trained_or_random_encoders_are_refused(folder: Path, tmp_path: Path) -> None:
     for more, message in (
         (["--encoder.finetune-from", "all"], "stored features cannot be trained further"),
         (["--encoder.weights", "none"], "features of a random encoder are useless"),
@@ -143,22 +145,22 @@ def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -
         build(folder, tmp_path / "no.h5", "jpeg", "--quality", "0")
 
 
-def test_features_do_not_depend_on_their_company(folder: Path, tmp_path: Path) -> None:
-    """A shard has other neighbours in its batches than the whole."""
+def test_features_do_not_depend_on_the_other_images_of_a_batch(folder: Path, tmp_path: Path) -> None:
+    """A shard has other neighbours in its batches than the complete data set."""
     build(folder, tmp_path / "shard.h5", "features", "--shard", "2/3")
     shard = CaptionDataset(tmp_path / "shard.h5", "train")
-    whole = CaptionDataset(folder / "features.h5", "train")
-    numbers = [whole.file_names.index(name) for name in shard.file_names]
-    assert torch.equal(shard.read_images(range(len(shard))), whole.read_images(numbers))
+    complete = CaptionDataset(folder / "features.h5", "train")
+    numbers = [complete.file_names.index(name) for name in shard.file_names]
+    assert torch.equal(shard.read_images(range(len(shard))), complete.read_images(numbers))
 
 
-def test_half_precision_is_widened_in_torch(folder: Path) -> None:
-    """numpy takes twenty times as long: no array of features may be widened before it is a tensor."""
+def test_features_stay_in_half_precision_until_they_are_tensors(folder: Path) -> None:
+    """NumPy takes twenty times as long as PyTorch to convert features to single precision."""
     batch = CaptionDataset(folder / "features.h5", "train")[0]
     assert batch.images.dtype == torch.float16
 
 
-def test_readers_after_a_fork_do_not_share_a_position(folder: Path) -> None:
+def test_a_forked_reader_does_not_share_the_file_position(folder: Path) -> None:
     split = CaptionDataset(folder / "pixels.h5", "train")
     expected = split.read_images([0, 1])
     handle = next(iter(split.records._handles.values()))
@@ -170,7 +172,7 @@ def test_readers_after_a_fork_do_not_share_a_position(folder: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 and handle.tell() == before
 
 
-def test_a_file_that_was_cut_off_or_changed_is_noticed(
+def test_verify_finds_changed_and_truncated_files(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for store in ("pixels", "jpeg", "features"):
@@ -207,7 +209,7 @@ def test_chunks_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> Non
         CaptionDataset(path, "val")
 
 
-def test_the_manifest_tells_the_encoder(folder: Path) -> None:
-    told = read_manifest(folder / "features.h5")["encoder"]
-    assert told["name"] == "mobilenet_v2" and told["grid"] == [2, 2] and told["width"] == 1280
-    assert len(told["digest"]) == 16
+def test_the_manifest_identifies_the_encoder(folder: Path) -> None:
+    fingerprint = read_manifest(folder / "features.h5")["encoder"]
+    assert fingerprint["name"] == "mobilenet_v2" and fingerprint["grid"] == [2, 2] and fingerprint["width"] == 1280
+    assert len(fingerprint["digest"]) == 16

@@ -1,4 +1,4 @@
-"""The embedded data set: its captions are true, its masks are where the colours are, held-out pairs are held out."""
+"""The shapes data set: its captions are true, its masks match the colours, and unseen pairs are only tested."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_every_caption_is_true(split: str) -> None:
                 assert holds(where, mentioned[0], other), caption
 
 
-def test_held_out_pairs_are_only_tested() -> None:
+def test_unseen_pairs_occur_in_the_test_split_only() -> None:
     for split in ("train", "val", "test"):
         for number in range(200):
             objects, unseen, _ = sample_scene(1, split, number)
@@ -54,7 +54,7 @@ def test_held_out_pairs_are_only_tested() -> None:
             assert unseen == (split == "test" and number % 5 == 0)
 
 
-def test_wordings_differ() -> None:
+def test_wordings_vary_and_cover_all_words() -> None:
     captions = [sample_scene(1, "train", number)[2] for number in range(100)]
     assert np.mean([len(set(five)) for five in captions]) > 3
     words = {word for five in captions for caption in five for word in caption.split()}
@@ -62,7 +62,7 @@ def test_wordings_differ() -> None:
 
 
 def test_masks_lie_on_their_objects(shapes: Path) -> None:
-    """Inside its mask a picture has the object's colour, outside all masks the background's."""
+    """The image has the object's colour inside each mask, and the background's outside all masks."""
     path = shapes.with_name("shapes_instances.json")
     coco, data = COCO(str(path)), CaptionDataset(shapes, "test")
     for index, image_id in enumerate(data.image_ids):
@@ -79,6 +79,6 @@ def test_masks_lie_on_their_objects(shapes: Path) -> None:
     assert [e["unseen"] for e in entries if e["split"] == "test"] == [True, False, False, False, False] * 2
 
 
-def test_a_picture_does_not_depend_on_the_counts() -> None:
+def test_an_image_does_not_depend_on_the_counts() -> None:
     assert sample_scene(3, "test", 4) == sample_scene(3, "test", 4) != sample_scene(4, "test", 4)
     assert len({module.image_id(split, n) for split in ("train", "val", "test") for n in range(5)}) == 15

@@ -1,4 +1,4 @@
-"""The set to read from: strings are drawn as told, splits share none; the encoders with shared weights; the scores."""
+"""The strings data set and its disjoint splits, the encoders with shared weights, and the string scores."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def strings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_seed_gives_the_same_bytes(strings: Path, tmp_path: Path) -> None:
-    """By any number of workers; another seed gives others."""
+    """The number of workers does not matter; another seed gives other strings."""
     again = make(tmp_path / "again.h5", "--workers", "2")
     assert again.read_bytes() == strings.read_bytes()
     instances = "again_instances.json", "strings_instances.json"
@@ -52,41 +52,43 @@ def test_no_string_is_in_two_splits() -> None:
     texts = {split: {sample_string(3, split, n) for n in range(400)} for split in ("train", "val", "test")}
     assert not texts["train"] & texts["val"] and not (texts["train"] | texts["val"]) & texts["test"]
     assert {split_of(text) for text in texts["test"]} == {"test"}
-    shares = Counter(split_of(sample_string(3, "train", 0) + str(n)) for n in range(3000))
-    assert shares["train"] / 3000 == pytest.approx(0.8, abs=0.03) and shares["val"] > 200 < shares["test"]
+    counts = Counter(split_of(sample_string(3, "train", 0) + str(n)) for n in range(3000))
+    assert counts["train"] / 3000 == pytest.approx(0.8, abs=0.03) and counts["val"] > 200 < counts["test"]
 
 
-def test_kinds_of_strings() -> None:
+def test_words_numbers_and_random_characters_occur() -> None:
     texts = [sample_string(1, "train", number) for number in range(600)]
     assert {len(text) for text in texts} == {2, 3, 4, 5, 6}
     assert set("".join(texts)) == set(CHARACTERS)
     assert 100 < sum(text.isdigit() for text in texts) < 400 and 100 < sum(text.isalpha() for text in texts) < 400
 
 
-def test_captions_are_the_strings(strings: Path) -> None:
+def test_captions_are_the_strings_by_character(strings: Path) -> None:
     """A character a word, so that the vocabulary is the characters of train and nothing is unknown."""
     assert read_manifest(strings)["source"] == {"reader": "strings", "seed": 1}
     for split, count in zip(("train", "val", "test"), COUNTS, strict=True):
-        drawn = [sample_string(1, split, number) for number in range(count)]
+        strings_of_split = [sample_string(1, split, number) for number in range(count)]
         references = CaptionDataset(strings, split).references()
-        assert [texts[0].replace(" ", "") for texts in references] == drawn
-        assert references == [[" ".join(text)] for text in drawn] and spells([[t.split()] for (t,) in references])
+        assert [texts[0].replace(" ", "") for texts in references] == strings_of_split
+        assert references == [[" ".join(text)] for text in strings_of_split] and spells(
+            [[t.split()] for (t,) in references]
+        )
     words = read_vocabulary(strings).words
-    drawn = [sample_string(1, "train", number) for number in range(COUNTS[0])]
-    assert set(words) == {*SPECIALS, *"".join(drawn)} <= {*SPECIALS, *CHARACTERS}
+    train_strings = [sample_string(1, "train", number) for number in range(COUNTS[0])]
+    assert set(words) == {*SPECIALS, *"".join(train_strings)} <= {*SPECIALS, *CHARACTERS}
 
 
 @pytest.mark.parametrize("name", FONTS)
 def test_every_font_draws_every_character(name: str) -> None:
-    """With ink, and each otherwise than all others: no box that stands for what is missing."""
+    """All glyphs differ: none is the box that replaces a missing one."""
     font = read_font(name, 40)
     shapes = [np.asarray(font.getmask(character)).tobytes() for character in CHARACTERS]
     assert all(np.frombuffer(shape, np.uint8).sum() > 3000 for shape in shapes)
     assert len(set(shapes)) == len(CHARACTERS)
 
 
-def test_all_ink_is_in_the_picture() -> None:
-    """Turned, slanted and placed by chance, no string touches an edge, and each character's box holds its ink."""
+def test_all_characters_lie_in_the_image() -> None:
+    """Rotated, slanted and placed at random, no string touches an edge, and the boxes contain the characters."""
     side = 256
     for number in range(40):
         text = sample_string(1, "test", number)
@@ -102,7 +104,7 @@ def test_all_ink_is_in_the_picture() -> None:
 
 
 def test_boxes_lie_on_their_characters(strings: Path) -> None:
-    """In each outline of the instance file there are pixels that are far from the ground's colour."""
+    """In each outline of the instance file there are pixels that are far from the background's colour."""
     coco = COCO(str(strings.with_name("strings_instances.json")))
     data = CaptionDataset(strings, "test")
     for index, image_id in enumerate(data.image_ids):
@@ -118,7 +120,7 @@ def test_boxes_lie_on_their_characters(strings: Path) -> None:
     assert not {entry["split"] for entry in coco.imgs.values()} - {"val", "test"}
 
 
-def test_a_picture_does_not_depend_on_the_counts() -> None:
+def test_an_image_does_not_depend_on_the_counts() -> None:
     name = "strings_test_000004.png"
     assert draw_image(name, 1, 64).tobytes() == draw_image(name, 1, 64).tobytes() != draw_image(name, 2, 64).tobytes()
 
@@ -131,13 +133,13 @@ def test_a_picture_does_not_depend_on_the_counts() -> None:
         ([], r"strings.h5: exists already; give --overwrite"),
     ],
 )
-def test_mistakes(strings: Path, more: list[str], message: str) -> None:
+def test_invalid_options_are_refused(strings: Path, more: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         preprocess(["strings", "--output", str(strings), *more])
     assert "\n" not in str(caught.value)
 
 
-def test_a_font_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_font_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_font_folder", lambda: tmp_path)
     read_font.cache_clear()
     with pytest.raises(UserError, match="DejaVuSans.ttf: matplotlib's font cannot be read.*by pip") as caught:
