@@ -137,7 +137,7 @@ _CROSS = [
 
 def draw_scene(objects: Sequence[SceneObject], size: int, seed: str) -> Image.Image:
     """Draw a scene: RGB, size x size."""
-    rng = random.Random(seed + " picture")
+    rng = random.Random(seed + " picture")  # another word would give other images
     background = tuple(rng.randint(205, 245) for _ in range(3))
     image = Image.new("RGB", (SUPERSAMPLING * size,) * 2, background)
     for item in objects:

@@ -179,7 +179,7 @@ def read_font(name: str, height: int) -> ImageFont.FreeTypeFont:
 
 def draw_string(text: str, size: int, seed: str) -> Image.Image:
     """Draw a string: RGB, size x size."""
-    rng = random.Random(seed + " picture")
+    rng = random.Random(seed + " picture")  # another word would give other images
     layout = sample_layout(rng, text, SUPERSAMPLING * size)
     background, foreground = _sample_colours(rng)
     image = Image.new("RGB", (SUPERSAMPLING * size,) * 2, background)

@@ -1,5 +1,6 @@
 """The shapes data set: its captions are true, its masks match the colours, and unseen pairs are only tested."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_every_caption_is_true(split: str) -> None:
                 assert colour == item.colour and (size in ("large", "big")) == (item.size == "large")
             for where, other in zip((parts[3], parts[7]), mentioned[1:], strict=False):
                 assert holds(where, mentioned[0], other), caption
+
+
+def test_a_seed_gives_the_same_scenes_in_every_version() -> None:
+    scenes = [sample_scene(1, split, number) for split in ("train", "val", "test") for number in range(100)]
+    plain = [([tuple(item) for item in objects], unseen, captions) for objects, unseen, captions in scenes]
+    assert hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16] == "c7cae676f3894470"
 
 
 def test_unseen_pairs_occur_in_the_test_split_only() -> None:
