@@ -13,7 +13,7 @@ from PIL import Image
 
 from caption.config import SearchConfig
 from caption.config.cli import parse, run
-from caption.data.images import BadImage, open_image, window
+from caption.data.images import BadImage, crop_box, open_image
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
 
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
         if not args.output:
             continue
         picture = open_image(path)
-        seen = window(picture.size, captioner.image.fit)
+        seen = crop_box(picture.size, captioner.image.fit)
         picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
         if page:
             told = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]

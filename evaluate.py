@@ -18,7 +18,7 @@ from caption import distributed
 from caption.captioner import Captioner, check_features, check_fits
 from caption.config import SearchConfig
 from caption.config.cli import parse, run
-from caption.data import dataset, hdf5
+from caption.data import dataset, hdf5, sampler
 from caption.data.images import fit_image
 from caption.data.vocabulary import tokenise
 from caption.device import choose_device, choose_precision, tune_malloc
@@ -95,16 +95,16 @@ def main(arguments: list[str]) -> None:
     check_fits(args.data, captioner.vocabulary, captioner.image)
     check_features(args.data, captioner.encoder)
     captioner.check_search(args.search)
-    split = dataset.CaptionData(args.data, args.split)
+    split = dataset.CaptionDataset(args.data, args.split)
     objects = read_objects(args.grounding, split)
-    if args.report and split.features:
+    if args.report and split.stores_features:
         raise UserError(
             f"--report shows pictures, but {args.data} holds features; give a file made with --store pixels"
         )
 
     # The captions, and where the model looked, in the file's order.
-    batches = distributed.shard(dataset.in_order(len(split), args.batch_size))
-    loader = dataset.make_loader(split, batches, args.workers, device.type == "cuda")
+    batches = distributed.shard(sampler.sequential_batches(len(split), args.batch_size))
+    loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
     precision = distributed.broadcast(choose_precision(args.precision, device))
     torch.manual_seed(args.seed)
     distributed.seed_rank(args.seed, 0)
@@ -163,8 +163,8 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {folder / name}")
     if args.report:
         report = Report(Path(args.report), captioner.encoder.feature_grid)
-        for numbers in ProgressBar(dataset.in_order(len(split), args.batch_size), "pictures", "batches"):
-            report.write_pictures(numbers, split.images(numbers).numpy())
+        for numbers in ProgressBar(sampler.sequential_batches(len(split), args.batch_size), "pictures", "batches"):
+            report.write_pictures(numbers, split.read_images(numbers).numpy())
         report.write_looks(words, chosen)
         each = zip(split.file_names, words, chosen, references, images, notes, strict=True)
         items = [item(name, w, h, texts, image["scores"], note) for name, w, h, texts, image, note in each]
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
 def compare_runs(args: Compare) -> None:
     """Score the captions of both runs once more and tell which differences are real."""
     runs = [read_scores(Path(folder) / f"scores_{args.split}.json") for folder in args.compare]
-    split = dataset.CaptionData(args.data or runs[0]["data"], args.split)
+    split = dataset.CaptionDataset(args.data or runs[0]["data"], args.split)
     objects = read_objects(args.grounding, split)
     both: list[dict[str, Score]] = []
     missing: list[str] = []
@@ -206,7 +206,7 @@ def read_scores(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read; score that run first, by evaluate.py --checkpoint") from None
 
 
-def captions_of(scored: Any, folder: str, split: dataset.CaptionData) -> list[str]:
+def captions_of(scored: Any, folder: str, split: dataset.CaptionDataset) -> list[str]:
     """The captions that were scored, in the order of the split. Raises UserError when they are of other pictures."""
     texts = {image["image_id"]: image["caption"] for image in scored["images"]}
     if set(texts) != set(split.image_ids):
@@ -217,7 +217,7 @@ def captions_of(scored: Any, folder: str, split: dataset.CaptionData) -> list[st
     return [texts[image_id] for image_id in split.image_ids]
 
 
-def read_objects(path: str, split: dataset.CaptionData) -> Objects | None:
+def read_objects(path: str, split: dataset.CaptionDataset) -> Objects | None:
     """The instance file, if one is given; its masks fitted as the pictures were. Raises UserError when it is not of
     these pictures."""
     if not path:
@@ -236,7 +236,7 @@ def training_captions(path: str) -> list[list[str]] | None:
     """Of the training split, if the file has one."""
     if "train" not in hdf5.read_manifest(path)["splits"]:
         return None
-    references = dataset.CaptionData(path, "train").references()
+    references = dataset.CaptionDataset(path, "train").references()
     return [tokenise(text) for texts in references for text in texts] or None
 
 

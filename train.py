@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     saver, stochastic = Saver(folder, captioner, optimizer), captioner.decoder.stochastic
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
-    data.train_batches.start(1)
+    data.train_batches.set_epoch(1)
     steps = training.epochs * len(data.train_batches)
     while state.epoch <= training.epochs:
         epoch = state.epoch
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         if 0 < training.self_critical.first_epoch <= epoch and sampler is None:  # counts the references' n-grams
             sampler = CaptionSampler(training.self_critical, data.train, config.search.max_length)
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
-        data.train_batches.start(epoch, skip=state.batch)
+        data.train_batches.set_epoch(epoch, skip=state.batch)
         after_step = functools.partial(saver.save, state, training.checkpoint_steps)
         trained = loop.train_epoch(captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler)
         saver.save(state)  # before validation, which might fail

@@ -98,11 +98,11 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     """Captions a second of every variant over those of soft: medians of steps on the same batches, taken in turn."""
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    split = dataset.CaptionData(source, "train")
+    split = dataset.CaptionDataset(source, "train")
     steps = {name: make_step(PRESETS[f"shapes-{name}"][1], split, device) for name in {"soft", *variants}}
     times: dict[str, list[float]] = {name: [] for name in steps}
     rows, batches = dataset.training_batches(split, "images", 8, 1)
-    loader = dataset.make_loader(rows, batches)
+    loader = dataset.build_loader(rows, batches)
     for number, batch in zip(range(STEPS + 2), loader, strict=False):
         for name, step in steps.items():
             begun = time.perf_counter()
@@ -113,7 +113,7 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     return {name: soft / statistics.median(times[name]) for name in steps}
 
 
-def make_step(config: Any, split: dataset.CaptionData, device: torch.device) -> Callable[[dataset.Batch], None]:
+def make_step(config: Any, split: dataset.CaptionDataset, device: torch.device) -> Callable[[dataset.Batch], None]:
     """One step of training in the preset's last epoch, in which locations or captions are drawn, if they ever are."""
     source = split.path
     image, vocabulary = hdf5.read_image_config(source), hdf5.read_vocabulary(source)

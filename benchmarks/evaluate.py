@@ -17,7 +17,7 @@ import torch
 
 import evaluate
 from benchmarks import measure
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.decoders import RecurrentDecoder
 from caption.decoders.transformer import TransformerDecoder
 from caption.encoders.base import Encoder
@@ -27,7 +27,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "encoder": [(Encoder, "forward")],
     "decoder": [(kind, name) for kind in (RecurrentDecoder, TransformerDecoder)
                 for name in ("prepare", "start", "step", "forward")],
-    "reading": [(CaptionData, "images")],
+    "reading": [(CaptionDataset, "read_images")],
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 from tqdm import tqdm
 
-from preprocess.workers import in_order, processors
+from preprocess.workers import available_cpus, parallel_map
 
 TIMED = """
 import sys, time
@@ -82,7 +82,7 @@ def tutorial(paths: list[Path], output: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=processors())
+    parser.add_argument("--workers", type=int, default=available_cpus())
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -108,7 +108,7 @@ def measure(folder: Path, workers: int, size: int, rounds: int) -> None:
 
     def pool(function: Callable[[list[Path]], None]) -> float:
         start = time.perf_counter()
-        for _ in in_order(function, jobs, workers):
+        for _ in parallel_map(function, jobs, workers):
             pass
         return time.perf_counter() - start
 

@@ -23,7 +23,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from caption.data.dataset import CaptionData, make_loader
+from caption.data.dataset import CaptionDataset, build_loader
 from caption.data.hdf5 import RECORDS
 
 COUNT, SIZE = 2000, 224
@@ -69,10 +69,10 @@ def use(batches: Iterable[object]) -> None:
 
 
 def measure(path: Path, store: str, batch: int, rounds: int) -> None:
-    data = CaptionData(path, "train")
+    data = CaptionDataset(path, "train")
     order = np.random.default_rng(1).permutation(COUNT)
     batches = [order[i : i + batch].tolist() for i in range(0, COUNT, batch)]
-    memory = data.images(range(COUNT)).numpy()
+    memory = data.read_images(range(COUNT)).numpy()
     target = np.empty((batch, *memory.shape[1:]), memory.dtype)
     row = memory[0].nbytes
 
@@ -89,13 +89,13 @@ def measure(path: Path, store: str, batch: int, rounds: int) -> None:
 
     work: dict[str, Callable[[], object]] = {
         "memory copy": copy,
-        "CaptionData.images": lambda: use(data.images(indices) for indices in batches),
-        "... as float32": lambda: use(data.images(indices).float() for indices in batches),
-        "loader, 1 process": lambda: use(make_loader(data, batches)),
+        "CaptionDataset.read_images": lambda: use(data.read_images(indices) for indices in batches),
+        "... as float32": lambda: use(data.read_images(indices).float() for indices in batches),
+        "loader, 1 process": lambda: use(build_loader(data, batches)),
     }
     loaders = {}
     for start in ("fork", "spawn"):
-        loader = loaders[start] = make_loader(data, batches, workers=2)
+        loader = loaders[start] = build_loader(data, batches, workers=2)
         loader.multiprocessing_context = start
         work[f"loader, 2 workers, {start}"] = lambda loader=loader: use(loader)  # type: ignore[misc]
     if store != "jpeg":

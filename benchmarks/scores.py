@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.evaluation import coco, meteor_spice, ptb
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    split = CaptionData(args.data, args.split)
+    split = CaptionDataset(args.data, args.split)
     references = split.references()[: args.pictures]
     written = [" ".join(word for i, word in enumerate(texts[0].split(), 1) if i % 4) for texts in references]
     if args.captions:

@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks import measure
 from caption import ops
 from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
-from caption.data.dataset import BucketSampler, collate
+from caption.data.dataset import collate
+from caption.data.sampler import BucketSampler
 from caption.decoders import ShowAttendTellDecoder
 from caption.device import allow_tf32, autocast
 from caption.ops import torch_compile

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Another name to write under; what was written takes the right one in the end. Nothing is left of a failure."""
-    part = path.with_name(path.name + ".part")
+    """Yield a temporary path to write to; rename it to `path` on success, delete it on failure."""
+    temporary = path.with_name(path.name + ".part")
     try:
-        yield part
-        part.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ T = TypeVar("T", covariant=True)
 SECONDS = 60.0  # between two lines of a log
 
 
-class Work(Protocol[T]):
-    """Something to go through, of known length."""
+class SizedIterable(Protocol[T]):
+    """An iterable of known length."""
 
     def __len__(self) -> int: ...
 
@@ -21,7 +21,7 @@ class Work(Protocol[T]):
 
 
 class Sized(Generic[T]):
-    """Work whose length is known from elsewhere."""
+    """Give a length to an iterable that has none of its own."""
 
     def __init__(self, items: Iterable[T], length: int) -> None:
         self.items, self.length = items, length
@@ -34,36 +34,37 @@ class Sized(Generic[T]):
 
 
 class ProgressBar(Generic[T]):
-    """Iterate over `work` and tell on stderr how far it is; `done` items of it were done before."""
+    """Iterate over `items` and show the progress on stderr, on the first of several processes only."""
 
-    def __init__(self, work: Work[T], what: str, unit: str, done: int = 0, keep: bool = False) -> None:
-        """`keep` leaves the full bar on the terminal."""
-        self.work, self.what, self.unit = work, what, unit
-        self.done, self.total = done, done + len(work)
+    def __init__(
+        self, items: SizedIterable[T], description: str, unit: str, initial: int = 0, leave: bool = False
+    ) -> None:
+        """Start the count at `initial`, the items that were done before; `leave` the full bar on the terminal."""
+        self.items, self.description, self.unit = items, description, unit
+        self.done, self.total = initial, initial + len(items)
         self.note = ""
-        self.silent = int(os.environ.get("RANK", 0)) > 0  # of the processes that torchrun starts, the first tells
+        self.silent = int(os.environ.get("RANK", 0)) > 0  # torchrun's name for the number of a process
         self.bar: Any = None
         if sys.stderr.isatty() and not self.silent:
-            self.bar = tqdm(desc=what, total=self.total, initial=done, unit=unit, leave=keep)
+            self.bar = tqdm(desc=description, total=self.total, initial=initial, unit=unit, leave=leave)
 
     def __iter__(self) -> Iterator[T]:
-        told = time.monotonic()
-        before = self.done
-        for item in self.work:
+        last_time, last_done = time.monotonic(), self.done
+        for item in self.items:
             yield item
             self.done += 1
             if self.bar is not None:
                 self.bar.update()
-            elif not self.silent and time.monotonic() - told >= SECONDS:
-                rate = (self.done - before) / (time.monotonic() - told)
-                told, before = time.monotonic(), self.done
-                line = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f} a second{self.note}"
+            elif not self.silent and time.monotonic() - last_time >= SECONDS:
+                rate = (self.done - last_done) / (time.monotonic() - last_time)
+                last_time, last_done = time.monotonic(), self.done
+                line = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.1f} a second{self.note}"
                 print(line, file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.close()
 
     def set_note(self, note: str) -> None:
-        """Show this with the progress."""
+        """Show a note behind the progress."""
         self.note = f", {note}"
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)

@@ -1,1 +1,1 @@
-"""Pictures and captions -> one HDF5 file; `python -m preprocess --help`."""
+"""Write images and captions into one HDF5 file; see `python -m preprocess --help`."""

@@ -1,9 +1,5 @@
 """`python -m preprocess {shapes, strings, flickr8k, flickr30k, karpathy, coco, folder, merge, info, verify}`."""
 
-from typing import Annotated
-
-import tyro
-
 from caption.config.cli import parse, run
 from preprocess.coco import Coco
 from preprocess.flickr8k import Flickr8k
@@ -16,18 +12,8 @@ from preprocess.shapes import Shapes
 from preprocess.strings import Strings
 from preprocess.verify import Verify
 
-COMMANDS = (
-    Annotated[Shapes, tyro.conf.subcommand("shapes")]
-    | Annotated[Strings, tyro.conf.subcommand("strings")]
-    | Annotated[Flickr8k, tyro.conf.subcommand("flickr8k")]
-    | Annotated[Flickr30k, tyro.conf.subcommand("flickr30k")]
-    | Annotated[Karpathy, tyro.conf.subcommand("karpathy")]
-    | Annotated[Coco, tyro.conf.subcommand("coco")]
-    | Annotated[Folder, tyro.conf.subcommand("folder")]
-    | Annotated[Merge, tyro.conf.subcommand("merge")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-)
+# The subcommands are the names of the classes in lower case.
+COMMANDS = Shapes | Strings | Flickr8k | Flickr30k | Karpathy | Coco | Folder | Merge | Info | Verify
 
 
 def main(arguments: list[str]) -> None:

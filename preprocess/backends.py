@@ -1,151 +1,148 @@
-"""The three ways to keep pictures in the data file: their pixels, JPEG files, or the features of a frozen encoder.
+"""The stores of images in a data file: pixels and features here, JPEG files in `preprocess.jpeg_store`.
 
-A store works in a folder beside the final file until that is whole. Picture n of the listing has a place of its own
-from the beginning, so it does not matter in which order, and after how many interruptions, the places are filled.
-HDF5 lays the places out first and is closed; it adds everything else in the end. In between, no byte of its own
-changes: a process that is killed leaves nothing half-changed behind.
+A store works in a folder beside the final file until that is complete. Every image has its position from the start, so
+the order in which the records are written does not matter, nor does the number of interruptions. HDF5 allocates the
+records first and is closed; everything else is added at the end. In between, none of HDF5's own bytes change, so a
+process that is killed leaves the file intact.
 """
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.hdf5 import RECORDS, Piece, pieces
-from caption.data.images import encode_jpeg
+from caption.data.hdf5 import RECORDS, Extent, extents
 from preprocess.journal import DATA
+from preprocess.report import format_size
 
-CHECKSUM, START, LENGTH = range(3)  # columns of the table of rows
+CHECKSUM, START, LENGTH = range(3)  # columns of a store's table
 
 
-class Maker(Protocol):
-    """What a worker makes of a picture uint8 [3, S, S] whose place in the file is `place`, in bytes."""
-
-    def __call__(self, picture: NDArray[np.uint8], place: int) -> Any: ...
+# Runs in a worker: encodes an image uint8 [3, S, S] whose record has this offset in the file, in bytes.
+RecordEncoder = Callable[[NDArray[np.uint8], int], Any]
 
 
 class Store:
-    """Common to all: a table of rows with the checksum of each picture's record."""
+    """The common part: a table with the checksum of each image's record."""
 
     kind: str
 
     def __init__(self, folder: Path, counts: dict[str, int]) -> None:
-        """`counts`: pictures of each split, in their order."""
+        """`counts` is the number of images of each split, in the order of the splits."""
         self.folder, self.counts = folder, counts
         self.path = folder / DATA
         ends = np.cumsum([0, *counts.values()])
-        self.ranges = dict(zip(counts, pairwise(ends.tolist()), strict=True))  # numbers of each split's pictures
-        self.rows: NDArray[np.int64]
+        self.ranges = dict(zip(counts, pairwise(ends.tolist()), strict=True))  # image numbers of each split
+        self.table: NDArray[np.int64]
 
-    def begin(self, fresh: bool) -> None:
-        """Lay everything out; or find it as it was left."""
+    def allocate(self, fresh: bool) -> None:
+        """Allocate everything, or reopen what an interrupted run has left."""
         total = sum(self.counts.values())
-        self.rows = np.memmap(self.folder / "rows", np.int64, "w+" if fresh else "r+", shape=(total, 3))
+        self.table = np.memmap(self.folder / "rows", np.int64, "w+" if fresh else "r+", shape=(total, 3))
 
     def sync(self) -> None:
-        """All that was kept is on the disk."""
-        self.rows.flush()  # type: ignore[attr-defined]
+        """Write everything that was added to the disk."""
+        self.table.flush()  # type: ignore[attr-defined]
 
-    def places(self, numbers: Sequence[int]) -> list[int]:
-        """Where the pictures' records begin, for the worker that makes them."""
+    def offsets(self, numbers: Sequence[int]) -> list[int]:
+        """Return the positions of the images' records in bytes, for the workers that write them."""
         return [0] * len(numbers)
 
 
-class Fixed(Store):
-    """Records of one size."""
+class FixedSizeStore(Store):
+    """A store whose records have one size."""
 
     def __init__(self, folder: Path, counts: dict[str, int], shape: tuple[int, ...], dtype: str) -> None:
         super().__init__(folder, counts)
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.length = self.dtype.itemsize * int(np.prod(shape))
-        self.bytes = self.length * sum(counts.values())
-        self.told = f"{sum(counts.values())} pictures will take {told_size(self.bytes)}"
+        self.nbytes = self.length * sum(counts.values())
+        self.estimate = f"{sum(counts.values())} images will take {format_size(self.nbytes)}"
 
-    def begin(self, fresh: bool) -> None:
-        super().begin(fresh)
+    def allocate(self, fresh: bool) -> None:
+        super().allocate(fresh)
         blank = self.path if fresh else self.folder / "blank.h5"
-        found = self._lay_out(blank)
+        layout = self._write_layout(blank)
         if not fresh:
-            _restore(self.path, blank, [(p.offset, p.offset + p.length * self.length) for p in found.values()])
+            _restore(self.path, blank, [(e.offset, e.offset + e.length * self.length) for e in layout.values()])
             blank.unlink()
-        self._offsets = np.zeros(len(self.rows), np.int64)
-        for split, piece in found.items():
+        self._offsets = np.zeros(len(self.table), np.int64)
+        for split, extent in layout.items():
             first, end = self.ranges[split]
-            self._offsets[first:end] = piece.offset + self.length * np.arange(piece.length)
+            self._offsets[first:end] = extent.offset + self.length * np.arange(extent.length)
 
-    def _lay_out(self, path: Path) -> dict[str, Piece]:
-        """An HDF5 file with a place for every record and nothing else; where they are."""
-        found = {}
+    def _write_layout(self, path: Path) -> dict[str, Extent]:
+        """Write an HDF5 file that only allocates the records; return where they lie."""
+        layout = {}
         with h5py.File(path, "w") as file:
             for split, count in self.counts.items():
                 group = file.create_group(split)
-                plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                plan.set_obj_track_times(False)
+                properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                properties.set_obj_track_times(False)
                 space = h5py.h5s.create_simple((count, *self.shape))
-                kind = h5py.h5t.py_create(self.dtype, logical=True)
-                h5py.h5d.create(group.id, RECORDS[self.kind].encode(), kind, space, plan)
+                dtype = h5py.h5t.py_create(self.dtype, logical=True)
+                h5py.h5d.create(group.id, RECORDS[self.kind].encode(), dtype, space, properties)
                 if count:
-                    (found[split],) = pieces(group[RECORDS[self.kind]])
-        return found
+                    (layout[split],) = extents(group[RECORDS[self.kind]])
+        return layout
 
-    def places(self, numbers: Sequence[int]) -> list[int]:
-        places: list[int] = self._offsets[list(numbers)].tolist()
-        return places
+    def offsets(self, numbers: Sequence[int]) -> list[int]:
+        offsets: list[int] = self._offsets[list(numbers)].tolist()
+        return offsets
 
     def sync(self) -> None:
-        _flush(self.path)
+        sync_file(self.path)
         super().sync()
 
     def open(self) -> h5py.File:
-        """The file, to be finished."""
+        """Open the file to complete it."""
         return h5py.File(self.path, "r+")
 
-    def finish(self, file: h5py.File, split: str, members: NDArray[np.int64]) -> None:
-        """Leave only the numbers `members` of a split; a virtual data set passes over the gaps."""
+    def complete_split(self, file: h5py.File, split: str, numbers: NDArray[np.int64]) -> None:
+        """Keep only the images with these numbers in a split; a virtual data set skips the others."""
         group, name, (first, end) = file[split], RECORDS[self.kind], self.ranges[split]
-        group["checksums"] = self.rows[members, CHECKSUM].astype(np.uint32)
-        if len(members) == end - first:
+        group["checksums"] = self.table[numbers, CHECKSUM].astype(np.uint32)
+        if len(numbers) == end - first:
             return
         file.require_group("stored")
         file.move(f"{split}/{name}", f"stored/{split}")
-        if not len(members):
+        if not len(numbers):
             group.create_dataset(name, (0, *self.shape), self.dtype)
             return
         stored = h5py.VirtualSource(".", f"/stored/{split}", (end - first, *self.shape), self.dtype)
-        layout = h5py.VirtualLayout((len(members), *self.shape), self.dtype)
-        at = 0
-        for a, b in _stretches(members - first):
-            layout[at : at + b - a] = stored[a:b]
-            at += b - a
-        layout.dcpl.set_obj_track_times(False)  # or the file would hold the time of its making
+        layout = h5py.VirtualLayout((len(numbers), *self.shape), self.dtype)
+        position = 0
+        for a, b in _runs(numbers - first):
+            layout[position : position + b - a] = stored[a:b]
+            position += b - a
+        layout.dcpl.set_obj_track_times(False)  # otherwise the file would contain the time of its creation
         group.create_virtual_dataset(name, layout)
 
 
-class Pixels(Fixed):
-    """uint8 [3, S, S]. The workers themselves write them: to hand 150 kB to another process, only for it to do that,
-    would slow them down."""
+class PixelStore(FixedSizeStore):
+    """Pixels uint8 [3, S, S], written by the workers: passing 150 kB per image to another process would be slower."""
 
     kind = "pixels"
 
     def __init__(self, folder: Path, counts: dict[str, int], size: int) -> None:
         super().__init__(folder, counts, (3, size, size), "uint8")
-        self.make: Maker = WriteRow(str(self.path))
+        self.encode_record: RecordEncoder = RecordWriter(str(self.path))
 
-    def keep(self, numbers: Sequence[int], made: Sequence[Any]) -> None:
-        """Note what the workers made of pictures."""
-        self.rows[list(numbers), CHECKSUM] = made
+    def add(self, numbers: Sequence[int], checksums: Sequence[int]) -> None:
+        """Keep what the workers returned for images."""
+        self.table[list(numbers), CHECKSUM] = checksums
 
 
-class WriteRow:
-    """Write a record at its place; its checksum."""
+class RecordWriter:
+    """Write a record at its offset in the file and return its checksum."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -154,133 +151,68 @@ class WriteRow:
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "file": None}
 
-    def __call__(self, picture: NDArray[Any], place: int) -> int:
+    def __call__(self, image: NDArray[Any], offset: int) -> int:
         if self.file is None:
             self.file = open(self.path, "r+b", buffering=0)  # noqa: PTH123, SIM115
-        record = memoryview(picture.data).cast("B")
-        self.file.seek(place)
+        record = memoryview(image.data).cast("B")
+        self.file.seek(offset)
         if self.file.write(record) != len(record):
             raise OSError(28, "no space left on the disk", self.path)
         return zlib.crc32(record)
 
 
-class Features(Fixed):
-    """float16 [L, D] of a frozen encoder, made in the main process, on the GPU where there is one.
+class FeatureStore(FixedSizeStore):
+    """Features float16 [L, D] of a frozen encoder, computed in the main process, on the GPU if there is one.
 
-    Always so many pictures at a time, the missing ones empty, so that a picture's features do not depend on its
-    company.
+    The batch size is constant, with blank images for missing ones, so that an image's features do not depend on the
+    other images of its batch.
     """
 
     kind = "features"
 
-    def __init__(self, folder: Path, counts: dict[str, int], encode: Any, shape: tuple[int, ...], batch: int) -> None:
+    def __init__(
+        self, folder: Path, counts: dict[str, int], encoder: Any, shape: tuple[int, ...], batch_size: int
+    ) -> None:
         super().__init__(folder, counts, shape, "float16")
-        self.encode, self.batch = encode, batch
-        self.write = WriteRow(str(self.path))
+        self.encoder, self.batch_size = encoder, batch_size
+        self.write = RecordWriter(str(self.path))
 
     @staticmethod
-    def make(picture: NDArray[np.uint8], place: int) -> NDArray[np.uint8]:
-        return picture
+    def encode_record(image: NDArray[np.uint8], offset: int) -> NDArray[np.uint8]:
+        return image
 
-    def keep(self, numbers: Sequence[int], made: Sequence[NDArray[np.uint8]]) -> None:
-        pictures = np.zeros((self.batch, *made[0].shape), np.uint8)
-        pictures[: len(made)] = made
-        features = self.encode(pictures)
-        for number, place, record in zip(numbers, self.places(numbers), features, strict=False):
-            self.rows[number, CHECKSUM] = self.write(record, place)
-
-
-class Jpegs(Store):
-    """JPEG files of S x S pixels. Their lengths differ, so they wait in a file of their own."""
-
-    kind = "jpeg"
-
-    def __init__(self, folder: Path, counts: dict[str, int], quality: int, mean_length: float) -> None:
-        super().__init__(folder, counts)
-        self.make: Maker = MakeJpeg(quality)
-        self.waiting = folder / "jpegs"
-        total = mean_length * sum(counts.values())
-        self.bytes = int(2 * total)  # they stand twice while the file is finished
-        self.told = f"{sum(counts.values())} pictures will take about {told_size(total)}, and twice that for a while"
-
-    def begin(self, fresh: bool) -> None:
-        super().begin(fresh)
-        self.file = self.waiting.open("w+b" if fresh else "r+b", buffering=0)
-        self.end = int((self.rows[:, START] + self.rows[:, LENGTH]).max(initial=0))
-
-    def keep(self, numbers: Sequence[int], made: Sequence[bytes]) -> None:
-        self.file.seek(self.end)
-        content = b"".join(made)
-        if self.file.write(content) != len(content):
-            raise OSError(28, "no space left on the disk", str(self.waiting))
-        for number, each in zip(numbers, made, strict=True):
-            self.rows[number] = zlib.crc32(each), self.end, len(each)
-            self.end += len(each)
-
-    def sync(self) -> None:
-        os.fsync(self.file.fileno())
-        if self.path.exists():
-            _flush(self.path)
-        super().sync()
-
-    def open(self) -> h5py.File:
-        return h5py.File(self.path, "w")
-
-    def finish(self, file: h5py.File, split: str, members: NDArray[np.int64]) -> None:
-        group, rows = file.require_group(split), self.rows[members]
-        group["checksums"] = rows[:, CHECKSUM].astype(np.uint32)
-        starts = np.cumsum([0, *rows[:, LENGTH]])
-        group["jpeg_starts"] = starts
-        jpegs = group.create_dataset("jpegs", starts[-1:], np.uint8)
-        step = 256
-        for i in range(0, len(rows), step):
-            found = b"".join(self._read(row) for row in rows[i : i + step])
-            jpegs[starts[i] : starts[i] + len(found)] = np.frombuffer(found, np.uint8)
-
-    def _read(self, row: NDArray[np.int64]) -> bytes:
-        self.file.seek(int(row[START]))
-        return self.file.read(int(row[LENGTH]))
+    def add(self, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> None:
+        batch = np.zeros((self.batch_size, *images[0].shape), np.uint8)
+        batch[: len(images)] = images
+        features = self.encoder(batch)
+        for number, offset, record in zip(numbers, self.offsets(numbers), features, strict=False):
+            self.table[number, CHECKSUM] = self.write(record, offset)
 
 
-class MakeJpeg:
-    """A picture as a JPEG file."""
-
-    def __init__(self, quality: int) -> None:
-        self.quality = quality
-
-    def __call__(self, picture: NDArray[np.uint8], place: int) -> bytes:
-        return encode_jpeg(picture, self.quality)
-
-
-def _flush(path: Path) -> None:
-    """All that any process wrote into a file reaches the disk, and need not stay in memory: COCO would fill it."""
+def sync_file(path: Path) -> None:
+    """Write to the disk what any process wrote into a file, and drop it from the cache, which COCO would fill."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def told_size(count: float) -> str:
-    """So many bytes, for people."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
 def _restore(path: Path, blank: Path, records: Sequence[tuple[int, int]]) -> None:
-    """Undo what HDF5 may have begun to add to a file: all but the records, given by first and last byte, is blank."""
+    """Undo what HDF5 may have begun to add to a file: copy all bytes but the records' (first, end) from `blank`."""
     with blank.open("rb") as source, path.open("r+b") as target:
         size = source.seek(0, os.SEEK_END)
         target.truncate(size)
-        at = 0
-        for start, end in [*sorted(records), (size, size)]:
-            source.seek(at)
-            target.seek(at)
-            target.write(source.read(start - at))
-            at = end
+        position = 0
+        for first, end in [*sorted(records), (size, size)]:
+            source.seek(position)
+            target.seek(position)
+            target.write(source.read(first - position))
+            position = end
 
 
-def _stretches(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Rising numbers -> their unbroken stretches: first, one beyond the last."""
+def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) of every run of consecutive numbers in a rising sequence."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for stretch in np.split(numbers, breaks):
-        if len(stretch):
-            yield int(stretch[0]), int(stretch[-1]) + 1
+    for run in np.split(numbers, breaks):
+        if len(run):
+            yield int(run[0]), int(run[-1]) + 1

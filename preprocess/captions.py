@@ -1,4 +1,4 @@
-"""Files that name a picture and a caption a line: Flickr's .token, CSV (any separator), JSON lines."""
+"""Read caption files with an image and a caption per line: Flickr's .token, CSV (any separator) and JSON lines."""
 
 import csv
 import json
@@ -10,64 +10,63 @@ from typing import Any, NamedTuple
 from caption.errors import UserError
 from preprocess.sources import read_lines
 
-# What a column, or a key, may be called.
-PICTURE = ("file_name", "filename", "image", "image_name", "file", "path", "img", "picture")
-CAPTION = ("caption", "captions", "comment", "text", "sentence", "raw")
-SPLIT = ("split",)
+# Accepted names of columns and keys.
+IMAGE_NAMES = ("file_name", "filename", "image", "image_name", "file", "path", "img", "picture")
+CAPTION_NAMES = ("caption", "captions", "comment", "text", "sentence", "raw")
+SPLIT_NAMES = ("split",)
 SEPARATORS = ",\t;|"
 
 
 class Row(NamedTuple):
-    """A caption of a picture, as it stands in the file."""
+    """A caption of an image, as the file has it."""
 
-    picture: str
-    caption: Any  # a string, if the file is sound
+    image: str
+    caption: Any  # a string, unless the file is malformed
     split: str = ""
 
 
 def read_captions(path: Path) -> Iterator[Row]:
-    """The rows of a file of captions, its kind told by its ending and its first line.
-
-    Raises UserError for a file that is not there, and for a line that is not as the first ones promise.
-    """
+    """Yield the rows of a caption file; its suffix and first line decide the format. Raises UserError if the file is
+    missing, or a line does not fit the format."""
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return _json_lines(path)
-    first = next((line for line in read_lines(path) if line.strip()), "")
-    if re.match(r"[^\t]+#\w*\t", first):
+        return _read_json_lines(path)
+    header = next((line for line in read_lines(path) if line.strip()), "")
+    if re.match(r"[^\t]+#\w*\t", header):
         return read_tokens(path)
-    return _table(path, first)
+    return _read_table(path, header)
 
 
 def read_tokens(path: Path) -> Iterator[Row]:
-    """Lines like `picture.jpg#0<tab>caption`. Raises UserError for others."""
+    """Yield rows from lines like `image.jpg#0<tab>caption`. Raises UserError for other lines."""
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             name, tab, caption = line.partition("\t")
             if not tab or "#" not in name:
-                raise UserError(f"{path}: line {number} is not 'picture.jpg#0<tab>caption': {line[:60]!r}")
+                raise UserError(f"{path}: line {number} is not 'image.jpg#0<tab>caption': {line[:60]!r}")
             yield Row(name.rpartition("#")[0], caption.strip())
 
 
-def _table(path: Path, first: str) -> Iterator[Row]:
+def _read_table(path: Path, header: str) -> Iterator[Row]:
     csv.field_size_limit(1_000_000)
-    separator = max(SEPARATORS, key=first.count)
-    columns = [name.strip().strip('"').lower() for name in first.split(separator)]
-    picture, caption, split = (
-        next((i for i, name in enumerate(columns) if name in known), -1) for known in (PICTURE, CAPTION, SPLIT)
+    separator = max(SEPARATORS, key=header.count)
+    columns = [name.strip().strip('"').lower() for name in header.split(separator)]
+    image, caption, split = (
+        next((i for i, name in enumerate(columns) if name in names), -1)
+        for names in (IMAGE_NAMES, CAPTION_NAMES, SPLIT_NAMES)
     )
-    if picture < 0 or caption < 0:
+    if image < 0 or caption < 0:
         raise UserError(
-            f"{path}: its first line is {first[:60]!r}, but must name the columns, one of them {', '.join(PICTURE)} "
-            f"and one {', '.join(CAPTION)} (and perhaps {', '.join(SPLIT)}); or give a .jsonl or a .token file"
+            f"{path}: its first line is {header[:60]!r}, but must name the columns: one of {', '.join(IMAGE_NAMES)}, "
+            f"one of {', '.join(CAPTION_NAMES)}, and optionally {', '.join(SPLIT_NAMES)}; or give a .jsonl or a .token "
+            "file"
         )
-    # Kaggle's Flickr30k parts its columns by | and quotes nothing, but has quotation marks in captions.
-    plain = separator in "|\t"
-    lines = (line + "\n" for line in read_lines(path))
+    # Kaggle's Flickr30k is separated by | and quotes nothing, but has quotation marks in captions.
+    unquoted = separator in "|\t"
     rows = csv.reader(
-        (line.replace("\0", " ") for line in lines),
+        (line.replace("\0", " ") + "\n" for line in read_lines(path)),
         delimiter=separator,
         strict=True,  # or an open quotation mark would swallow the lines after it
-        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
     )
     try:
         for values in rows:
@@ -75,34 +74,36 @@ def _table(path: Path, first: str) -> Iterator[Row]:
             if not any(fields) or rows.line_num == 1 or [field.lower() for field in fields] == columns:
                 continue
             if len(fields) != len(columns):
-                mended = _without_separator(fields) if len(columns) == 3 else None
-                if mended is None:
+                repaired = _split_comment_number(fields) if len(columns) == 3 else None
+                if repaired is None:
                     raise UserError(
                         f"{path}: line {rows.line_num} has {len(fields)} columns, the first {len(columns)}: "
-                        f"{separator.join(values)[:60]!r}; put captions with {separator!r} in them into quotation marks"
+                        f"{separator.join(values)[:60]!r}; put captions that contain {separator!r} into quotation marks"
                     )
-                fields = mended
-            yield Row(fields[picture], fields[caption], fields[split] if split >= 0 else "")
+                fields = repaired
+            yield Row(fields[image], fields[caption], fields[split] if split >= 0 else "")
     except csv.Error as error:
-        raise UserError(f"{path}: line {rows.line_num} is no CSV ({error})") from None
+        raise UserError(f"{path}: line {rows.line_num} is not valid CSV ({error})") from None
 
 
-def _without_separator(fields: list[str]) -> list[str] | None:
-    """One line of Kaggle's Flickr30k lacks the second separator: `2199200615.jpg| 4   A dog runs across the grass .`"""
-    found = re.fullmatch(r"(\d+)\s+(.+)", fields[1]) if len(fields) == 2 else None
-    return [fields[0], *found.groups()] if found else None
+def _split_comment_number(fields: list[str]) -> list[str] | None:
+    """Repair the line of Kaggle's Flickr30k without a second separator, `2199200615.jpg| 4   A dog runs ...`"""
+    match = re.fullmatch(r"(\d+)\s+(.+)", fields[1]) if len(fields) == 2 else None
+    return [fields[0], *match.groups()] if match else None
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _read_json_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             entry = {key.lower(): value for key, value in json.loads(line).items()}
         except (json.JSONDecodeError, AttributeError) as error:
-            raise UserError(f"{path}: line {number} is no JSON object, or cut off ({error})") from None
-        picture, caption = (next((entry[key] for key in known if key in entry), None) for known in (PICTURE, CAPTION))
-        if not isinstance(picture, str):
-            raise UserError(f"{path}: line {number} must have one of {', '.join(PICTURE)}: {line[:60]!r}")
-        for each in caption if isinstance(caption, list) else [caption]:
-            yield Row(picture, each, str(entry.get("split", "")))
+            raise UserError(f"{path}: line {number} is not a JSON object, or cut off ({error})") from None
+        image, captions = (
+            next((entry[key] for key in names if key in entry), None) for names in (IMAGE_NAMES, CAPTION_NAMES)
+        )
+        if not isinstance(image, str):
+            raise UserError(f"{path}: line {number} must have one of {', '.join(IMAGE_NAMES)}: {line[:60]!r}")
+        for caption in captions if isinstance(captions, list) else [captions]:
+            yield Row(image, caption, str(entry.get("split", "")))

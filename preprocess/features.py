@@ -1,4 +1,4 @@
-"""A frozen encoder for files that store features."""
+"""The frozen encoder of `--store features`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +16,15 @@ from caption.errors import UserError
 def build_feature_encoder(
     config: EncoderConfig, size: int, device_name: str
 ) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.float16]], tuple[int, int], dict[str, Any]]:
-    """Return a function from images uint8 [B, 3, S, S] to features float16 [B, L, D], (L, D), and the encoder's
-    fingerprint.
-
-    Raises UserError for an encoder that is random or to be finetuned.
-    """
+    """Return a function from images uint8 [B, 3, S, S] to features float16 [B, L, D], its (L, D), and the encoder's
+    fingerprint. Raises UserError for an encoder that is to be trained, or has random weights."""
     if config.finetune_from:
         raise UserError(
             f"encoder.finetune_from is {config.finetune_from!r}, but stored features cannot be trained further; leave "
             "it empty, or store images with --store pixels"
         )
     if config.weights == "none":
-        raise UserError("encoder.weights is none: features of a random encoder are meaningless; give weights")
+        raise UserError("encoder.weights is none, but features of a random encoder are useless; give weights")
     device = choose_device(device_name)
     encoder = build_encoder(config, size).eval().to(device)
     limit = torch.finfo(torch.float16).max

@@ -1,4 +1,4 @@
-"""Flickr8k as its original archives have it: Flicker8k_Dataset/ and Flickr8k_text/ (Hodosh et al., 2013)."""
+"""Read Flickr8k from its original archives: Flicker8k_Dataset/ and Flickr8k_text/ (Hodosh et al., 2013)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 from caption.errors import UserError
 from preprocess.captions import Row, read_tokens
 from preprocess.records import Example
-from preprocess.sources import Pictures, by_picture, example, read_lines
+from preprocess.sources import ImageFiles, build_example, group_by_image, read_lines
 
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flickr8k(Pictures):
-    """Flickr8k from its original archives. A split list that is missing is a split that is not there."""
+class Flickr8k(ImageFiles):
+    """Flickr8k from its original archives. A split without a split list is left out."""
 
     images: str
     """The folder Flicker8k_Dataset."""
@@ -26,24 +26,25 @@ class Flickr8k(Pictures):
 
     def examples(self) -> Iterator[Example]:
         tokens = Path(self.text) / "Flickr8k.token.txt"
-        return listed(self.images, read_tokens(tokens), tokens, Path(self.text), LISTS)
+        return read_split_lists(self.images, read_tokens(tokens), tokens, Path(self.text), LISTS)
 
 
-def listed(images: str, rows: Iterator[Row], source: Path, folder: Path, lists: dict[str, str]) -> Iterator[Example]:
-    """Pictures in the order of the split lists that are there, with all their captions. A list may leave out `.jpg`.
-
-    Raises UserError when there is no list, and for a name that has no caption.
-    """
-    captions = dict(by_picture((row.picture, row.caption) for row in rows))
-    # An id must not depend on which lists are there.
+def read_split_lists(
+    images: str, rows: Iterator[Row], captions_path: Path, folder: Path, lists: dict[str, str]
+) -> Iterator[Example]:
+    """Yield the images of the split lists in `folder`, in their order, with all their captions. A list may omit the
+    suffix `.jpg`. Raises UserError if there is no list, or a name in it has no caption."""
+    captions = dict(group_by_image((row.image, row.caption) for row in rows))
+    # Ids are made from all names with captions, so that they do not depend on which lists exist.
     ids = {name: number for number, name in enumerate(sorted(captions))}
     if not any((folder / name).is_file() for name in lists.values()):
-        raise UserError(f"{folder}: holds none of the split lists {', '.join(lists.values())}")
-    for split, listing in lists.items():
-        if not (folder / listing).is_file():
+        raise UserError(f"{folder}: contains none of the split lists {', '.join(lists.values())}")
+    for split, file_name in lists.items():
+        path = folder / file_name
+        if not path.is_file():
             continue
-        for line in filter(None, map(str.strip, read_lines(folder / listing))):
+        for line in filter(None, map(str.strip, read_lines(path))):
             name = line if line in captions else f"{line}.jpg"
             if name not in captions:
-                raise UserError(f"{folder / listing}: {line} has no caption in {source.name}")
-            yield example(split, ids[name], images, name, captions[name])
+                raise UserError(f"{path}: {line} has no caption in {captions_path.name}")
+            yield build_example(split, ids[name], images, name, captions[name])

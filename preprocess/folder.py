@@ -1,7 +1,7 @@
-"""Pictures of one's own: a folder, and a file that names a picture and a caption a line."""
+"""Read custom data: a folder of images, and a file with an image and a caption per line."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,28 +9,28 @@ from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from preprocess.captions import read_captions
 from preprocess.records import Example
-from preprocess.sources import Pictures, by_picture, example
+from preprocess.sources import ImageFiles, build_example, group_by_image
 
 SYNONYMS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "restval": "train"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Pictures):
-    """A folder of pictures, and their captions as CSV (a header with file_name, caption and perhaps split), JSON lines
-    with the same keys, or picture.jpg#0<tab>caption. A picture may stand on several lines, once for each caption."""
+class Folder(ImageFiles):
+    """A folder of images, and their captions as CSV (with a header of file_name, caption and optionally split), as
+    JSON lines with the same keys, or as image.jpg#0<tab>caption. An image has one line for each caption."""
 
     images: str
-    """The folder of pictures."""
+    """The folder of images."""
     captions: str
-    """The file of captions: .csv, .tsv, .txt, .jsonl or .token."""
+    """The caption file: .csv, .tsv, .txt, .jsonl or .token."""
     val: float = 0.1
-    """Share of the pictures to validate with, when the file names no splits."""
+    """Fraction of the images for validation, if the file has no splits."""
     test: float = 0.1
-    """Share of the pictures to test with."""
+    """Fraction of the images for testing, if the file has no splits."""
 
     def __post_init__(self) -> None:
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise UserError(f"--val is {self.val} and --test {self.test}, but must be shares with a sum below 1")
+            raise UserError(f"--val is {self.val} and --test {self.test}, but must be fractions with a sum below 1")
 
     def folders(self) -> list[str]:
         return [self.images]
@@ -43,29 +43,31 @@ class Folder(Pictures):
             for row in read_captions(path):
                 split = SYNONYMS.get(row.split.lower(), row.split.lower())
                 if split and split not in SPLITS:
-                    raise UserError(f"{path}: {row.picture} has the split {row.split!r}; known: {', '.join(SPLITS)}")
-                if splits.setdefault(row.picture, split) != split:
-                    raise UserError(f"{path}: {row.picture} has the splits {splits[row.picture]!r} and {split!r}")
-                yield row.picture, row.caption
+                    raise UserError(f"{path}: {row.image} has the split {row.split!r}; known: {', '.join(SPLITS)}")
+                if splits.setdefault(row.image, split) != split:
+                    raise UserError(f"{path}: {row.image} has the splits {splits[row.image]!r} and {split!r}")
+                yield row.image, row.caption
 
-        found = by_picture(rows())
-        first = next(found, None)  # by now all rows are read
+        images = group_by_image(rows())
+        first = next(images, None)  # this reads all rows
         if first is None:
-            raise UserError(f"{path}: holds not one caption")
-        unnamed = [picture for picture, split in splits.items() if not split]
-        if unnamed and len(unnamed) < len(splits):
-            raise UserError(f"{path}: {unnamed[0]} has no split, but others have; give all of them one, or none")
-        if unnamed:
-            splits = share_out(unnamed, self.val, self.test)
-        for number, (picture, captions) in enumerate([first, *found]):
-            yield example(splits[picture], number, self.images, picture, captions)
+            raise UserError(f"{path}: contains no captions")
+        without_split = [name for name, split in splits.items() if not split]
+        if without_split and len(without_split) < len(splits):
+            raise UserError(
+                f"{path}: {without_split[0]} has no split, but others have; give a split to all, or to none"
+            )
+        if without_split:
+            splits = assign_splits(without_split, self.val, self.test)
+        for number, (name, captions) in enumerate([first, *images]):
+            yield build_example(splits[name], number, self.images, name, captions)
 
 
-def share_out(pictures: list[str], val: float, test: float) -> dict[str, str]:
-    """A split for each picture: by the order of the SHA-256 of its name, so that nothing but the names decides."""
-    order = sorted(pictures, key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
-    names: list[str] = []
-    for split, share in (("val", val), ("test", test)):
-        wanted = max(1, round(share * len(order))) if share else 0
-        names += [split] * min(wanted, len(order) - len(names) - 1)  # something is left to train on
-    return dict(zip(order, names + ["train"] * (len(order) - len(names)), strict=True))
+def assign_splits(names: Sequence[str], val: float, test: float) -> dict[str, str]:
+    """Return a split for each image, by the order of the SHA-256 of the names, so that only the names decide."""
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
+    splits: list[str] = []
+    for split, fraction in (("val", val), ("test", test)):
+        count = max(1, round(fraction * len(order))) if fraction else 0
+        splits += [split] * min(count, len(order) - len(splits) - 1)  # at least one image remains for training
+    return dict(zip(order, splits + ["train"] * (len(order) - len(splits)), strict=True))

@@ -1,4 +1,4 @@
-"""How far the work on a data file is; kept beside it, so that a killed command can go on."""
+"""The progress of the work on a data file, saved beside it so that an interrupted command can be resumed."""
 
 import contextlib
 import json
@@ -16,36 +16,37 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-DATA = "data.h5"  # what will be the file, in the folder of the work on it
+DATA = "data.h5"  # the unfinished data file, in the work folder
 
 
-def unfinished(output: str | Path) -> Path:
-    """The folder of the work on a file that is not whole yet."""
+def work_folder(output: str | Path) -> Path:
+    """Return the folder of the work on a data file that is not complete yet."""
     return Path(f"{output}.part")
 
 
 @dataclass
 class Journal:
-    """All pictures before number `done` were looked at; those in `bad` could not be used."""
+    """The state of the work: all images before number `done` were processed; those in `bad` could not be used."""
 
-    recipe: dict[str, Any]  # what decides the file's bytes; work on another recipe cannot be continued
-    replace: bool  # a finished file of this name may be replaced
+    recipe: dict[str, Any]  # everything that determines the file's bytes; work on another recipe cannot be resumed
+    replace: bool  # an existing file of this name may be replaced
     done: int = 0
-    bad: dict[int, str] = field(default_factory=dict)  # number of the picture, reason
-    whole: bool = False  # nothing is left to do but to rename the file
+    bad: dict[int, str] = field(default_factory=dict)  # number of the image -> reason
+    complete: bool = False  # nothing remains but to rename the file
 
     def save(self, folder: Path) -> None:
-        """Whole or not at all, even when the power goes."""
-        part = folder / "journal.json.part"
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        """Write the journal atomically, even if the power fails."""
+        temporary = folder / "journal.json.part"
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(asdict(self), file, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(folder / "journal.json")
+        temporary.replace(folder / "journal.json")
 
 
 def load(folder: Path, overwrite: bool = False) -> Journal | None:
-    """What was saved there last; None: nothing. Raises UserError when it cannot be read, unless to `overwrite` it."""
+    """Return the saved journal, or None if there is none. Raises UserError if it cannot be read; with `overwrite`,
+    returns None instead."""
     try:
         content = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
         content["bad"] = {int(number): reason for number, reason in content["bad"].items()}
@@ -60,39 +61,37 @@ def load(folder: Path, overwrite: bool = False) -> Journal | None:
 
 @contextlib.contextmanager
 def locked(output: str | Path) -> Iterator[None]:
-    """Keep other processes of this machine from working on the same file; where there are such locks.
-
-    Raises UserError when one does. A lock ends with its process, and forked workers do not inherit it.
-    """
+    """Keep other processes of this machine from writing the same file, where the system has such locks. Raises
+    UserError if another process holds the lock. It ends with its process, and forked workers do not inherit it."""
     path = Path(f"{output}.lock")
     with path.open("w") as file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"{output}: another process is at work on it; wait for it, or end it") from None
+                raise UserError(f"{output}: another process is writing it; wait for that process, or stop it") from None
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def settle(output: str | Path, overwrite: bool = False) -> None:
-    """Give a file that is whole its name, and clear away what was needed to make it."""
-    folder = unfinished(output)
-    log = load(folder, overwrite)
-    if log and log.whole:
+def finalize(output: str | Path, overwrite: bool = False) -> None:
+    """Move a complete data file to its final name and delete the work folder. Does nothing for an incomplete one."""
+    folder = work_folder(output)
+    state = load(folder, overwrite)
+    if state and state.complete:
         if (folder / DATA).exists():
             (folder / DATA).replace(output)
         shutil.rmtree(folder)
 
 
-def check_same(folder: Path, found: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """Raises UserError, naming what differs, when the work in the folder is that of another command."""
+def check_same_recipe(folder: Path, saved: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Raises UserError, naming the differences, if the work in the folder was begun by another command."""
     differences = [
-        f"{name} was {found.get(name)}, now {recipe.get(name)}"
-        for name in [*recipe, *(set(found) - set(recipe))]
-        if found.get(name) != recipe.get(name)
+        f"{name} was {saved.get(name)}, now {recipe.get(name)}"
+        for name in [*recipe, *(set(saved) - set(recipe))]
+        if saved.get(name) != recipe.get(name)
     ]
     if differences:
         raise UserError(

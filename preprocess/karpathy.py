@@ -1,4 +1,4 @@
-"""Karpathy's JSON: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json."""
+"""Read Karpathy's JSON: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from pathlib import Path
 from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from preprocess.records import Example
-from preprocess.sources import Pictures, example, read_json
+from preprocess.sources import ImageFiles, build_example, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Karpathy(Pictures):
-    """Flickr8k, Flickr30k or COCO with Karpathy's splits. The pictures of `restval` train, as is usual."""
+class Karpathy(ImageFiles):
+    """Flickr8k, Flickr30k or COCO with Karpathy's splits. As is usual, `restval` is part of the train split."""
 
     images: str
-    """The folder of pictures; for COCO the one that holds train2014 and val2014."""
+    """The folder of images; for COCO the one that contains train2014 and val2014."""
     json: str
     """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json."""
 
@@ -36,7 +36,7 @@ class Karpathy(Pictures):
                 raise UserError(
                     f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval"
                 )
-            yield example(split, image_id, self.images, name, captions)
+            yield build_example(split, image_id, self.images, name, captions)
         if number < 0:
             raise UserError(
                 f"{self.json}: has no list 'images', or an empty one; give one of Karpathy's dataset_*.json"

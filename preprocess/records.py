@@ -1,7 +1,7 @@
-"""Everything that is known of a data set before its first picture is opened, in flat arrays.
+"""The images and captions of a data set in flat arrays, collected before the first image is opened.
 
-COCO has 123,287 pictures and 616,767 captions. As Python lists of lists of words they take more than a gigabyte; here a
-caption takes its letters, four bytes a word and sixteen for two offsets.
+COCO has 123,287 images and 616,767 captions. As Python lists of lists of words they take more than a gigabyte; here a
+caption takes its letters, four bytes per word and sixteen for two offsets.
 """
 
 import hashlib
@@ -16,24 +16,19 @@ from caption.data.hdf5 import SPLITS
 from caption.data.vocabulary import UNKNOWN, Vocabulary, tokenise
 from caption.errors import UserError
 
-# Why a picture or a caption does not come in. The first two are no mistakes: they never stop the work.
-DROPPED = (
-    "captions without words",
-    "pictures without captions",
-    "captions that are not text",
-    "pictures that stand twice",
-    "pictures not on disk",
-)
+# Reasons to leave out an image or a caption. The harmless ones never stop the work.
+HARMLESS = ("captions without words", "images without captions")
+DROP_REASONS = (*HARMLESS, "captions that are not text", "duplicate images", "images not on disk")
 
 
 class Example(NamedTuple):
-    """A picture and its captions, as a reader finds them."""
+    """An image and its captions, as a reader yields them."""
 
     split: str
     image_id: int
     file_name: str
-    path: str  # what the source's `open` takes
-    captions: Iterable[Any]  # strings, if the source is sound
+    path: str  # the argument of the opener that `write` is given
+    captions: Iterable[Any]  # strings, unless the source is malformed
 
 
 class Problem(NamedTuple):
@@ -43,16 +38,14 @@ class Problem(NamedTuple):
     image_id: int | str
     file_name: str
     problem: str
-    stops: bool = True  # the work, unless --on-error skip leaves the picture or the caption out
+    fatal: bool = True  # stops the work, unless --on-error skip leaves out the image or the caption
 
 
-class Texts:
-    """A list of strings in one piece of memory."""
+class StringPool:
+    """A list of strings in one block of memory."""
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
+    def __init__(self) -> None:
         self.letters, self.ends = bytearray(), array("q", [0])
-        for text in texts:
-            self.append(text)
 
     def append(self, text: str) -> None:
         self.letters += text.encode("utf-8", "replace")  # half a surrogate pair becomes a question mark
@@ -61,29 +54,27 @@ class Texts:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, number: int) -> str:
-        return self.letters[self.ends[number] : self.ends[number + 1]].decode("utf-8")
+    def __getitem__(self, index: int) -> str:
+        return self.letters[self.ends[index] : self.ends[index + 1]].decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
 
 
 class Listing:
-    """Pictures in the order in which they were added, their captions as text and as numbered words.
-
-    Words are numbered as they come; `encoder` turns these numbers into those of a vocabulary.
-    """
+    """Images in the order in which they were added, with their captions as text and as word numbers. Words are numbered
+    in the order of their first occurrence; `index_map` turns the numbers into a vocabulary's."""
 
     def __init__(self) -> None:
-        self.splits = array("b")  # of each picture, its place in SPLITS
+        self.splits = array("b")  # of each image, as its index in SPLITS
         self.ids = array("q")
-        self.names, self.paths, self.texts = Texts(), Texts(), Texts()
-        self.image_captions = array("q", [0])  # picture n has the captions image_captions[n] to image_captions[n + 1]
+        self.names, self.paths, self.texts = StringPool(), StringPool(), StringPool()
+        self.caption_offsets = array("q", [0])  # image n has the captions from entry n to entry n + 1
         self.words = array("i")
-        self.caption_words = array("q", [0])  # caption c has the words caption_words[c] to caption_words[c + 1]
-        self.numbers: dict[str, int] = {}
+        self.word_offsets = array("q", [0])  # caption c has the words from entry c to entry c + 1
+        self.word_numbers: dict[str, int] = {}
         self.problems: list[Problem] = []
-        self.dropped = dict.fromkeys(DROPPED, 0)
+        self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self._seen_ids: set[int] = set()
         self._seen_paths: set[bytes] = set()
 
@@ -91,82 +82,83 @@ class Listing:
         return len(self.ids)
 
     def add(self, example: Example) -> None:
-        """A picture with at least one caption of at least one word is kept; what is wrong goes into the report."""
-        problem = self._twice(example)
-        if problem:
-            self.tell(example, "pictures that stand twice", problem)
+        """Add an image that has a caption with at least one word. Anything that is left out goes into the report."""
+        duplicate = self._find_duplicate(example)
+        if duplicate:
+            self.drop(example, "duplicate images", duplicate)
             return
         for number, caption in enumerate(example.captions, 1):
             if not isinstance(caption, str):
                 problem = f"caption {number} is {type(caption).__name__}, not text: {caption!r:.60}"
-                self.tell(example, "captions that are not text", problem)
+                self.drop(example, "captions that are not text", problem)
                 continue
             words = tokenise(caption)
             if words:
-                # A caption is one line in every tool that will read it; HDF5's strings end at a null character.
+                # All tools that read a caption expect a single line, and HDF5's strings end at a null character.
                 self.texts.append(" ".join(caption.replace("\0", " ").split()))
-                self.words.extend(self.numbers.setdefault(word, len(self.numbers)) for word in words)
-                self.caption_words.append(len(self.words))
+                self.words.extend(self.word_numbers.setdefault(word, len(self.word_numbers)) for word in words)
+                self.word_offsets.append(len(self.words))
             else:
-                self.tell(example, "captions without words", f"caption {number} holds no word: {caption!r:.60}")
-        if len(self.texts) == self.image_captions[-1]:
-            self.tell(example, "pictures without captions", "no caption")
+                self.drop(example, "captions without words", f"caption {number} has no words: {caption!r:.60}")
+        if len(self.texts) == self.caption_offsets[-1]:
+            self.drop(example, "images without captions", "no caption")
             return
-        self.image_captions.append(len(self.texts))
+        self.caption_offsets.append(len(self.texts))
         self.splits.append(SPLITS.index(example.split))
         self.ids.append(example.image_id)
         self.names.append(example.file_name)
         self.paths.append(example.path)
 
-    def _twice(self, example: Example) -> str:
+    def _find_duplicate(self, example: Example) -> str:
         if example.image_id in self._seen_ids:
-            return f"its id {example.image_id} stands before"
+            return f"duplicate id {example.image_id}"
         self._seen_ids.add(example.image_id)
-        key = hashlib.blake2b(example.path.encode("utf-8", "replace"), digest_size=12).digest()  # of a path, 45 bytes
+        # The digest takes 45 bytes of memory; the path would take more.
+        key = hashlib.blake2b(example.path.encode("utf-8", "replace"), digest_size=12).digest()
         if key in self._seen_paths:
-            return "the same picture stands before; in two splits it would be trained and tested on"
+            return "duplicate image; in two splits, a model would be tested on what it was trained on"
         self._seen_paths.add(key)
         return ""
 
-    def tell(self, example: Example, why: str, problem: str) -> None:
-        """Something of an example does not come in; `why` is one of DROPPED."""
-        self.dropped[why] += 1
-        stops = why not in DROPPED[:2]
-        self.problems.append(Problem(example.split, example.image_id, example.file_name, problem, stops))
+    def drop(self, example: Example, reason: str, problem: str) -> None:
+        """Count and report an image or a caption that is left out; `reason` is one of DROP_REASONS."""
+        self.dropped[reason] += 1
+        fatal = reason not in HARMLESS
+        self.problems.append(Problem(example.split, example.image_id, example.file_name, problem, fatal))
 
     def order(self) -> NDArray[np.int64]:
-        """The pictures by split."""
+        """Return the numbers of the images, sorted by split."""
         return np.argsort(np.frombuffer(self.splits, np.int8), kind="stable")
 
     def vocabulary(self, min_count: int) -> Vocabulary:
-        """Of the train split alone. Raises UserError where there is none."""
+        """Return the vocabulary of the train split. Raises UserError if there is no train split."""
         train = np.frombuffer(self.splits, np.int8) == SPLITS.index("train")
         if not train.any():
             raise UserError("there is no train split to count words on; give --vocabulary and a data file that has one")
-        firsts, starts = (np.frombuffer(each, np.int64) for each in (self.image_captions, self.caption_words))
-        words = np.repeat(np.repeat(train, firsts[1:] - firsts[:-1]), starts[1:] - starts[:-1])
-        counts = np.bincount(np.frombuffer(self.words, np.int32)[words], minlength=len(self.numbers))
-        return Vocabulary.count(dict(zip(self.numbers, counts.tolist(), strict=True)), min_count)
+        captions, words = (np.frombuffer(offsets, np.int64) for offsets in (self.caption_offsets, self.word_offsets))
+        in_train = np.repeat(np.repeat(train, np.diff(captions)), np.diff(words))
+        counts = np.bincount(np.frombuffer(self.words, np.int32)[in_train], minlength=len(self.word_numbers))
+        return Vocabulary.from_counts(dict(zip(self.word_numbers, counts.tolist(), strict=True)), min_count)
 
-    def encoder(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
-        """The vocabulary's number of each word of ours."""
-        return np.array([vocabulary.numbers.get(word, UNKNOWN) for word in self.numbers], np.int32)
+    def index_map(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        """Return the vocabulary's index of every word number."""
+        return np.array([vocabulary.word_to_index.get(word, UNKNOWN) for word in self.word_numbers], np.int32)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it but the folders of the pictures, which may move."""
-        found = hashlib.sha256()
-        for part in (self.splits, self.ids, self.image_captions, self.names.ends, self.texts.ends):
-            found.update(part.tobytes())
-        found.update(self.names.letters)
-        found.update(self.texts.letters)
-        return found.hexdigest()
+        """SHA-256 of everything but the folders of the images, which may move."""
+        digest = hashlib.sha256()
+        for offsets in (self.splits, self.ids, self.caption_offsets, self.names.ends, self.texts.ends):
+            digest.update(offsets.tobytes())
+        digest.update(self.names.letters)
+        digest.update(self.texts.letters)
+        return digest.hexdigest()
 
 
-def spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers of all elements of several stretches, one stretch after the other.
+def concatenate_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the integers of several ranges, one range after the other.
 
-    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
+    >>> concatenate_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
     before = np.cumsum(lengths) - lengths

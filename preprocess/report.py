@@ -1,22 +1,27 @@
-"""The file that names everything wrong with a data set."""
+"""The report of everything wrong with a data set, and the summary of a data file that was written."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from caption.errors import UserError
 from preprocess.records import Problem
 
 
+def format_size(size: float) -> str:
+    """Return a size in bytes as text."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+
+
 def report_path(output: Path) -> Path:
+    """Return the path of the report on a data file."""
     return output.with_name(output.stem + "_report.csv")
 
 
-def tell(problems: Sequence[Problem], output: Path, stopping: bool) -> None:
-    """Write the report, or remove an old one when there is nothing wrong any more.
-
-    Raises UserError when `stopping` and something is wrong that no run should pass over in silence.
-    """
+def write_report(problems: Sequence[Problem], output: Path, strict: bool) -> None:
+    """Write the report, or remove an old one if there are no problems. Raises UserError if one of the problems is fatal
+    and `strict`."""
     path = report_path(output)
     path.unlink(missing_ok=True)
     if not problems:
@@ -25,10 +30,27 @@ def tell(problems: Sequence[Problem], output: Path, stopping: bool) -> None:
         lines = csv.writer(file)
         lines.writerow(("split", "image_id", "file_name", "problem"))
         lines.writerows(problem[:4] for problem in problems)
-    grave = [problem for problem in problems if problem.stops]
-    if grave and stopping:
-        more = f", and {len(grave) - 1} more" if len(grave) > 1 else ""
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal and strict:
+        others = f", and {len(fatal) - 1} more" if len(fatal) > 1 else ""
         raise UserError(
-            f"{grave[0].file_name}: {grave[0].problem}{more}; all are named in {path}. Nothing done is lost: mend them "
-            "and run the same command again, or leave them out with --on-error skip"
+            f"{fatal[0].file_name}: {fatal[0].problem}{others}; all are listed in {path}. Completed work is kept: fix "
+            "them and run the same command again, or leave them out with --on-error skip"
         )
+
+
+def print_summary(path: Path, manifest: dict[str, Any], words: int) -> None:
+    """Print what was written into a data file, and what was left out."""
+    for split, counts in manifest["splits"].items():
+        print(f"{split}: {counts['images']} images, {counts['captions']} captions")
+        if counts["captions_cut"]:
+            print(f"  {counts['captions_cut']} captions cut to {manifest['max_length']} words for training")
+        if counts["bad_images"]:
+            print(f"  left out: {counts['bad_images']} bad images")
+    for reason, count in manifest["dropped"].items():
+        if count:
+            print(f"left out: {count} {reason}")
+    if report_path(path).exists():
+        print(f"{report_path(path)} lists what was left out, and images that are in no list")
+    print(f"vocabulary: {words} words")
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

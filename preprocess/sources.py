@@ -1,4 +1,4 @@
-"""What the readers of pictures on disk have in common."""
+"""The common part of the readers of images on disk."""
 
 import os
 from array import array
@@ -17,72 +17,69 @@ from caption.config.model import Fit
 from caption.data.images import open_image
 from caption.errors import UserError
 from preprocess.options import Output, check_output
-from preprocess.records import Example, Listing, Problem, Texts
+from preprocess.records import Example, Listing, Problem, StringPool
 from preprocess.writer import write
 
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures(Output):
-    """Pictures on disk."""
+class ImageFiles(Output):
+    """A data set of image files."""
 
     size: int = 224
     """Side of the stored square, in pixels."""
     fit: Fit = "crop"
-    """crop: resize the shorter side and keep the centre, as in the paper; squash: keep everything, out of shape."""
+    """crop: resize the shorter side and keep the centre, as in the paper; squash: keep the full image and change its
+    aspect ratio."""
 
     on_error: Literal["stop", "skip"] = "stop"
-    """At a bad picture or caption: stop, or leave it out. Either way OUTPUT's name + _report.csv names all of them."""
+    """At a bad image or caption: stop, or leave it out. Either way OUTPUT's name + _report.csv lists all of them."""
 
     def examples(self) -> Iterator[Example]:
-        """Every picture with its captions. Raises UserError for files that are not what the source promises."""
+        """Yield every image with its captions. Raises UserError if a file is not in the reader's format."""
         raise NotImplementedError
 
     def folders(self) -> list[str]:
-        """Where the pictures are."""
+        """Return the folders of the images."""
         raise NotImplementedError
 
     def run(self) -> None:
         check_output(self)
-        present = {path for name in self.folders() for path in walk(folder(name))}
+        unlisted = {path for name in self.folders() for path in find_images(name)}
         listing = Listing()
         for example in self.examples():
-            # A name that a file system spells otherwise is found by asking for it.
-            if example.path in present or Path(example.path).exists():
+            # The file system may accept a name in another spelling, so that only asking for the file can tell.
+            if example.path in unlisted or Path(example.path).exists():
                 listing.add(example)
-                present.discard(example.path)
+                unlisted.discard(example.path)
             else:
-                listing.tell(example, "pictures not on disk", "not on disk")
-        for path in sorted(present):
-            listing.problems.append(Problem("", "", path, "on disk, but in no list", stops=False))
+                listing.drop(example, "images not on disk", "not on disk")
+        for path in sorted(unlisted):
+            listing.problems.append(Problem("", "", path, "on disk, but in no list", fatal=False))
         opener: Callable[[str], Image] = partial(open_image, size=self.size)
         source = {"reader": type(self).__name__.lower()}
         write(listing, opener, self, ImageConfig(self.size, self.fit), source, self.on_error == "stop")
 
 
-def example(split: str, image_id: int, folder: str, file_name: str, captions: Iterable[Any]) -> Example:
+def build_example(split: str, image_id: int, folder: str, file_name: str, captions: Iterable[Any]) -> Example:
     return Example(split, image_id, file_name, os.path.join(folder, file_name), captions)
 
 
-def folder(path: str) -> str:
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such folder of pictures")
-    return path
-
-
-def walk(path: str) -> Iterator[str]:
-    """The pictures in a folder and below it, by their names' endings."""
-    for where, _, names in os.walk(path, followlinks=True):
+def find_images(folder: str) -> Iterator[str]:
+    """Yield the paths of the images in a folder and below it, by their suffixes. Raises UserError if it is missing."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.lower().endswith(PICTURES):
-                yield os.path.join(where, name)
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                yield os.path.join(parent, name)
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, empty ones too. Raises UserError when it is not there or no UTF-8."""
+    """Yield the lines of a text file, including empty ones. Raises UserError if it is missing or not UTF-8."""
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:  # splitlines would part at U+2028, too
+        with path.open(encoding="utf-8-sig", newline="\n") as file:  # `splitlines` would also split at U+2028
             for line in file:
                 yield line.rstrip("\r\n")
     except FileNotFoundError:
@@ -92,7 +89,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_json(path: str, prefix: str) -> Iterator[Any]:
-    """The members of a list inside a JSON file, one at a time: `images.item`. Raises UserError when it is no JSON."""
+    """Yield the items of a list inside a JSON file, such as "images.item". Raises UserError if it is not JSON."""
     try:
         with Path(path).open("rb") as file:
             if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
@@ -104,19 +101,19 @@ def read_json(path: str, prefix: str) -> Iterator[Any]:
         raise UserError(f"{path}: not JSON, or cut off ({' '.join(str(error).split())[:80]})") from None
 
 
-def by_picture(rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, list[Any]]]:
-    """(picture, caption) in any order -> each picture with all its captions, in the order of their first ones."""
-    pictures: dict[Any, int] = {}
-    owners, texts, odd = array("q"), Texts(), {}
-    for picture, caption in rows:
+def group_by_image(rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield each image with all its captions, from (image, caption) in any order; images by their first caption."""
+    image_numbers: dict[Any, int] = {}
+    images, texts, not_text = array("q"), StringPool(), {}
+    for image, caption in rows:
         if not isinstance(caption, str):
-            odd[len(owners)] = caption
+            not_text[len(images)] = caption
             caption = ""
-        owners.append(pictures.setdefault(picture, len(pictures)))
+        images.append(image_numbers.setdefault(image, len(image_numbers)))
         texts.append(caption)
-    owner = np.array(owners, np.int64)
-    order = np.argsort(owner, kind="stable")
+    image_of_caption = np.array(images, np.int64)
+    order = np.argsort(image_of_caption, kind="stable")
     start = 0
-    for picture, end in zip(pictures, np.cumsum(np.bincount(owner)).tolist(), strict=True):
-        yield picture, [odd[c] if c in odd else texts[c] for c in order[start:end].tolist()]
+    for image, end in zip(image_numbers, np.cumsum(np.bincount(image_of_caption)).tolist(), strict=True):
+        yield image, [not_text[c] if c in not_text else texts[c] for c in order[start:end].tolist()]
         start = end

@@ -1,8 +1,8 @@
-"""A set to learn reading on, drawn from a seed: a string of letters and digits in a picture, and where each stands.
+"""A synthetic data set for reading: images of a string of letters and digits, and where each character is.
 
-The caption is the string, a word a character ("k u b a 4 2"), so that vocabulary, search and scores are those of any
-other set. Which split a string belongs to is told by its own digest: none of train is in val or test, whatever the
-counts and the seed.
+The caption is the string with every character as a word ("k u b a 4 2"), so that vocabulary, search and scores work as
+for any other data set. A digest of the string decides its split, so no training string occurs in val or test, whatever
+the counts and the seed.
 """
 
 import math
@@ -20,123 +20,123 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from caption.progress import ProgressBar
-from preprocess.synthetic import Drawn, file_name, image_id, split_and_number, write_drawn
+from preprocess.synthetic import Synthetic, file_name, image_id, split_and_number, write_synthetic
 
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 CHARACTERS = LETTERS + DIGITS
 VOWELS = "aeiou"
 CONSONANTS = "".join(letter for letter in LETTERS if letter not in VOWELS)
 LENGTHS = (2, 3, 4, 5, 6)  # characters in a string
-TENTHS = {"train": 8, "val": 1, "test": 1}  # of all strings there are
+TENTHS = {"train": 8, "val": 1, "test": 1}  # of all possible strings
 
-# Of those that come with every matplotlib from 3.9 on, the ones in which 1 and l differ in a small picture.
+# The fonts of matplotlib 3.9 and later in which 1 and l differ even in a small image.
 FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono",
     "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "cmss10",
 )  # fmt: skip
 
-LARGER = 4  # drawn so many times as large, for smooth edges
-EM = (0.24, 0.42)  # height of a font, as a share of the side; less where the string would not fit
-MARGIN = 0.04  # at every edge, as a share of the side
-SPACING = 0.1  # most that stands between two characters beyond what the font wants, in em
-TURN = 8.0  # degrees, most
-SLANT = 0.2  # most that a line leans to the right or the left for each of its height
-CONTRAST = 90  # least difference of brightness between text and ground, of 255
-BLUR = 0.6  # most, standard deviation in pixels
-NOISE = 14.0  # most, standard deviation of 255
+SUPERSAMPLING = 4  # images are drawn so many times as large, for smooth edges
+FONT_HEIGHT = (0.24, 0.42)  # as a fraction of the side; less if the string does not fit
+MARGIN = 0.04  # at every edge, as a fraction of the side
+MAX_SPACING = 0.1  # between two characters, beyond the font's own, in em
+MAX_ROTATION = 8.0  # degrees
+MAX_SLANT = 0.2  # horizontal shift per unit of height
+MIN_CONTRAST = 90  # between the brightness of text and background, of 255
+MAX_BLUR = 0.6  # standard deviation in pixels
+MAX_NOISE = 14.0  # standard deviation, of 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strings(Drawn):
-    """A synthetic set of short strings to read; where the characters of val and test stand is told in OUTPUT's name +
-    _instances.json."""
+class Strings(Synthetic):
+    """Synthetic images of short strings to read; the positions of the characters of val and test are written to
+    OUTPUT's name + _instances.json."""
 
     count: tuple[int, int, int] = (40000, 1000, 1000)
-    """Pictures to train, validate and test."""
+    """Images of the train, val and test splits."""
 
     def run(self) -> None:
         self.check()
         for name in FONTS:
             read_font(name, 16)
-        texts = [(split, number, make_string(self.seed, split, number)) for split, number in self.numbers()]
-        instances = instance_file([each for each in texts if each[0] != "train"], self.size, self.seed)
-        captioned = ((split, number, [" ".join(text)]) for split, number, text in texts)
-        write_drawn(self, "strings", captioned, partial(draw_named, seed=self.seed, size=self.size), instances)
+        texts = [(split, number, sample_string(self.seed, split, number)) for split, number in self.numbers()]
+        instances = instance_file([item for item in texts if item[0] != "train"], self.size, self.seed)
+        captions = ((split, number, [" ".join(text)]) for split, number, text in texts)
+        write_synthetic(self, "strings", captions, partial(draw_image, seed=self.seed, size=self.size), instances)
 
 
-def draw_named(name: str, seed: int, size: int) -> Image.Image:
-    """The picture of that file name."""
+def draw_image(name: str, seed: int, size: int) -> Image.Image:
+    """Draw the image of a file name."""
     split, number = split_and_number(name)
-    return draw_string(make_string(seed, split, number), size, string_seed(seed, split, number))
+    return draw_string(sample_string(seed, split, number), size, string_seed(seed, split, number))
 
 
 def string_seed(seed: int, split: str, number: int) -> str:
     return f"strings {seed} {split} {number}"
 
 
-def make_string(seed: int, split: str, number: int) -> str:
-    """The string of a picture: an invented word, a number, or any characters; drawn until it is one of its split."""
-    chance = random.Random(string_seed(seed, split, number))
+def sample_string(seed: int, split: str, number: int) -> str:
+    """Return the string of an image: an invented word, a number, or random characters, of those in its split."""
+    rng = random.Random(string_seed(seed, split, number))
     while True:
-        length = chance.choice(LENGTHS)
-        text = chance.choice((_word, _number, _any))(chance, length)
+        length = rng.choice(LENGTHS)
+        text = rng.choice((_sample_word, _sample_number, _sample_characters))(rng, length)
         if split_of(text) == split:
             return text
 
 
 def split_of(text: str) -> str:
-    """The only split in which a string is found."""
-    shares = [split for split in SPLITS for _ in range(TENTHS[split])]
-    return shares[zlib.crc32(text.encode()) % len(shares)]
+    """Return the only split in which a string may occur."""
+    tenths = [split for split in SPLITS for _ in range(TENTHS[split])]
+    return tenths[zlib.crc32(text.encode()) % len(tenths)]
 
 
-def _word(chance: random.Random, length: int) -> str:
-    """Consonants and vowels in turn, so that it can be pronounced."""
-    kinds = chance.choice(((CONSONANTS, VOWELS), (VOWELS, CONSONANTS)))
-    return "".join(chance.choice(kinds[i % 2]) for i in range(length))
+def _sample_word(rng: random.Random, length: int) -> str:
+    """Return alternating consonants and vowels, which can be pronounced."""
+    kinds = rng.choice(((CONSONANTS, VOWELS), (VOWELS, CONSONANTS)))
+    return "".join(rng.choice(kinds[i % 2]) for i in range(length))
 
 
-def _number(chance: random.Random, length: int) -> str:
-    return str(chance.randrange(10 ** (length - 1), 10**length))
+def _sample_number(rng: random.Random, length: int) -> str:
+    return str(rng.randrange(10 ** (length - 1), 10**length))
 
 
-def _any(chance: random.Random, length: int) -> str:
-    return "".join(chance.choice(CHARACTERS) for _ in range(length))
+def _sample_characters(rng: random.Random, length: int) -> str:
+    return "".join(rng.choice(CHARACTERS) for _ in range(length))
 
 
 class Layout(NamedTuple):
-    """How a string is set; lengths in pixels of the large drawing."""
+    """The typesetting of a string; lengths in pixels of the supersampled image."""
 
     font: str
-    height: int  # of the font, one em
-    starts: list[float]  # where each character begins on the line
-    matrix: tuple[float, float, float, float]  # turn and slant: x, y of the line -> x, y of the picture
+    height: int  # of the font: one em
+    starts: list[float]  # of every character, along the line
+    matrix: tuple[float, float, float, float]  # slant and rotation: x, y on the line -> x, y in the image
     shift: tuple[float, float]  # added after that
 
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the upright line, its beginning on the base line being (0, 0) -> the point of the picture."""
+    def transform(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point of the upright line, relative to the start of its base line, to the image."""
         a, b, c, d = self.matrix
         return a * x + b * y + self.shift[0], c * x + d * y + self.shift[1]
 
 
-def lay_out(chance: random.Random, text: str, side: int) -> Layout:
-    """A font, its height, turn and slant, and a place where all of the string is within the picture."""
-    font, wanted = chance.choice(FONTS), chance.uniform(*EM) * side
-    spacing, slant = chance.uniform(0, SPACING), chance.uniform(-SLANT, SLANT)
-    angle = math.radians(chance.uniform(-TURN, TURN))
+def sample_layout(rng: random.Random, text: str, side: int) -> Layout:
+    """Return a random font, height, rotation, slant and position with which the string lies within the image."""
+    font, max_height = rng.choice(FONTS), rng.uniform(*FONT_HEIGHT) * side
+    spacing, slant = rng.uniform(0, MAX_SPACING), rng.uniform(-MAX_SLANT, MAX_SLANT)
+    angle = math.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
     sine, cosine = math.sin(angle), math.cos(angle)
-    matrix = (cosine, -cosine * slant - sine, sine, cosine - sine * slant)  # slanted, then turned
+    matrix = (cosine, -cosine * slant - sine, sine, cosine - sine * slant)  # slanted, then rotated
     room = side * (1 - 2 * MARGIN)
-    height = round(wanted)
+    height = round(max_height)
     while True:
         layout = Layout(font, height, _starts(read_font(font, height), text, spacing * height), matrix, (0.0, 0.0))
-        across, down = zip(*(corner for box in boxes(layout, text) for corner in box), strict=True)
-        wide, high = max(across) - min(across), max(down) - min(down)
-        if wide <= room and high <= room:
-            left, top = chance.uniform(0, room - wide), chance.uniform(0, room - high)
+        xs, ys = zip(*(corner for box in boxes(layout, text) for corner in box), strict=True)
+        box_width, box_height = max(xs) - min(xs), max(ys) - min(ys)
+        if box_width <= room and box_height <= room:
+            left, top = rng.uniform(0, room - box_width), rng.uniform(0, room - box_height)
             margin = side * MARGIN
-            return layout._replace(shift=(margin + left - min(across), margin + top - min(down)))
-        height = min(height - 1, int(height * room / max(wide, high)))
+            return layout._replace(shift=(margin + left - min(xs), margin + top - min(ys)))
+        height = min(height - 1, int(height * room / max(box_width, box_height)))
 
 
 def _starts(font: ImageFont.FreeTypeFont, text: str, spacing: float) -> list[float]:
@@ -147,67 +147,67 @@ def _starts(font: ImageFont.FreeTypeFont, text: str, spacing: float) -> list[flo
 
 
 def boxes(layout: Layout, text: str) -> list[list[tuple[float, float]]]:
-    """The four corners of the ink of every character, in pixels of the large drawing."""
-    font, found = read_font(layout.font, layout.height), []
+    """Return the four corners of the bounding box of every character, in pixels of the supersampled image."""
+    font, corners = read_font(layout.font, layout.height), []
     for character, start in zip(text, layout.starts, strict=True):
         left, top, right, bottom = font.getbbox(character, anchor="ls")
-        corners = ((left, top), (right, top), (right, bottom), (left, bottom))
-        found.append([layout.place(start + x, y) for x, y in corners])
-    return found
+        box = ((left, top), (right, top), (right, bottom), (left, bottom))
+        corners.append([layout.transform(start + x, y) for x, y in box])
+    return corners
 
 
 @cache
 def _font_folder() -> Path:
-    import matplotlib  # takes a while, and only this set needs it
+    import matplotlib  # slow to import, and needed by this data set only
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 @lru_cache(1024)
 def read_font(name: str, height: int) -> ImageFont.FreeTypeFont:
-    """A font of so many pixels an em. Raises UserError when it is not there."""
+    """Return a font with the height of an em in pixels. Raises UserError if it cannot be read."""
     path = _font_folder() / f"{name}.ttf"
     try:
-        path.stat()  # Pillow itself would go on to look for the name among the system's fonts
-        # The basic layout is that of every Pillow, with and without raqm.
+        path.stat()  # Pillow itself would go on to search the system's fonts for the name
+        # All builds of Pillow have the basic layout, with or without raqm.
         return ImageFont.truetype(str(path), height, layout_engine=ImageFont.Layout.BASIC)
     except (OSError, ImportError) as error:
         raise UserError(
-            f"{path}: matplotlib's font cannot be read ({error}); install matplotlib and Pillow once more by pip"
+            f"{path}: matplotlib's font cannot be read ({error}); install matplotlib and Pillow again by pip"
         ) from None
 
 
 def draw_string(text: str, size: int, seed: str) -> Image.Image:
-    """The picture: RGB, size x size, edges smoothed by drawing four times as large."""
-    chance = random.Random(seed + " picture")
-    layout = lay_out(chance, text, LARGER * size)
-    ground, ink = _colours(chance)
-    picture = Image.new("RGB", (LARGER * size,) * 2, ground)
-    picture.paste(ink, mask=_ink(layout, text, LARGER * size))
-    picture = picture.resize((size, size), Image.Resampling.BOX)
-    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(chance.uniform(0, BLUR))), np.float64)
-    pixels = pixels + np.random.default_rng(chance.getrandbits(64)).normal(0, chance.uniform(0, NOISE), pixels.shape)
+    """Draw a string: RGB, size x size."""
+    rng = random.Random(seed + " picture")  # another word would give other images
+    layout = sample_layout(rng, text, SUPERSAMPLING * size)
+    background, foreground = _sample_colours(rng)
+    image = Image.new("RGB", (SUPERSAMPLING * size,) * 2, background)
+    image.paste(foreground, mask=_draw_mask(layout, text, SUPERSAMPLING * size))
+    image = image.resize((size, size), Image.Resampling.BOX)
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0, MAX_BLUR))), np.float64)
+    pixels = pixels + np.random.default_rng(rng.getrandbits(64)).normal(0, rng.uniform(0, MAX_NOISE), pixels.shape)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def _ink(layout: Layout, text: str, side: int) -> Image.Image:
-    """Where there is ink: mode L, the large drawing. The line is drawn upright, then turned and slanted."""
+def _draw_mask(layout: Layout, text: str, side: int) -> Image.Image:
+    """Draw the mask of the characters, mode L, side x side: the upright line, then slanted and rotated."""
     font, (x, y) = read_font(layout.font, layout.height), (side // 8, side // 2)
     line = Image.new("L", (side * 5 // 4, side))
     draw = ImageDraw.Draw(line)
     for character, start in zip(text, layout.starts, strict=True):
         draw.text((x + start, y), character, 255, font, anchor="ls")
-    (a, b, c, d), (right, down) = layout.matrix, layout.shift  # its determinant is 1
-    back = (d, -b, x - d * right + b * down, -c, a, y + c * right - a * down)
-    return line.transform((side, side), Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
+    (a, b, c, d), (right, down) = layout.matrix, layout.shift  # the determinant is 1
+    inverse = (d, -b, x - d * right + b * down, -c, a, y + c * right - a * down)
+    return line.transform((side, side), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
 
 
-def _colours(chance: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of ground and ink, either of them the brighter."""
+def _sample_colours(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the RGB colours of background and text; either may be the brighter one."""
     while True:
-        ground, ink = (tuple(chance.randrange(256) for _ in range(3)) for _ in range(2))
-        if abs(_brightness(ground) - _brightness(ink)) >= CONTRAST:
-            return ground, ink
+        background, foreground = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(2))
+        if abs(_brightness(background) - _brightness(foreground)) >= MIN_CONTRAST:
+            return background, foreground
 
 
 def _brightness(colour: Sequence[int]) -> float:
@@ -215,31 +215,31 @@ def _brightness(colour: Sequence[int]) -> float:
 
 
 def instance_file(texts: Sequence[tuple[str, int, str]], size: int, seed: int) -> dict[str, Any]:
-    """COCO's instance format: a category a character, and as its outline the corners of its ink's box."""
+    """Return the instances in COCO's format: every character is a category, its bounding box the outline."""
     images, annotations = [], []
-    for split, number, text in ProgressBar(texts, "boxes", "pictures"):
-        identity, name = image_id(split, number), file_name("strings", split, number)
-        images.append({"id": identity, "file_name": name, "width": size, "height": size, "split": split})
-        chance = random.Random(string_seed(seed, split, number) + " picture")
-        found = boxes(lay_out(chance, text, LARGER * size), text)
-        for i, (character, corners) in enumerate(zip(text, found, strict=True)):
-            annotations.append(_annotation(character, [(x / LARGER, y / LARGER) for x, y in corners], identity, i))
+    for split, number, text in ProgressBar(texts, "boxes", "images"):
+        string_id, name = image_id(split, number), file_name("strings", split, number)
+        images.append({"id": string_id, "file_name": name, "width": size, "height": size, "split": split})
+        rng = random.Random(string_seed(seed, split, number) + " picture")
+        corners = boxes(sample_layout(rng, text, SUPERSAMPLING * size), text)
+        for i, (character, box) in enumerate(zip(text, corners, strict=True)):
+            box = [(x / SUPERSAMPLING, y / SUPERSAMPLING) for x, y in box]
+            annotations.append(_annotation(character, box, string_id, i))
     categories = [{"id": i, "name": name, "supercategory": "character"} for i, name in enumerate(CHARACTERS, 1)]
     info = {"description": "strings", "seed": seed}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(character: str, corners: Sequence[tuple[float, float]], image: int, number: int) -> dict[str, Any]:
-    across, down = zip(*corners, strict=True)
-    wide, high = max(across) - min(across), max(down) - min(down)
+def _annotation(character: str, box: Sequence[tuple[float, float]], string_id: int, number: int) -> dict[str, Any]:
+    xs, ys = zip(*box, strict=True)
     # Twice the area is the sum of the cross products of neighbouring corners.
-    area = sum(x * v - u * y for (x, y), (u, v) in zip(corners, [*corners[1:], corners[0]], strict=True)) / 2
+    area = sum(x * v - u * y for (x, y), (u, v) in zip(box, [*box[1:], box[0]], strict=True)) / 2
     return {
-        "id": 10 * image + number + 1,
-        "image_id": image,
+        "id": 10 * string_id + number + 1,
+        "image_id": string_id,
         "category_id": CHARACTERS.index(character) + 1,
-        "segmentation": [[value for corner in corners for value in corner]],
+        "segmentation": [[value for corner in box for value in corner]],
         "area": area,
-        "bbox": [min(across), min(down), wide, high],
+        "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
         "iscrowd": 0,
     }

@@ -1,4 +1,4 @@
-"""`python -m preprocess verify FILE`: does a data file still hold what was written into it?"""
+"""`python -m preprocess verify FILE`: check a data file against its checksums."""
 
 import hashlib
 import json
@@ -14,27 +14,27 @@ from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
 from caption.errors import UserError
 from caption.progress import ProgressBar
 
-TOLD = 10  # names of bad pictures in the message
+MAX_NAMES = 10  # in the message
 
 
-def digests(file: h5py.File) -> dict[str, str]:
-    """SHA-256 of every data set but the pictures' records, which have a checksum each."""
-    found = {"vocabulary": _digest(file["vocabulary"])}
+def compute_digests(file: h5py.File) -> dict[str, str]:
+    """Return the SHA-256 of every data set but the images' records, each of which has a checksum."""
+    digests = {"vocabulary": _digest(file["vocabulary"])}
     for split in SPLITS:
         for name, data in file.get(split, {}).items():
             if name not in RECORDS.values():
-                found[f"{split}/{name}"] = _digest(data)
-    return found
+                digests[f"{split}/{name}"] = _digest(data)
+    return digests
 
 
 def _digest(data: h5py.Dataset) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     if h5py.check_string_dtype(data.dtype):
         for i in range(0, len(data), 10_000):
-            found.update(b"".join(text + b"\0" for text in data[i : i + 10_000]))
+            digest.update(b"".join(text + b"\0" for text in data[i : i + 10_000]))
     else:
-        found.update(np.ascontiguousarray(data[:]).tobytes())
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(data[:]).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Verify:
     """The HDF5 file."""
 
     def run(self) -> None:
-        """Raises UserError, naming what differs."""
+        """Raises UserError, naming the differences."""
         try:
             self.compare()
         except UserError:
@@ -57,18 +57,20 @@ class Verify:
     def compare(self) -> None:
         with open_file(self.file) as file:
             manifest = json.loads(file.attrs["manifest"])
-            now = digests(file)
-            bad = [name for name, digest in manifest["digests"].items() if now.get(name) != digest]
+            digests = compute_digests(file)
+            bad = [name for name, digest in manifest["digests"].items() if digests.get(name) != digest]
             splits = {split: file[split]["checksums"][:] for split in SPLITS if split in file}
             names = {split: file[split]["file_names"].asstr(errors="replace")[:] for split in splits}
-        pictures = 0
+        images = 0
         for split, checksums in splits.items():
             records = Records(self.file, split)
-            for index in ProgressBar(range(len(records)), split, "pictures"):
+            for index in ProgressBar(range(len(records)), split, "images"):
                 if zlib.crc32(records.read_bytes(index)) != checksums[index]:
-                    bad.append(f"{split}: picture {index}, {names[split][index]}")
-            pictures += len(records)
+                    bad.append(f"{split}: image {index}, {names[split][index]}")
+            images += len(records)
         if bad:
-            more = f", and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
-            raise UserError(f"{self.file}: differs from what was written: {'; '.join(bad[:TOLD])}{more}; make it again")
-        print(f"{self.file}: {pictures} pictures and {len(now)} other data sets are as they were written")
+            others = f", and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
+            raise UserError(
+                f"{self.file}: does not match its checksums: {'; '.join(bad[:MAX_NAMES])}{others}; make it again"
+            )
+        print(f"{self.file}: {images} images and {len(digests)} other data sets match their checksums")

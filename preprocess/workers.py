@@ -1,4 +1,4 @@
-"""Worker processes: jobs in, results out in the jobs' order, never more than a few ahead."""
+"""Worker processes: a parallel map that keeps the order and runs only a few jobs ahead."""
 
 import os
 import signal
@@ -14,45 +14,46 @@ from caption.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
-AHEAD = 4  # jobs a worker that wait, run, or wait to be taken
+JOBS_PER_WORKER = 4  # that are waiting, running, or not yet collected
 
 
-def processors() -> int:
-    """Those that this process may use."""
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Iterator[R]:
-    """function(job) of every job, by so many processes; without any, here. Raises UserError when a process dies."""
+def parallel_map(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Iterator[R]:
+    """Yield function(job) for every job in order, computed by worker processes, or by this one if `workers` is 0.
+    Raises UserError if a worker is killed."""
     if not workers:
         yield from map(function, jobs)
         return
-    waiting: deque[Future[R]] = deque()
-    pool = ProcessPoolExecutor(workers, initializer=_begin)
+    pending: deque[Future[R]] = deque()
+    pool = ProcessPoolExecutor(workers, initializer=_initialise_worker)
     try:
         for job in jobs:
-            waiting.append(pool.submit(function, job))
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, job))
+            if len(pending) >= JOBS_PER_WORKER * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, perhaps for lack of memory; what is done is kept: run the same command "
-            "again, with fewer --workers"
+            "a worker process was killed, perhaps for lack of memory; completed work is kept: run the same command "
+            "again with fewer --workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """Ctrl-C reaches every process, but the main one decides; and when that is gone, so are its workers."""
+def _initialise_worker() -> None:
+    """Ignore Ctrl-C, which reaches every process but is handled by the main one, and exit when that one has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         if parent is not None:
             parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from caption.config import EncoderConfig
-from caption.data.images import Fit, Window, open_image, read_square, window
+from caption.data.images import CropBox, Fit, crop_box, open_image, read_square
 from caption.encoders.grid import FeatureGrid
 from caption.encoders.registry import build_encoder
 from caption.visualise.upsample import centred, peak, upsample
@@ -52,7 +52,7 @@ def test_smooth_linear_and_within_range() -> None:
 def test_a_window_of_a_larger_picture() -> None:
     """The square's own map, placed: nothing outside, the same inside."""
     cells, weights = FeatureGrid.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
-    part = Window(0.25, 0.0, 0.5, 1.0)  # of a picture of 64 x 32 pixels
+    part = CropBox(0.25, 0.0, 0.5, 1.0)  # of a picture of 64 x 32 pixels
     whole = upsample(weights, cells, (32, 64), part)
     assert np.allclose(whole[:, :, 16:48], upsample(weights, cells))
     assert whole[:, :, :16].max() == 0 and whole[:, :, 48:].max() == 0
@@ -131,7 +131,7 @@ def test_the_map_lies_on_the_bright_square(
     for module in encoder.modules():  # every convolution a mean: what a region feels is centred on what it sees
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
-    seen = window(size, fit)
+    seen = crop_box(size, fit)
     for share in ((0.35, 0.4), (0.55, 0.65)):  # of the part that the model sees
         centre = [size[i] * (seen[i] + share[i] * seen[i + 2]) for i in (0, 1)]
         bright_square(tmp_path / "bright.jpg", size, (centre[0], centre[1]), turn)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caption.data.images import Window
+from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
 from caption.evaluation.report import CHUNK, Report, item
 from caption.search import Hypothesis
@@ -76,8 +76,8 @@ def captions(tmp_path: Path) -> tuple[Path, list[Hypothesis]]:
     words = [["a", "red", "</script>"], ["one", "two"]]
     picture = Image.new("RGB", (200, 100), (255, 255, 255))
     entries = [
-        entry(picture, Window(0.5, 0, 0.5, 1), "wide.png", list(zip(words, found, strict=True))),
-        entry(picture, Window(), "other.png", [(["x", "y"], hypothesis(2, 2))]),
+        entry(picture, CropBox(0.5, 0, 0.5, 1), "wide.png", list(zip(words, found, strict=True))),
+        entry(picture, CropBox(), "other.png", [(["x", "y"], hypothesis(2, 2))]),
     ]
     write_page(tmp_path / "page.html", "title & <more>", GRID, entries)
     return tmp_path / "page.html", found
@@ -120,7 +120,7 @@ def test_heads_one_by_one(page: Any, tmp_path: Path) -> None:
     found = found._replace(heads=heads, weights=heads.mean(1))
     picture = Image.new("RGB", (100, 100), (255, 255, 255))
     told = [(["a", "red", "dog"], found)]
-    write_page(tmp_path / "page.html", "heads", GRID, [entry(picture, Window(), "a.png", told, ["one", "two"])])
+    write_page(tmp_path / "page.html", "heads", GRID, [entry(picture, CropBox(), "a.png", told, ["one", "two"])])
     page.goto((tmp_path / "page.html").as_uri())
     page.locator(".word").nth(1).click()
     assert np.abs(drawn(page) - expected(found.weights[1])).max() < 0.01

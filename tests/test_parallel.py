@@ -19,7 +19,7 @@ from caption import checkpoint, distributed
 from caption.attention import hard
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, TrainingConfig
-from caption.data.dataset import CaptionData, make_loader, training_batches
+from caption.data.dataset import CaptionDataset, build_loader, training_batches
 from caption.errors import UserError
 from caption.training import objective
 
@@ -182,14 +182,14 @@ def test_every_caption_once_an_epoch(
     shapes: Path, monkeypatch: pytest.MonkeyPatch, batching: str, processes: int, parts: int
 ) -> None:
     """Of all processes' parts together, whatever stands in left out; and each takes as many parts."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
     words: list[list[int]] = []
     lengths = []
     for rank in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         rows, batches = training_batches(data, batching, 7, seed=1)
-        loader = make_loader(distributed.PaddingBatches(rows), distributed.DistributedBatches(batches, parts))
+        loader = build_loader(distributed.PaddingBatches(rows), distributed.DistributedBatches(batches, parts))
         lengths.append(len([*loader]))
         assert lengths[-1] == len(loader) == len(batches) * parts
         for batch in loader:
@@ -207,7 +207,7 @@ def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decod
     config = DecoderConfig(kind=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    lost = model(distributed.PaddingBatches(CaptionData(shapes, "train"))[~3], sample_locations=draw)
+    lost = model(distributed.PaddingBatches(CaptionDataset(shapes, "train"))[~3], sample_locations=draw)
     assert (lost.words, lost.captions) == (0, 0) and (lost.reward_sum is None or lost.reward_sum.tolist() == [0, 0])
     assert all(term.item() == 0 for term in lost.logged.values())
     lost.total.backward()

@@ -1,4 +1,4 @@
-"""Bars for people, lines for log files."""
+"""A bar on a terminal, lines in a log file."""
 
 import io
 import sys
@@ -9,13 +9,13 @@ from caption import progress
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    """A line for each minute that passed, none for short work; a bar where there is a terminal."""
+def test_a_bar_on_a_terminal_and_a_line_per_minute_elsewhere(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A log gets a line for each minute that passed, and none for short work."""
     log, now = io.StringIO(), [0.0]
     monkeypatch.setattr(log, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", log)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    bar = progress.ProgressBar(range(10), "work", unit="batches", done=5, keep=True)
+    bar = progress.ProgressBar(range(10), "work", unit="batches", initial=5, leave=True)
     for item in bar:
         bar.set_note(f"loss {item}")
         now[0] += 25

@@ -21,7 +21,7 @@ from caption import checkpoint
 from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from caption.training.run_dir import coco_results
 from preprocess.__main__ import main as preprocess
@@ -51,7 +51,7 @@ def test_evaluate(shapes: Path, model: Path, capsys: pytest.CaptureFixture[str])
         told = score(shapes, model, "--batch-size", size, "--grounding", instances, "--beam-size", "2")
         captions.append(json.loads((model.parent / "captions_test.json").read_text()))
     assert captions[0] == captions[1]
-    assert [entry["image_id"] for entry in captions[0]] == CaptionData(shapes, "test").image_ids
+    assert [entry["image_id"] for entry in captions[0]] == CaptionDataset(shapes, "test").image_ids
     scores, output = told["scores"], capsys.readouterr().out
     names = {"BLEU-4", "BLEU-4, without BP", "ROUGE-L", "CIDEr-D", "truthful, unseen", "pointing", "distinct captions"}
     assert names <= set(scores)
@@ -80,7 +80,7 @@ def test_evaluate_equals_the_official_program(
     evaluate.main(["--checkpoint", str(model), "--data", str(shapes), "--max-length", "8"])
     ours = json.loads((model.parent / "scores_test.json").read_text())["scores"]
     written = json.loads((model.parent / "captions_test.json").read_text())
-    split = CaptionData(shapes, "test")
+    split = CaptionDataset(shapes, "test")
     tokenise = PTBTokenizer().tokenize
     known = tokenise({i: [{"caption": text} for text in texts] for i, texts in enumerate(split.references())})
     captions = tokenise({i: [{"caption": entry["caption"]}] for i, entry in enumerate(written)})
@@ -95,7 +95,7 @@ def test_compare(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
     and other pictures, are refused."""
     told = score(shapes, model)
     folder, right = str(model.parent), tmp_path / "right"
-    split = CaptionData(shapes, "test")
+    split = CaptionDataset(shapes, "test")
     right.mkdir()
     (right / "captions_test.json").write_text(coco_results(split.image_ids, ["a"] * 10))  # as training leaves them
     with pytest.raises(UserError, match="scores_test.json: cannot be read; score that run first"):
@@ -283,8 +283,8 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--against", str(model)], "needs --output"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),
-        (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such picture"),
-        (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated picture"),
+        (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such image"),
+        (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated image"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, data, "--output", "a.png"], "give a folder"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no picture in this folder"),

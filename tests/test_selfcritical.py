@@ -18,7 +18,7 @@ from caption import checkpoint
 from caption.captioner import Captioner
 from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, SelfCriticalConfig, TrainingConfig
 from caption.data import embeddings
-from caption.data.dataset import Batch, CaptionData, pad_captions
+from caption.data.dataset import Batch, CaptionDataset, pad_captions
 from caption.data.hdf5 import read_image_config, read_vocabulary
 from caption.data.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
 from caption.decoders import shift_right
@@ -142,7 +142,7 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
 def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, shapes: Path, sure: float) -> None:
     """And draws that are all alike earn nothing against each other: those of a model so sure of every word that they
     are greedy's, and those at a temperature of nearly zero."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     captioner.decoder.output.weight.data *= sure
     captioner.decoder.output.bias.data = torch.randn(len(captioner.vocabulary)) * sure
@@ -157,7 +157,7 @@ def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, s
 
 def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: Path) -> None:
     """Teacher forcing finds the log-probability that sampling told, for captions cut off at the limit, too."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     sampler = CaptionSampler(SelfCriticalConfig(1, samples=4), data, 5)
     captioner.train()
@@ -176,7 +176,7 @@ def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: P
 
 def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) -> None:
     """On the same draws, which earn the same: only how they are read differs."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     captioner.train()
     captioner.decoder.dropout.p = captioner.decoder.state_dropout.p = 0.5
@@ -193,7 +193,7 @@ def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) ->
 
 def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: Path) -> None:
     """Whatever the order of the batch; with <end>, and with words that no draw can equal where one is unknown."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([5, 3, 1, 4])
     sampler = CaptionSampler(SelfCriticalConfig(1, samples=3), data, 5)
     assert sampler.reward.references[2] == [[*words, END] for words in data.captions(2)]
@@ -224,7 +224,7 @@ def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: 
 @pytest.mark.parametrize("kind", ["soft", "multi-head", "transformer"])
 def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner: Captioner, shapes: Path) -> None:
     """Autocast keeps copies of weights; those of the draws, which are made without gradient, must not be used again."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     config = dataclasses.replace(captioner.configs["decoder"], **KINDS[kind])
     model = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
@@ -251,7 +251,7 @@ def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner
 @pytest.mark.parametrize("reward", ["cider_d", "bleu_4"])
 def test_a_reward_takes_little_of_a_step(shapes: Path, reward: str, captioner: Captioner) -> None:
     """A ratio within one run: far less than drawing the captions, with the smallest of models."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     sampler = CaptionSampler(SelfCriticalConfig(1, reward=reward), data, 12)
     batch = data.__getitems__(list(range(16)))
     captioner.eval()
@@ -269,7 +269,7 @@ def test_a_reward_takes_little_of_a_step(shapes: Path, reward: str, captioner: C
 
 
 def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) -> None:
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     batch = data.__getitems__(list(range(20)))
     captioner.eval()
     memory = captioner.encode(batch.images)
@@ -348,7 +348,7 @@ def test_schedules() -> None:
 
 def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> None:
     """In self-critical epochs the decoder has its other rate, and that of the encoder falls in proportion."""
-    data = CaptionData(shapes, "train")
+    data = CaptionDataset(shapes, "train")
     critical = SelfCriticalConfig(2, learning_rate=1e-4, samples=2)
     config = TrainingConfig(
         epochs=2, learning_rate=1e-3, encoder_learning_rate=1e-5, self_critical=critical, schedule="constant"
@@ -363,7 +363,7 @@ def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> Non
 
 def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes: Path, monkeypatch) -> None:
     """Evenly up to the share given, in the last epoch of cross-entropy."""
-    loader, shares = [CaptionData(shapes, "train").__getitems__([0, 1])], []
+    loader, shares = [CaptionDataset(shapes, "train").__getitems__([0, 1])], []
     forward = captioner.forward
     monkeypatch.setattr(captioner, "forward", lambda *given: shares.append(given[-1]) or forward(*given))
 
@@ -443,14 +443,14 @@ def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
     torch.manual_seed(0)
     embedding = torch.randn(8, 3) * 0.1
     before = embedding.clone()
-    told = embeddings.fill(embedding, vocabulary, str(path))
+    told = embeddings.load_embeddings(embedding, vocabulary, str(path))
     assert told == f"{path}: vectors for 3 of 4 words (75.0%); without: zebra"
     assert torch.equal(embedding[[0, 1, 2, 3, 7]], before[[0, 1, 2, 3, 7]])
     given = torch.tensor([[1.0, 2, 3], [0, 0, 2], [-1, 0, 1]])
     sizes = [values.square().mean().sqrt() for values in (before[4:], given)]
     torch.testing.assert_close(embedding[4:7], given * (sizes[0] / sizes[1]))
     path.write_text("4 3\ndog 1 2 3\n")  # word2vec's
-    assert "1 of 4" in embeddings.fill(embedding, vocabulary, str(path))
+    assert "1 of 4" in embeddings.load_embeddings(embedding, vocabulary, str(path))
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_vectors_that_cannot_be_used(tmp_path: Path, content: str | None, messag
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=message):
-        embeddings.fill(torch.randn(5, 3), Vocabulary([*SPECIALS, "dog"]), str(path))
+        embeddings.load_embeddings(torch.randn(5, 3), Vocabulary([*SPECIALS, "dog"]), str(path))
 
 
 def test_training_begins_with_vectors(shapes: Path, tmp_path: Path, capsys) -> None:

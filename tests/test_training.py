@@ -16,7 +16,7 @@ from caption.attention import Sample
 from caption.captioner import Captioner, check_fits
 from caption.config import ImageConfig, SearchConfig, TrainingConfig
 from caption.data import dataset
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.decoders import DecoderOutput
 from caption.device import allow_tf32, choose_device, choose_precision
 from caption.errors import UserError
@@ -115,7 +115,7 @@ def test_pictures_stay_where_they_fit(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And nothing else changes; `free` bytes on a GPU are made believe."""
-    size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
+    size = sum(CaptionDataset(shapes, split).nbytes for split in ("train", "val"))
     runs = []
     for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
         monkeypatch.setattr(setup, "free_memory", lambda device, free=free: free)
@@ -232,9 +232,9 @@ def test_patience(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> None:
-    split = dataset.CaptionData(shapes, "train")
+    split = dataset.CaptionDataset(shapes, "train")
     few = [[split.caption(5 * i)] for i in range(8)]
-    batch = dataset.collate(range(8), few, split.images)
+    batch = dataset.collate(range(8), few, split.read_images)
     optimizer = torch.optim.Adam(captioner.parameters(), 5e-3)
     captioner.train()
     for step in range(200):
@@ -250,8 +250,8 @@ def test_eight_pictures_are_overfitted(shapes: Path, captioner: Captioner) -> No
 
 
 def test_a_batch_of_three_is_three_of_one(shapes: Path, captioner: Captioner) -> None:
-    split = dataset.CaptionData(shapes, "test")
-    images = split.images(range(3))
+    split = dataset.CaptionDataset(shapes, "test")
+    images = split.read_images(range(3))
     captioner.eval()
     config = SearchConfig(max_length=6)
     with torch.inference_mode():
@@ -271,13 +271,13 @@ def test_saved_and_loaded_is_the_same_model(captioner: Captioner, tmp_path: Path
 
 
 def test_not_finite_stops_with_the_terms(shapes: Path, captioner: Captioner) -> None:
-    rows, batches = dataset.training_batches(dataset.CaptionData(shapes, "train"), "images", 8, 1)
+    rows, batches = dataset.training_batches(dataset.CaptionDataset(shapes, "train"), "images", 8, 1)
     with torch.no_grad():
         captioner.decoder.output.bias[5] = torch.nan
     config = TrainingConfig(precision="fp32")
     optimizer = schedule.build_optimizer(captioner, config)
     with pytest.raises(UserError, match=r"no longer finite \(cross_entropy nan, doubly_stochastic .*lower"):
-        loop.train_epoch(captioner, dataset.make_loader(rows, batches), optimizer, config, TrainState(), 5)
+        loop.train_epoch(captioner, dataset.build_loader(rows, batches), optimizer, config, TrainState(), 5)
 
 
 class Code:

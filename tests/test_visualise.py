@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from caption.data.images import Window
+from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
 from caption.visualise.figures import DIM, Look, brightness, draw_attention, draw_curves
 
@@ -64,7 +64,7 @@ def test_brightness_is_relative_to_each_word() -> None:
 
 
 def test_outside_the_window_is_dark() -> None:
-    light = brightness(Look(np.full((1, 4), 0.25), CELLS), (32, 64), Window(0.25, 0, 0.5, 1))
+    light = brightness(Look(np.full((1, 4), 0.25), CELLS), (32, 64), CropBox(0.25, 0, 0.5, 1))
     assert (
         np.allclose(light[:, :, 16:48], 1) and np.allclose(light[:, :, :16], DIM) and np.allclose(light[:, :, 48:], DIM)
     )

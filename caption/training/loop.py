@@ -49,7 +49,7 @@ def train_epoch(
     sample_locations = state.epoch >= config.reinforce.first_epoch
     sampling_rate = schedule.sampling_rate(config, state.epoch)
     batches = Sized(grouped(loader, config.accumulation_steps), len(loader) // config.accumulation_steps)
-    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", done=state.batch, keep=True)
+    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", initial=state.batch, leave=True)
     start = time.perf_counter()
     for micro_batches in bar:
         state.data_seconds += time.perf_counter() - start

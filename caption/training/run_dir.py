@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from caption.config import Config
 from caption.config.validation import from_dict
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from caption.evaluation.coco import captions_from_text, official
 from caption.files import atomic_write
@@ -43,7 +43,7 @@ class RunLog:
         epoch: int,
         trained: dict[str, float],
         validated: dict[str, float],
-        val: CaptionData,
+        val: CaptionDataset,
         captions: list[str],
     ) -> dict[str, float]:
         """Score the captions of the validation split, log the epoch and return the scores by name."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caption.captioner import Captioner
 from caption.config import SearchConfig, SelfCriticalConfig
-from caption.data.dataset import Batch, CaptionData, pad_captions
+from caption.data.dataset import Batch, CaptionDataset, pad_captions
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.decoders import DecoderOutput
 from caption.evaluation.reward import Reward
@@ -24,7 +24,7 @@ OUT_OF_VOCABULARY = -1  # a word of a reference that no sample can equal
 class CaptionSampler:
     """Samples captions of a batch and computes their advantages."""
 
-    def __init__(self, config: SelfCriticalConfig, data: CaptionData, max_length: int) -> None:
+    def __init__(self, config: SelfCriticalConfig, data: CaptionDataset, max_length: int) -> None:
         """Reward captions of at most `max_length` words against the references in `data`."""
         self.config = config
         references = [

@@ -10,7 +10,8 @@ from caption import checkpoint, distributed, ops
 from caption.captioner import Captioner, check_features, check_fits
 from caption.config import Config
 from caption.data import dataset, embeddings, hdf5
-from caption.data.dataset import Batch, BucketSampler, CaptionData
+from caption.data.dataset import Batch, CaptionDataset
+from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import Vocabulary
 from caption.device import allow_tf32, free_memory, tune_malloc
 from caption.errors import UserError
@@ -22,8 +23,8 @@ from caption.training.state import TrainState
 class Data(NamedTuple):
     """The training and validation splits, and their loaders."""
 
-    train: CaptionData
-    val: CaptionData
+    train: CaptionDataset
+    val: CaptionDataset
     train_batches: BucketSampler  # the order of the training batches
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
@@ -48,19 +49,19 @@ def configure_torch(config: Config, device: torch.device) -> None:
 def build_data(config: Config, device: torch.device) -> Data:
     """Open the splits and make their loaders; on a GPU, images that fit into its memory are cached there."""
     training = config.training
-    train, val = CaptionData(config.data, "train"), CaptionData(config.data, "val")
+    train, val = CaptionDataset(config.data, "train"), CaptionDataset(config.data, "val")
     workers, pin = training.workers, device.type == "cuda"
-    size = train.size + val.size
+    size = train.nbytes + val.nbytes
     if training.cache_on_device == "auto" and 4 * size < free_memory(device):
         for split in (train, val):
-            split.keep_on(device)
+            split.cache_on(device)
         workers, pin = 0, False
         print(f"all images cached on {device}: {size / 1e9:.1f} GB (disable: --training.cache-on-device never)")
     rows, batches = dataset.training_batches(train, training.batch_by, training.batch_size, training.seed)
     own_batches = distributed.DistributedBatches(batches, training.accumulation_steps)
-    train_loader = dataset.make_loader(distributed.PaddingBatches(rows), own_batches, workers, pin)
-    val_batches = distributed.shard(dataset.in_order(len(val), 2 * training.batch_size))
-    return Data(train, val, batches, train_loader, dataset.make_loader(val, val_batches, workers, pin))
+    train_loader = dataset.build_loader(distributed.PaddingBatches(rows), own_batches, workers, pin)
+    val_batches = distributed.shard(sequential_batches(len(val), 2 * training.batch_size))
+    return Data(train, val, batches, train_loader, dataset.build_loader(val, val_batches, workers, pin))
 
 
 def build_model(
@@ -73,7 +74,7 @@ def build_model(
         if config.init_from:
             load_weights(captioner, config)
         elif path := config.decoder.pretrained_embeddings:
-            print(embeddings.fill(captioner.decoder.embedding.weight, captioner.vocabulary, path))
+            print(embeddings.load_embeddings(captioner.decoder.embedding.weight, captioner.vocabulary, path))
         optimizer, train_state = build_optimizer(captioner, config.training), TrainState()
         if distributed.rank() == 0:
             run_dir.create_folder(config)

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from caption.data.images import Window
+from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
 from caption.files import atomic_write
-from caption.visualise.upsample import WHOLE, upsample
+from caption.visualise.upsample import FULL_IMAGE, upsample
 
 DIM = 0.2  # brightness where the model did not look at all
 KINDS = (".png", ".pdf", ".svg", ".jpg", ".gif")  # of figures
@@ -32,7 +32,7 @@ class Look(NamedTuple):
     name: str = ""  # of the model
 
 
-def brightness(look: Look, size: tuple[int, int], window: Window = WHOLE) -> NDArray[np.float32]:
+def brightness(look: Look, size: tuple[int, int], window: CropBox = FULL_IMAGE) -> NDArray[np.float32]:
     """How brightly a picture of (height, width) is drawn for each word [T, H, W]: 1 where the model looked most."""
     maps = upsample(look.weights, look.cells, size, window)
     maps /= np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
@@ -45,7 +45,7 @@ def draw_attention(
     looks: Sequence[Look],
     title: str,
     path: str | Path,
-    window: Window = WHOLE,
+    window: CropBox = FULL_IMAGE,
 ) -> None:
     """The picture uint8 [H, W, 3], then once a word, bright where the model looked; the cell that hard attention chose
     is outlined. Several models' looks stand one below the other. PNG, PDF, SVG or JPEG by the path's ending; GIF shows
@@ -75,7 +75,7 @@ def draw_attention(
 
 
 def _panel(
-    axis: Axes, picture: NDArray[np.uint8], light: NDArray[np.float32], look: Look, t: int, window: Window
+    axis: Axes, picture: NDArray[np.uint8], light: NDArray[np.float32], look: Look, t: int, window: CropBox
 ) -> None:
     """The picture as lit for word t."""
     axis.imshow((picture * light[..., None]).astype(np.uint8))
@@ -83,7 +83,7 @@ def _panel(
         _outline(axis, look.cells, look.locations[t], picture.shape[:2], window)
 
 
-def _outline(axis: Axes, cells: FeatureGrid, location: int, size: tuple[int, int], window: Window) -> None:
+def _outline(axis: Axes, cells: FeatureGrid, location: int, size: tuple[int, int], window: CropBox) -> None:
     """A square around a cell of the grid, white on black, to be seen on any picture."""
     wide, high = (window.width * size[1] / cells.size, window.height * size[0] / cells.size)  # of a pixel of the square
     x, y = cells.corner(location)
@@ -102,7 +102,7 @@ def _animate(
     looks: Sequence[Look],
     title: str,
     path: str | Path,
-    window: Window,
+    window: CropBox,
 ) -> None:
     """A GIF: the picture with the whole caption, then a word at a time."""
     tall = 4.0 * min(1.5, picture.shape[0] / picture.shape[1])

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from caption.data.images import Window, encode_jpeg, to_array
+from caption.data.images import CropBox, encode_jpeg, to_array
 from caption.encoders.grid import FeatureGrid
 from caption.files import atomic_write
 from caption.search import Hypothesis
@@ -65,7 +65,7 @@ def cells_entry(cells: FeatureGrid) -> dict[str, Any]:
 
 def entry(
     picture: Image.Image,
-    window: Window,
+    window: CropBox,
     name: str,
     captions: Sequence[tuple[Sequence[str], Hypothesis]],
     heads: Sequence[str] = (),

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.images import Window
+from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
 
 Map = NDArray[np.float32]
@@ -31,11 +31,11 @@ def spread(count: int, cells: FeatureGrid, pixels: int, start: float = 0.0, exte
     return shares
 
 
-WHOLE = Window()
+FULL_IMAGE = CropBox()
 
 
 def upsample(
-    weights: NDArray[np.floating], cells: FeatureGrid, size: tuple[int, int] | None = None, window: Window = WHOLE
+    weights: NDArray[np.floating], cells: FeatureGrid, size: tuple[int, int] | None = None, window: CropBox = FULL_IMAGE
 ) -> Map:
     """Attention [T, L] -> maps [T, S, S] in the range of the weights; even attention gives an even map.
 

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same upright RGB square; bad ones are named."""
+"""All kinds of images become upright RGB squares; bad ones are named."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ RED = (200, 30, 40)
 
 
 def left_red(size: tuple[int, int] = (40, 20)) -> Image.Image:
-    """Red on the left half, white on the right."""
+    """Return an image that is red on the left half and white on the right."""
     image = Image.new("RGB", size, "white")
     image.paste(RED, (0, 0, size[0] // 2, size[1]))
     return image
 
 
 def colours(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A pixel of the left quarter and one of the right."""
+    """Return a pixel of the left quarter and one of the right."""
     image = open_image(path)
     assert image.mode == "RGB"
     middle = image.height // 2
@@ -35,21 +35,21 @@ def colours(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
         *(("gif", mode) for mode in ("RGB", "P", "RGBA")),
     ],
 )
-def test_colour_modes(tmp_path: Path, kind: str, mode: str) -> None:
-    path = tmp_path / f"picture.{kind}"
+def test_all_colour_modes_become_rgb(tmp_path: Path, kind: str, mode: str) -> None:
+    path = tmp_path / f"image.{kind}"
     left_red().convert(mode).save(path)
     left, right = colours(path)
     assert np.allclose(left, RED, atol=30) and np.allclose(right, 255, atol=10)
 
 
-def test_grayscale_with_and_without_alpha(tmp_path: Path) -> None:
+def test_grayscale_becomes_rgb_with_and_without_alpha(tmp_path: Path) -> None:
     for mode in ("L", "LA", "1"):
         left_red().convert(mode).save(tmp_path / "gray.png")
         left, right = colours(tmp_path / "gray.png")
         assert left[0] == left[1] == left[2] < 128 and right == (255, 255, 255)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
     image.paste((*RED, 255), (0, 0, 20, 20))
     image.save(tmp_path / "clear.png")
@@ -76,7 +76,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["missing", "empty", "text", "truncated", "folder"])
-def test_bad_pictures_are_named_with_the_reason(tmp_path: Path, bad: str) -> None:
+def test_bad_images_are_named_with_the_reason(tmp_path: Path, bad: str) -> None:
     path = tmp_path / f"{bad}.jpg"
     if bad == "empty":
         path.touch()
@@ -107,7 +107,7 @@ def test_crop_keeps_the_centre_and_squash_everything() -> None:
     assert (squashed[:, 25, 5] == RED).all() and (squashed[:, 25, 45] == 255).all()
 
 
-def test_a_picture_of_the_right_size_is_untouched() -> None:
+def test_an_image_of_the_right_size_is_untouched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert np.array_equal(to_array(fit_image(Image.fromarray(pixels), 32, "crop")), pixels.transpose(2, 0, 1))
 
@@ -127,8 +127,8 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path: Path, size
 
 def test_a_jpeg_is_encoded_and_decoded() -> None:
     small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8))
-    picture = to_array(small.resize((64, 64), Image.Resampling.BICUBIC))
-    found = np.empty_like(picture)
-    decode_jpeg(encode_jpeg(picture, 95), found)
-    assert np.abs(found.astype(int) - picture).mean() < 2
-    assert len(encode_jpeg(picture, 30)) < len(encode_jpeg(picture, 95)) < picture.nbytes / 4
+    pixels = to_array(small.resize((64, 64), Image.Resampling.BICUBIC))
+    decoded = np.empty_like(pixels)
+    decode_jpeg(encode_jpeg(pixels, 95), decoded)
+    assert np.abs(decoded.astype(int) - pixels).mean() < 2
+    assert len(encode_jpeg(pixels, 30)) < len(encode_jpeg(pixels, 95)) < pixels.nbytes / 4

@@ -1,4 +1,4 @@
-"""Readers and writer: what goes in comes out, and every mistake is told in a line."""
+"""Official readers and the writer: data is kept, and every mistake is reported in one line."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import UNKNOWN, tokenise
 from caption.errors import UserError
@@ -23,9 +23,9 @@ NAMES = [f"{number}.jpg" for number in range(6)]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Six pictures of one gray each."""
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path: Path) -> Path:
+    """A folder of six images of one gray each."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, name in enumerate(NAMES):
         Image.new("RGB", (30, 20), (40 * number,) * 3).save(folder / name)
@@ -33,7 +33,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def flickr(tmp_path: Path, **lists: list[str]) -> Path:
-    """A Flickr8k_text folder; captions of picture n are 'dog n a.' and 'Dog n b !'."""
+    """A Flickr8k_text folder; captions of image n are 'dog n a.' and 'Dog n b !'."""
     text = tmp_path / "text"
     text.mkdir()
     lines = [f"{name}#{i}\tDog {name[0]} {'ab'[i]} ." for name in reversed(NAMES) for i in (0, 1)]
@@ -43,21 +43,21 @@ def flickr(tmp_path: Path, **lists: list[str]) -> Path:
     return text
 
 
-def build(tmp_path: Path, *arguments: str) -> Path:
+def build(tmp_path: Path, *args: str) -> Path:
     path = tmp_path / "out.h5"
-    preprocess([*arguments, "--output", str(path), "--size", "16", "--min-count", "1"])
+    preprocess([*args, "--output", str(path), "--size", "16", "--min-count", "1"])
     return path
 
 
-def test_flickr8k(tmp_path: Path, pictures: Path) -> None:
+def test_flickr8k_has_its_images_captions_and_vocabulary(tmp_path: Path, image_folder: Path) -> None:
     text = flickr(tmp_path, train=NAMES[:3], dev=[NAMES[4], NAMES[3]])
-    path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
+    path = build(tmp_path, "flickr8k", "--images", str(image_folder), "--text", str(text))
     with h5py.File(path) as file:
         assert {"train", "val"} < set(file) and "test" not in file  # a missing list is a missing split
-    val = CaptionData(path, "val")
+    val = CaptionDataset(path, "val")
     assert val.file_names == ["4.jpg", "3.jpg"] and val.image_ids == [4, 3]
     assert val.references() == [["Dog 4 a .", "Dog 4 b ."], ["Dog 3 a .", "Dog 3 b ."]]
-    assert val.images([0]).shape == (1, 3, 16, 16) and abs(float(val.images([0]).float().mean()) - 160) <= 1
+    assert val.read_images([0]).shape == (1, 3, 16, 16) and abs(float(val.read_images([0]).float().mean()) - 160) <= 1
     vocabulary = read_vocabulary(path)
     assert vocabulary.words[4:] == ["dog", "a", "b", "0", "1", "2"]  # of the train split alone
     assert val.caption(0).tolist() == vocabulary.encode(["dog", "4", "a"]) and UNKNOWN in val.caption(0)
@@ -68,7 +68,7 @@ def karpathy(tmp_path: Path) -> Path:
     images = [
         {
             "filename": name,
-            "filepath": "pictures",
+            "filepath": "images",
             "cocoid": 100 + number,
             "imgid": number,
             "split": ("train", "restval", "val", "test")[min(number, 3)],
@@ -81,11 +81,11 @@ def karpathy(tmp_path: Path) -> Path:
     return path
 
 
-def test_karpathy_restval_trains(tmp_path: Path, pictures: Path) -> None:
+def test_karpathy_restval_trains(tmp_path: Path, image_folder: Path) -> None:
     path = build(tmp_path, "karpathy", "--images", str(tmp_path), "--json", str(karpathy(tmp_path)))
-    assert CaptionData(path, "train").image_ids == [100, 101]
-    assert CaptionData(path, "val").file_names == ["pictures/2.jpg"]
-    assert CaptionData(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
+    assert CaptionDataset(path, "train").image_ids == [100, 101]
+    assert CaptionDataset(path, "val").file_names == ["images/2.jpg"]
+    assert CaptionDataset(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
 
 
 def coco(tmp_path: Path, name: str, numbers: range) -> Path:
@@ -97,96 +97,96 @@ def coco(tmp_path: Path, name: str, numbers: range) -> Path:
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_coco_with_several_files(tmp_path: Path, pictures: Path, repeated: bool) -> None:
+def test_coco_with_several_files(tmp_path: Path, image_folder: Path, repeated: bool) -> None:
     first, second = coco(tmp_path, "a.json", range(3)), coco(tmp_path, "b.json", range(3, 6))
-    folder = str(pictures)
+    folder = str(image_folder)
     if repeated:
-        arguments = ["--images", folder, "--captions", str(first), "--split", "train"]
-        arguments += ["--images", folder, "--captions", str(second), "--split", "val"]
+        args = ["--images", folder, "--captions", str(first), "--split", "train"]
+        args += ["--images", folder, "--captions", str(second), "--split", "val"]
     else:
-        arguments = ["--images", folder, folder, "--captions", str(first), str(second), "--split", "train", "val"]
-    path = build(tmp_path, "coco", *arguments)
-    assert CaptionData(path, "train").image_ids == [0, 10, 20]
-    assert CaptionData(path, "val").references() == [[f"a bird {i}" for i in range(5)]] * 3
+        args = ["--images", folder, folder, "--captions", str(first), str(second), "--split", "train", "val"]
+    path = build(tmp_path, "coco", *args)
+    assert CaptionDataset(path, "train").image_ids == [0, 10, 20]
+    assert CaptionDataset(path, "val").references() == [[f"a bird {i}" for i in range(5)]] * 3
 
 
-def test_a_vocabulary_from_elsewhere(tmp_path: Path, pictures: Path, shapes: Path) -> None:
-    """A set with only a test split can be built with the words of another, and not without."""
+def test_the_vocabulary_of_another_file_can_be_used(tmp_path: Path, image_folder: Path, shapes: Path) -> None:
+    """A data set with only a test split needs the vocabulary of another one."""
     text = flickr(tmp_path, test=NAMES)
-    arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
+    args = ["flickr8k", "--images", str(image_folder), "--text", str(text)]
     with pytest.raises(UserError, match="no train split to count words on; give --vocabulary"):
-        build(tmp_path, *arguments)
-    path = build(tmp_path, *arguments, "--vocabulary", str(shapes))
+        build(tmp_path, *args)
+    path = build(tmp_path, *args, "--vocabulary", str(shapes))
     assert read_vocabulary(path).digest == read_vocabulary(shapes).digest
 
 
-def test_bad_pictures_stop_or_are_left_out_and_told(
-    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_images_stop_or_are_left_out_and_reported(
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = flickr(tmp_path, train=NAMES)
-    (pictures / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes()[:200])
-    (pictures / "4.jpg").unlink()
-    arguments = ["flickr8k", "--images", str(pictures), "--text", str(text)]
-    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are named in .*--on-error skip"):
-        build(tmp_path, *arguments)
-    Image.new("RGB", (50, 30), (200,) * 3).save(pictures / "4.jpg")
+    (image_folder / "1.jpg").write_bytes((image_folder / "1.jpg").read_bytes()[:200])
+    (image_folder / "4.jpg").unlink()
+    args = ["flickr8k", "--images", str(image_folder), "--text", str(text)]
+    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are listed in .*--on-error skip"):
+        build(tmp_path, *args)
+    Image.new("RGB", (50, 30), (200,) * 3).save(image_folder / "4.jpg")
     with pytest.raises(UserError, match=r"1\.jpg: unreadable or truncated.*--on-error skip"):
-        build(tmp_path, *arguments)
+        build(tmp_path, *args)
     assert not (tmp_path / "out.h5").exists()  # nothing half-written has the final name
-    (pictures / "4.jpg").unlink()
-    path = build(tmp_path, *arguments, "--on-error", "skip", "--overwrite")
-    train = CaptionData(path, "train")
+    (image_folder / "4.jpg").unlink()
+    path = build(tmp_path, *args, "--on-error", "skip", "--overwrite")
+    train = CaptionDataset(path, "train")
     assert train.file_names == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.images([3]).float().mean() == 200
-    assert "left out: 1 bad pictures" in capsys.readouterr().out
+    assert train.references()[1] == ["Dog 2 a .", "Dog 2 b ."] and train.read_images([3]).float().mean() == 200
+    assert "left out: 1 bad images" in capsys.readouterr().out
     with (tmp_path / "out_report.csv").open() as file:
         report = {line["file_name"]: line["problem"] for line in csv.DictReader(file)}
     assert report.keys() == {"1.jpg", "4.jpg"}
     assert report["1.jpg"].startswith("unreadable") and report["4.jpg"] == "not on disk"
-    assert read_manifest(path)["splits"]["train"]["bad_pictures"] == 1
+    assert read_manifest(path)["splits"]["train"]["bad_images"] == 1
 
 
 def test_empty_and_long_captions_are_counted(
-    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = flickr(tmp_path, train=NAMES[:3])
     lines = ["0.jpg#0\ta " + "very " * 60 + "long dog", "0.jpg#1\t ... ", "1.jpg#0\ta dog", "2.jpg#0\t!?"]
     (text / "Flickr8k.token.txt").write_text("\n".join(lines))
-    path = build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(text))
-    train = CaptionData(path, "train")
+    path = build(tmp_path, "flickr8k", "--images", str(image_folder), "--text", str(text))
+    train = CaptionDataset(path, "train")
     assert train.file_names == ["0.jpg", "1.jpg"] and train.lengths.tolist() == [51, 3]
-    assert len(tokenise(train.references()[0][0])) == 63  # references stay whole
-    told = capsys.readouterr().out
-    assert "1 captions cut to 50 words" in told
-    assert "left out: 2 captions without words" in told and "left out: 1 pictures without captions" in told
+    assert len(tokenise(train.references()[0][0])) == 63  # references are not cut
+    output = capsys.readouterr().out
+    assert "1 captions cut to 50 words" in output
+    assert "left out: 2 captions without words" in output and "left out: 1 images without captions" in output
 
 
-def test_a_second_run_stops_unless_told(tmp_path: Path, pictures: Path) -> None:
-    arguments = ["flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES))]
-    path = build(tmp_path, *arguments)
+def test_a_second_run_needs_overwrite(tmp_path: Path, image_folder: Path) -> None:
+    args = ["flickr8k", "--images", str(image_folder), "--text", str(flickr(tmp_path, train=NAMES))]
+    path = build(tmp_path, *args)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"out\.h5: is there already; give --overwrite"):
-        build(tmp_path, *arguments)
+    with pytest.raises(UserError, match=r"out\.h5: exists already; give --overwrite"):
+        build(tmp_path, *args)
     assert path.read_bytes() == before
-    build(tmp_path, *arguments, "--overwrite")
+    build(tmp_path, *args, "--overwrite")
 
 
 def test_a_full_disk_is_noticed_before_the_first_write(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preprocess.writer.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(UserError, match="will take .* MB, but only 0.00 MB are free"):
-        build(tmp_path, "flickr8k", "--images", str(pictures), "--text", str(flickr(tmp_path, train=NAMES)))
+        build(tmp_path, "flickr8k", "--images", str(image_folder), "--text", str(flickr(tmp_path, train=NAMES)))
     assert not list(tmp_path.glob("out*"))
 
 
-def test_files_that_are_not_what_they_should_be(tmp_path: Path, pictures: Path) -> None:
+def test_malformed_sources_are_refused(tmp_path: Path, image_folder: Path) -> None:
     text = flickr(tmp_path, train=["9.jpg"])
     cut = tmp_path / "cut.json"
     cut.write_text(karpathy(tmp_path).read_text()[:100])
     other = tmp_path / "other.json"
     other.write_text("[1, 2]")
-    folder = str(pictures)
+    folder = str(image_folder)
     flickr8k = ("flickr8k", "--images", folder, "--text")
     cases = [
         ((*flickr8k, str(text)), "9.jpg has no caption in Flickr8k.token.txt"),
@@ -198,9 +198,9 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, pictures: Path) 
         (("coco", "--images", folder, "--captions", str(cut), "--split", "train", "val"), "go together"),
         ((*flickr8k, str(text), "--max-length", "0"), "--max-length is 0"),
     ]
-    for arguments, message in cases:
+    for args, message in cases:
         with pytest.raises(UserError, match=message):
-            build(tmp_path, *arguments)
+            build(tmp_path, *args)
     (text / "Flickr_8k.trainImages.txt").unlink()
     with pytest.raises(UserError, match="none of the split lists"):
         build(tmp_path, *flickr8k, str(text))
@@ -217,8 +217,8 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
         assert np.ptp(file["train/images"][:]) > 0
 
 
-def test_a_listing_is_flat() -> None:
-    """COCO's 616,767 captions must not take a gigabyte: letters, four bytes a word, offsets."""
+def test_a_listing_takes_little_memory() -> None:
+    """COCO's 616,767 captions must not take a gigabyte: letters, four bytes per word, offsets."""
     words = [f"word{n}" for n in range(500)]
     chance = random.Random(1)
     texts = [" ".join(chance.choices(words, k=10)) for _ in range(200)]

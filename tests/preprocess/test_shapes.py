@@ -1,5 +1,6 @@
-"""The embedded data set: its captions are true, its masks are where the colours are, held-out pairs are held out."""
+"""The shapes data set: its captions are true, its masks match the colours, and unseen pairs are only tested."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,16 +9,17 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
+from caption.data.scenes import COLOURS, SHAPES, SceneObject
 from preprocess import shapes as module
-from preprocess.shapes import COLOURS, SHAPES, UNSEEN, Thing, make_scene
+from preprocess.shapes import UNSEEN_PAIRS, sample_scene
 
 NAME = r"a (small|little|large|big) (\w+) (\w+)"
 WHERE = r"(left of|to the left of|right of|to the right of|above|over|below|under|beside)"
 SENTENCE = re.compile(rf"(?:there is )?{NAME}(?: {WHERE} {NAME}(?: and {WHERE} {NAME})?)?$")
 
 
-def holds(where: str, a: Thing, b: Thing) -> bool:
+def holds(where: str, a: SceneObject, b: SceneObject) -> bool:
     dx, dy = b.x - a.x, b.y - a.y
     if where == "beside":
         return abs(dx) > abs(dy)
@@ -29,43 +31,49 @@ def holds(where: str, a: Thing, b: Thing) -> bool:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_caption_is_true(split: str) -> None:
     for number in range(150):
-        things, _, captions = make_scene(7, split, number)
-        by_shape = {thing.shape: thing for thing in things}
-        assert len(by_shape) == len(things) and len(captions) == 5
+        objects, _, captions = sample_scene(7, split, number)
+        by_shape = {item.shape: item for item in objects}
+        assert len(by_shape) == len(objects) and len(captions) == 5
         for caption in captions:
             match = SENTENCE.match(caption)
             assert match, caption
             parts = match.groups()
             names = [parts[i : i + 3] for i in (0, 4, 8) if parts[i]]
-            told = [by_shape[shape] for _, _, shape in names]
-            assert len(told) == len(things)
-            for (size, colour, _), thing in zip(names, told, strict=True):
-                assert colour == thing.colour and (size in ("large", "big")) == (thing.size == "large")
-            for where, other in zip((parts[3], parts[7]), told[1:], strict=False):
-                assert holds(where, told[0], other), caption
+            mentioned = [by_shape[shape] for _, _, shape in names]
+            assert len(mentioned) == len(objects)
+            for (size, colour, _), item in zip(names, mentioned, strict=True):
+                assert colour == item.colour and (size in ("large", "big")) == (item.size == "large")
+            for where, other in zip((parts[3], parts[7]), mentioned[1:], strict=False):
+                assert holds(where, mentioned[0], other), caption
 
 
-def test_held_out_pairs_are_only_tested() -> None:
+def test_a_seed_gives_the_same_scenes_in_every_version() -> None:
+    scenes = [sample_scene(1, split, number) for split in ("train", "val", "test") for number in range(100)]
+    plain = [([tuple(item) for item in objects], unseen, captions) for objects, unseen, captions in scenes]
+    assert hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16] == "c7cae676f3894470"
+
+
+def test_unseen_pairs_occur_in_the_test_split_only() -> None:
     for split in ("train", "val", "test"):
         for number in range(200):
-            things, unseen, _ = make_scene(1, split, number)
-            assert any((t.shape, t.colour) in UNSEEN for t in things) == unseen
+            objects, unseen, _ = sample_scene(1, split, number)
+            assert any((t.shape, t.colour) in UNSEEN_PAIRS for t in objects) == unseen
             assert unseen == (split == "test" and number % 5 == 0)
 
 
-def test_wordings_differ() -> None:
-    captions = [make_scene(1, "train", number)[2] for number in range(100)]
+def test_wordings_vary_and_cover_all_words() -> None:
+    captions = [sample_scene(1, "train", number)[2] for number in range(100)]
     assert np.mean([len(set(five)) for five in captions]) > 3
     words = {word for five in captions for caption in five for word in caption.split()}
     assert words >= {*SHAPES, *COLOURS, "little", "big", "beside", "over", "under", "there"}
 
 
 def test_masks_lie_on_their_objects(shapes: Path) -> None:
-    """Inside its mask a picture has the object's colour, outside all masks the background's."""
+    """The image has the object's colour inside each mask, and the background's outside all masks."""
     path = shapes.with_name("shapes_instances.json")
-    coco, data = COCO(str(path)), CaptionData(shapes, "test")
+    coco, data = COCO(str(path)), CaptionDataset(shapes, "test")
     for index, image_id in enumerate(data.image_ids):
-        image = data.images([index])[0].numpy().astype(int)
+        image = data.read_images([index])[0].numpy().astype(int)
         everything = np.zeros((32, 32), bool)
         for annotation in coco.imgToAnns[image_id]:
             mask = coco.annToMask(annotation) > 0
@@ -78,6 +86,6 @@ def test_masks_lie_on_their_objects(shapes: Path) -> None:
     assert [e["unseen"] for e in entries if e["split"] == "test"] == [True, False, False, False, False] * 2
 
 
-def test_a_picture_does_not_depend_on_the_counts() -> None:
-    assert make_scene(3, "test", 4) == make_scene(3, "test", 4) != make_scene(4, "test", 4)
+def test_an_image_does_not_depend_on_the_counts() -> None:
+    assert sample_scene(3, "test", 4) == sample_scene(3, "test", 4) != sample_scene(4, "test", 4)
     assert len({module.image_id(split, n) for split in ("train", "val", "test") for n in range(5)}) == 15

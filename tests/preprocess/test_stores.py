@@ -1,4 +1,4 @@
-"""Pixels, JPEG files and features: what was put in comes out, and training works on each."""
+"""The stores of pixels, JPEG files and features return what was written, and models train on all of them."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ import evaluate
 import train
 from caption.captioner import Captioner
 from caption.config import EncoderConfig
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import Records, read_image_config, read_manifest, read_vocabulary
 from caption.encoders.registry import build_encoder
 from caption.errors import UserError
@@ -25,14 +25,14 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smooth pictures with captions, the same data in the three stores, and the encoder's weights."""
+    """Smooth images with captions, the same data in the three stores, and the encoder's weights."""
     folder = tmp_path_factory.mktemp("stores")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     generator = np.random.default_rng(0)
     lines = ["file_name,caption"]
     for number in range(50):
         small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
-        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"pictures/{number}.png")
+        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"images/{number}.png")
         lines += [f"{number}.png,a {colour} dog" for colour in ("red", "blue", "green")[: 1 + number % 3]]
     (folder / "captions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
@@ -44,35 +44,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, output: Path, store: str, *more: str) -> None:
-    given = ["folder", "--images", str(folder / "pictures"), "--captions", str(folder / "captions.csv")]
-    given += ["--output", str(output), "--store", store, "--size", str(SIZE), "--min-count", "1", "--workers", "1"]
-    preprocess([*given, *encoder(folder, "weights.pth"), "--device", "cpu", *more])
+    args = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "captions.csv")]
+    args += ["--output", str(output), "--store", store, "--size", str(SIZE), "--min-count", "1", "--workers", "1"]
+    preprocess([*args, *encoder(folder, "weights.pth"), "--device", "cpu", *more])
 
 
 def encoder(folder: Path, weights: str) -> list[str]:
     return ["--encoder.name", "mobilenet_v2", "--encoder.weights", str(folder / weights)]
 
 
-def originals(folder: Path, split: CaptionData) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.open(folder / "pictures" / name)).transpose(2, 0, 1) for name in split.file_names]
-    )
+def originals(folder: Path, split: CaptionDataset) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(folder / "images" / name)).transpose(2, 0, 1) for name in split.file_names])
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_what_was_put_in_comes_out(folder: Path, split: str) -> None:
-    pixels, jpeg, features = (CaptionData(folder / f"{s}.h5", split) for s in ("pixels", "jpeg", "features"))
+def test_every_store_returns_the_images_that_were_written(folder: Path, split: str) -> None:
+    pixels, jpeg, features = (CaptionDataset(folder / f"{s}.h5", split) for s in ("pixels", "jpeg", "features"))
     expected = originals(folder, pixels)
     everything = range(len(pixels))
-    assert np.array_equal(pixels.images(everything), expected)
-    assert np.abs(jpeg.images(everything).numpy().astype(int) - expected).mean() < 3
+    assert np.array_equal(pixels.read_images(everything), expected)
+    assert np.abs(jpeg.read_images(everything).numpy().astype(int) - expected).mean() < 3
     config = EncoderConfig("mobilenet_v2", str(folder / "weights.pth"))
     with torch.inference_mode():
         regions = build_encoder(config, SIZE).eval()(torch.from_numpy(expected))
-    found = features.images(everything)
-    assert found.dtype == torch.float16 and torch.allclose(found.float(), regions, rtol=2e-3, atol=2e-3)
+    result = features.read_images(everything)
+    assert result.dtype == torch.float16 and torch.allclose(result.float(), regions, rtol=2e-3, atol=2e-3)
     for name in ("image_ids", "file_names", "words"):
-        values = [np.asarray(getattr(each, name)).tolist() for each in (pixels, jpeg, features)]
+        values = [np.asarray(getattr(data, name)).tolist() for data in (pixels, jpeg, features)]
         assert values[0] == values[1] == values[2]
 
 
@@ -81,25 +79,27 @@ def test_a_jpeg_store_is_smaller(folder: Path) -> None:
     assert sizes["jpeg"] < sizes["pixels"] / 4
 
 
-def test_hdf5_reads_the_same_as_we_do(folder: Path) -> None:
-    """Rows are read past HDF5; any other tool reads them by it."""
+def test_hdf5_reads_the_same_records(folder: Path) -> None:
+    """`Records` reads rows without HDF5; other tools read them through it."""
     for store, name in (("pixels", "images"), ("features", "features")):
-        own = CaptionData(folder / f"{store}.h5", "train").images([3, 0, 5]).numpy()
+        own = CaptionDataset(folder / f"{store}.h5", "train").read_images([3, 0, 5]).numpy()
         with h5py.File(folder / f"{store}.h5") as file:
             assert np.array_equal(own, file[f"train/{name}"][:][[3, 0, 5]])
 
 
 @pytest.mark.parametrize("store", ["pixels", "jpeg", "features"])
-def test_training_and_evaluation(folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_and_evaluation_run_on_every_store(
+    folder: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, run = str(folder / f"{store}.h5"), str(tmp_path / "run")
-    given = ["flickr8k-soft", "--data", path, "--output", run, *encoder(folder, "weights.pth"), "--device", "cpu"]
-    given += ["--training.epochs", "1", "--training.precision", "fp32", "--training.batch-size", "4"]
-    train.main(given)
+    args = ["flickr8k-soft", "--data", path, "--output", run, *encoder(folder, "weights.pth"), "--device", "cpu"]
+    args += ["--training.epochs", "1", "--training.precision", "fp32", "--training.batch-size", "4"]
+    train.main(args)
     evaluate.main(["--checkpoint", f"{run}/best.pt", "--data", path, "--split", "test", "--no-java"])
     assert "BLEU-4" in capsys.readouterr().out
 
 
-def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
+def test_features_give_the_same_logits_as_their_images(folder: Path) -> None:
     vocabulary, image = (
         read_vocabulary(folder / "pixels.h5"),
         read_image_config(folder / "pixels.h5"),
@@ -111,7 +111,7 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
     captioner = Captioner(
         image, config, DecoderConfig(embedding_dim=16, hidden_dim=16, attention_dim=16), vocabulary
     ).eval()
-    pixels, features = (next(iter(CaptionData(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
+    pixels, features = (next(iter(CaptionDataset(folder / f"{s}.h5", "val"))) for s in ("pixels", "features"))
     with torch.inference_mode():
         one, two = (captioner.encode(batch.images).values for batch in (pixels, features))
         assert torch.allclose(one, two, atol=1e-2) and not torch.equal(one, two)  # rounded to half precision
@@ -120,26 +120,26 @@ def test_features_say_the_same_as_their_pictures(folder: Path) -> None:
 
 
 def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -> None:
-    given = ["flickr8k-soft", "--data", str(folder / "features.h5"), "--output", str(tmp_path / "run")]
+    args = ["flickr8k-soft", "--data", str(folder / "features.h5"), "--output", str(tmp_path / "run")]
     with pytest.raises(UserError, match="features are not of the model's encoder: digest .*--store pixels"):
-        train.main([*given, *encoder(folder, "others.pth")])
+        train.main([*args, *encoder(folder, "others.pth")])
     with pytest.raises(UserError, match="name mobilenet_v2 .the model's: squeezenet1_1"):
         torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "squeeze.pth")
-        train.main([*given, "--encoder.name", "squeezenet1_1", "--encoder.weights", str(tmp_path / "squeeze.pth")])
+        train.main([*args, "--encoder.name", "squeezenet1_1", "--encoder.weights", str(tmp_path / "squeeze.pth")])
     with pytest.raises(UserError, match=r"layer features .the model's: features\.13"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
     with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
     with pytest.raises(UserError, match="holds features, but training.horizontal_flip needs pictures"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--training.horizontal-flip"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--training.horizontal-flip"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
-        train.main([*given, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
+        train.main([*args, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
 
 
-def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_features_of_trained_or_random_encoders_are_refused(folder: Path, tmp_path: Path) -> None:
     for more, message in (
         (["--encoder.finetune-from", "all"], "stored features cannot be trained further"),
-        (["--encoder.weights", "none"], "features of a random encoder are meaningless"),
+        (["--encoder.weights", "none"], "features of a random encoder are useless"),
     ):
         with pytest.raises(UserError, match=message):
             build(folder, tmp_path / "no.h5", "features", *more)
@@ -147,57 +147,57 @@ def test_features_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -
         build(folder, tmp_path / "no.h5", "jpeg", "--quality", "0")
 
 
-def test_features_do_not_depend_on_their_company(folder: Path, tmp_path: Path) -> None:
-    """A shard has other neighbours in its batches than the whole."""
+def test_features_do_not_depend_on_the_other_images_of_a_batch(folder: Path, tmp_path: Path) -> None:
+    """A shard has other neighbours in its batches than the complete data set."""
     build(folder, tmp_path / "shard.h5", "features", "--shard", "2/3")
-    shard = CaptionData(tmp_path / "shard.h5", "train")
-    whole = CaptionData(folder / "features.h5", "train")
-    numbers = [whole.file_names.index(name) for name in shard.file_names]
-    assert torch.equal(shard.images(range(len(shard))), whole.images(numbers))
+    shard = CaptionDataset(tmp_path / "shard.h5", "train")
+    complete = CaptionDataset(folder / "features.h5", "train")
+    numbers = [complete.file_names.index(name) for name in shard.file_names]
+    assert torch.equal(shard.read_images(range(len(shard))), complete.read_images(numbers))
 
 
-def test_half_precision_is_widened_in_torch(folder: Path) -> None:
-    """numpy takes twenty times as long: no array of features may be widened before it is a tensor."""
-    batch = CaptionData(folder / "features.h5", "train")[0]
+def test_features_stay_in_half_precision_until_they_are_tensors(folder: Path) -> None:
+    """NumPy takes twenty times as long as PyTorch to convert features to single precision."""
+    batch = CaptionDataset(folder / "features.h5", "train")[0]
     assert batch.images.dtype == torch.float16
 
 
-def test_readers_after_a_fork_do_not_share_a_position(folder: Path) -> None:
-    split = CaptionData(folder / "pixels.h5", "train")
-    expected = split.images([0, 1])
+def test_a_forked_reader_does_not_share_the_file_position(folder: Path) -> None:
+    split = CaptionDataset(folder / "pixels.h5", "train")
+    expected = split.read_images([0, 1])
     handle = next(iter(split.records._handles.values()))
     before = handle.tell()
     child = os.fork()
     if child == 0:
-        same = torch.equal(split.images([0, 1]), expected)
+        same = torch.equal(split.read_images([0, 1]), expected)
         os._exit(0 if same and handle.tell() == before else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 and handle.tell() == before
 
 
-def test_a_file_that_was_cut_off_or_changed_is_noticed(
+def test_verify_finds_changed_and_truncated_files(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for store in ("pixels", "jpeg", "features"):
         path = tmp_path / f"{store}.h5"
         path.write_bytes((folder / f"{store}.h5").read_bytes())
         preprocess(["verify", str(path)])
-        assert "50 pictures and" in capsys.readouterr().out
+        assert "50 images and" in capsys.readouterr().out
         records = Records(path, "train")
         with path.open("r+b") as file:
-            file.seek(records.pieces[0].offset + 5)
+            file.seek(records.extents[0].offset + 5)
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
-        with pytest.raises(UserError, match=r"train: picture 0, \d+\.png; make it again"):
+        with pytest.raises(UserError, match=r"train: image 0, \d+\.png; make it again"):
             preprocess(["verify", str(path)])
         with h5py.File(path, "r+") as file:
             file["val/words"][0] += 1
-        with pytest.raises(UserError, match="val/words; train: picture 0"):
+        with pytest.raises(UserError, match="val/words; train: image 0"):
             preprocess(["verify", str(path)])
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
         with pytest.raises(UserError, match="cut off"):
-            CaptionData(path, "train").images([30])
+            CaptionDataset(path, "train").read_images([30])
 
 
 def test_chunks_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
@@ -208,10 +208,10 @@ def test_chunks_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> Non
         del file["val/images"]
         file["val"].create_dataset("images", data=images, compression="gzip")
     with pytest.raises(UserError, match="h5repack -l CONTI"):
-        CaptionData(path, "val")
+        CaptionDataset(path, "val")
 
 
-def test_the_manifest_tells_the_encoder(folder: Path) -> None:
-    told = read_manifest(folder / "features.h5")["encoder"]
-    assert told["name"] == "mobilenet_v2" and told["grid"] == [2, 2] and told["width"] == 1280
-    assert len(told["digest"]) == 16
+def test_the_manifest_identifies_the_encoder(folder: Path) -> None:
+    fingerprint = read_manifest(folder / "features.h5")["encoder"]
+    assert fingerprint["name"] == "mobilenet_v2" and fingerprint["grid"] == [2, 2] and fingerprint["width"] == 1280
+    assert len(fingerprint["digest"]) == 16

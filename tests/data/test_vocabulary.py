@@ -1,4 +1,4 @@
-"""Words, their numbers, and the tokeniser."""
+"""The vocabulary and the tokeniser."""
 
 import pytest
 
@@ -16,24 +16,24 @@ from caption.data.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokeni
         (" \n\t ... !?", ""),
     ],
 )
-def test_tokenise(text: str, words: str) -> None:
+def test_tokenise_gives_lower_case_words_without_punctuation(text: str, words: str) -> None:
     assert tokenise(text) == words.split()
 
 
-def test_four_specials_have_four_numbers() -> None:
+def test_the_special_words_have_different_indices() -> None:
     assert len({PAD, START, END, UNKNOWN}) == 4
-    assert Vocabulary.count({"a": 1}).words == ["<pad>", "<start>", "<end>", "<unknown>", "a"]
+    assert Vocabulary.from_counts({"a": 1}).words == ["<pad>", "<start>", "<end>", "<unknown>", "a"]
 
 
 def test_rare_words_are_unknown() -> None:
-    vocabulary = Vocabulary.count({"b": 2, "c": 1, "a": 2}, min_count=2)
+    vocabulary = Vocabulary.from_counts({"b": 2, "c": 1, "a": 2}, min_count=2)
     assert vocabulary.words[4:] == ["a", "b"]
     assert vocabulary.encode(["b", "c"]) == [5, UNKNOWN]
     assert vocabulary.decode([START, 5, UNKNOWN, END, PAD]) == ["b", "<unknown>"]
 
 
 def test_digest_depends_on_the_order() -> None:
-    first, second = (Vocabulary([*Vocabulary.count({}).words, *words]) for words in ("ab", "ba"))
+    first, second = (Vocabulary([*Vocabulary.from_counts({}).words, *words]) for words in ("ab", "ba"))
     assert first.digest != second.digest == Vocabulary(second.words).digest
 
 

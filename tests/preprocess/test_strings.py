@@ -1,4 +1,4 @@
-"""The set to read from: strings are drawn as told, splits share none; the encoders with shared weights; the scores."""
+"""The strings data set and its disjoint splits, the encoders with shared weights, and the string scores."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from caption.config import EncoderConfig
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS
 from caption.encoders.cnn import NETWORKS, SharedBlock
@@ -23,7 +23,7 @@ from caption.evaluation import table
 from caption.evaluation.string_accuracy import reading_scores, spells
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
-from preprocess.strings import CHARACTERS, FONTS, boxes, draw_named, lay_out, make_string, read_font, split_of
+from preprocess.strings import CHARACTERS, FONTS, boxes, draw_image, read_font, sample_layout, sample_string, split_of
 
 COUNTS = (60, 8, 12)
 
@@ -39,61 +39,63 @@ def strings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_seed_gives_the_same_bytes(strings: Path, tmp_path: Path) -> None:
-    """By any number of workers; another seed gives others."""
+    """The number of workers does not matter; another seed gives other strings."""
     again = make(tmp_path / "again.h5", "--workers", "2")
     assert again.read_bytes() == strings.read_bytes()
     instances = "again_instances.json", "strings_instances.json"
     assert (tmp_path / instances[0]).read_bytes() == strings.with_name(instances[1]).read_bytes()
-    other = CaptionData(make(tmp_path / "other.h5", "--seed", "2"), "test")
-    assert other.references() != CaptionData(strings, "test").references()
+    other = CaptionDataset(make(tmp_path / "other.h5", "--seed", "2"), "test")
+    assert other.references() != CaptionDataset(strings, "test").references()
 
 
 def test_no_string_is_in_two_splits() -> None:
-    texts = {split: {make_string(3, split, n) for n in range(400)} for split in ("train", "val", "test")}
+    texts = {split: {sample_string(3, split, n) for n in range(400)} for split in ("train", "val", "test")}
     assert not texts["train"] & texts["val"] and not (texts["train"] | texts["val"]) & texts["test"]
     assert {split_of(text) for text in texts["test"]} == {"test"}
-    shares = Counter(split_of(make_string(3, "train", 0) + str(n)) for n in range(3000))
-    assert shares["train"] / 3000 == pytest.approx(0.8, abs=0.03) and shares["val"] > 200 < shares["test"]
+    counts = Counter(split_of(sample_string(3, "train", 0) + str(n)) for n in range(3000))
+    assert counts["train"] / 3000 == pytest.approx(0.8, abs=0.03) and counts["val"] > 200 < counts["test"]
 
 
-def test_kinds_of_strings() -> None:
-    texts = [make_string(1, "train", number) for number in range(600)]
+def test_words_numbers_and_random_characters_occur() -> None:
+    texts = [sample_string(1, "train", number) for number in range(600)]
     assert {len(text) for text in texts} == {2, 3, 4, 5, 6}
     assert set("".join(texts)) == set(CHARACTERS)
     assert 100 < sum(text.isdigit() for text in texts) < 400 and 100 < sum(text.isalpha() for text in texts) < 400
 
 
-def test_captions_are_the_strings(strings: Path) -> None:
+def test_captions_are_the_strings_by_character(strings: Path) -> None:
     """A character a word, so that the vocabulary is the characters of train and nothing is unknown."""
     assert read_manifest(strings)["source"] == {"reader": "strings", "seed": 1}
     for split, count in zip(("train", "val", "test"), COUNTS, strict=True):
-        drawn = [make_string(1, split, number) for number in range(count)]
-        references = CaptionData(strings, split).references()
-        assert [texts[0].replace(" ", "") for texts in references] == drawn
-        assert references == [[" ".join(text)] for text in drawn] and spells([[t.split()] for (t,) in references])
+        strings_of_split = [sample_string(1, split, number) for number in range(count)]
+        references = CaptionDataset(strings, split).references()
+        assert [texts[0].replace(" ", "") for texts in references] == strings_of_split
+        assert references == [[" ".join(text)] for text in strings_of_split] and spells(
+            [[t.split()] for (t,) in references]
+        )
     words = read_vocabulary(strings).words
-    drawn = [make_string(1, "train", number) for number in range(COUNTS[0])]
-    assert set(words) == {*SPECIALS, *"".join(drawn)} <= {*SPECIALS, *CHARACTERS}
+    train_strings = [sample_string(1, "train", number) for number in range(COUNTS[0])]
+    assert set(words) == {*SPECIALS, *"".join(train_strings)} <= {*SPECIALS, *CHARACTERS}
 
 
 @pytest.mark.parametrize("name", FONTS)
 def test_every_font_draws_every_character(name: str) -> None:
-    """With ink, and each otherwise than all others: no box that stands for what is missing."""
+    """All glyphs differ: none is the box that replaces a missing one."""
     font = read_font(name, 40)
     shapes = [np.asarray(font.getmask(character)).tobytes() for character in CHARACTERS]
     assert all(np.frombuffer(shape, np.uint8).sum() > 3000 for shape in shapes)
     assert len(set(shapes)) == len(CHARACTERS)
 
 
-def test_all_ink_is_in_the_picture() -> None:
-    """Turned, slanted and placed by chance, no string touches an edge, and each character's box holds its ink."""
+def test_all_characters_lie_in_the_image() -> None:
+    """Rotated, slanted and placed at random, no string touches an edge, and the boxes contain the characters."""
     side = 256
     for number in range(40):
-        text = make_string(1, "test", number)
-        layout = lay_out(random.Random(number), text, side)
+        text = sample_string(1, "test", number)
+        layout = sample_layout(random.Random(number), text, side)
         corners = np.array(boxes(layout, text))
         assert corners.min() >= 0 and corners.max() <= side
-        ink = np.asarray(module._ink(layout, text, side)) > 127
+        ink = np.asarray(module._draw_mask(layout, text, side)) > 127
         rows, columns = np.nonzero(ink)
         low, high = corners.min((0, 1)), corners.max((0, 1))
         assert ink.sum() > 100 and columns.min() >= low[0] - 2 and columns.max() <= high[0] + 2
@@ -102,11 +104,11 @@ def test_all_ink_is_in_the_picture() -> None:
 
 
 def test_boxes_lie_on_their_characters(strings: Path) -> None:
-    """In each outline of the instance file there are pixels that are far from the ground's colour."""
+    """In each outline of the instance file there are pixels that are far from the background's colour."""
     coco = COCO(str(strings.with_name("strings_instances.json")))
-    data = CaptionData(strings, "test")
+    data = CaptionDataset(strings, "test")
     for index, image_id in enumerate(data.image_ids):
-        image = data.images([index])[0].numpy().astype(float)
+        image = data.read_images([index])[0].numpy().astype(float)
         annotations = sorted(coco.imgToAnns[image_id], key=lambda annotation: annotation["id"])
         names = [coco.cats[annotation["category_id"]]["name"] for annotation in annotations]
         assert " ".join(names) == data.references()[index][0]
@@ -118,9 +120,9 @@ def test_boxes_lie_on_their_characters(strings: Path) -> None:
     assert not {entry["split"] for entry in coco.imgs.values()} - {"val", "test"}
 
 
-def test_a_picture_does_not_depend_on_the_counts() -> None:
+def test_an_image_does_not_depend_on_the_counts() -> None:
     name = "strings_test_000004.png"
-    assert draw_named(name, 1, 64).tobytes() == draw_named(name, 1, 64).tobytes() != draw_named(name, 2, 64).tobytes()
+    assert draw_image(name, 1, 64).tobytes() == draw_image(name, 1, 64).tobytes() != draw_image(name, 2, 64).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -128,16 +130,16 @@ def test_a_picture_does_not_depend_on_the_counts() -> None:
     [
         (["--size", "16", "--overwrite"], r"--size is 16 and --count .*must be at least 32"),
         (["--count", "5", "-1", "5", "--overwrite"], r"--count \(5, -1, 5\).*must be at least 32 and 0"),
-        ([], r"strings.h5: is there already; give --overwrite"),
+        ([], r"strings.h5: exists already; give --overwrite"),
     ],
 )
-def test_mistakes(strings: Path, more: list[str], message: str) -> None:
+def test_invalid_options_are_refused(strings: Path, more: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         preprocess(["strings", "--output", str(strings), *more])
     assert "\n" not in str(caught.value)
 
 
-def test_a_font_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_font_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_font_folder", lambda: tmp_path)
     read_font.cache_clear()
     with pytest.raises(UserError, match="DejaVuSans.ttf: matplotlib's font cannot be read.*by pip") as caught:

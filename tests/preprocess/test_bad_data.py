@@ -1,4 +1,4 @@
-"""Data as it really is: each kind of bad picture, name, caption or list has a clear outcome."""
+"""Real data: every kind of bad image, name, caption or list has a defined outcome."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption.data.dataset import CaptionData
+from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
@@ -21,7 +21,7 @@ GRAY = 150
 
 
 def bomb() -> bytes:
-    """A PNG that says it has 50,000 x 50,000 pixels."""
+    """Return a PNG whose header claims 50,000 x 50,000 pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -32,8 +32,8 @@ def bomb() -> bytes:
     )
 
 
-def save_picture(path: Path, kind: str) -> None:
-    """A gray picture, in one of the ways in which pictures come, or do not come."""
+def save_image(path: Path, kind: str) -> None:
+    """Save a gray image of the given kind, good or bad."""
     plain = Image.new("RGB", (90, 60), (GRAY,) * 3)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
     if kind == "truncated":
@@ -46,7 +46,7 @@ def save_picture(path: Path, kind: str) -> None:
         path.touch()
     elif kind == "html":
         path.write_text("\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>")
-    elif kind == "not a picture":
+    elif kind == "not an image":
         path.write_bytes(os.urandom(500))
     elif kind == "bomb":
         path.write_bytes(bomb())
@@ -73,12 +73,12 @@ def save_picture(path: Path, kind: str) -> None:
 
 
 def build(folder: Path, images: list[dict[str, Any]] | str, *more: str) -> Path:
-    """Preprocess a list of pictures in Karpathy's format; `images` may be the JSON's text."""
+    """Preprocess a list of images in Karpathy's format; `images` may be the JSON's text."""
     text = images if isinstance(images, str) else json.dumps({"images": images})
     (folder / "list.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     path = folder / "out.h5"
-    given = ["karpathy", "--images", str(folder / "pictures"), "--json", str(folder / "list.json")]
-    preprocess([*given, "--output", str(path), "--size", "16", "--min-count", "1", "--workers", "0", *more])
+    args = ["karpathy", "--images", str(folder / "images"), "--json", str(folder / "list.json")]
+    preprocess([*args, "--output", str(path), "--size", "16", "--min-count", "1", "--workers", "0", *more])
     return path
 
 
@@ -96,10 +96,10 @@ def report(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With three good pictures, 0.jpg to 2.jpg."""
-    (tmp_path / "pictures").mkdir()
+    """A folder with three good images, 0.jpg to 2.jpg."""
+    (tmp_path / "images").mkdir()
     for number in range(3):
-        save_picture(tmp_path / f"pictures/{number}.jpg", "good")
+        save_image(tmp_path / f"images/{number}.jpg", "good")
     return tmp_path
 
 
@@ -108,22 +108,22 @@ BAD = {
     "png cut off": "unreadable or truncated",
     "zero bytes": "an empty file",
     "html": "a page of HTML",
-    "not a picture": "of unknown kind, not a picture",
+    "not an image": "of unknown kind, not an image",
     "bomb": "decompression bomb",
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path, kind: str) -> None:
-    save_picture(folder / "pictures/bad.jpg", kind)
+def test_a_bad_image_stops_or_is_left_out_and_never_becomes_black(folder: Path, kind: str) -> None:
+    save_image(folder / "images/bad.jpg", kind)
     images = [entry("0.jpg"), entry("bad.jpg"), entry("1.jpg")]
     with pytest.raises(UserError, match=f"bad.jpg: .*{BAD[kind]}.*--on-error skip") as caught:
         build(folder, images)
     assert "\n" not in str(caught.value) and not (folder / "out.h5").exists()
     assert [name for name, problem in report(folder) if BAD[kind] in problem] == ["bad.jpg"]
-    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    data = CaptionDataset(build(folder, images, "--on-error", "skip"), "train")
     assert data.file_names == ["0.jpg", "1.jpg"] and len(data) == 2
-    assert (data.images([0, 1]).float() - GRAY).abs().max() <= 2
+    assert (data.read_images([0, 1]).float() - GRAY).abs().max() <= 2
     assert data.references() == [["a dog"], ["a dog"]]
 
 
@@ -131,87 +131,87 @@ def test_a_bad_picture_stops_or_is_left_out_and_never_becomes_black(folder: Path
     "kind", ["CMYK", "16 bits", "palette with transparency", "animated", "rotated", "one pixel", "good"]
 )
 @pytest.mark.parametrize("name", ["odd.jpg", "a b  c.jpg", "Größe 猫.jpg", 'it\'s #1, "x".jpg'])
-def test_unusual_pictures_and_names_are_read(folder: Path, kind: str, name: str) -> None:
-    save_picture(folder / "pictures" / name, kind)
-    data = CaptionData(build(folder, [entry("0.jpg"), entry(name)]), "train")
+def test_unusual_images_and_names_are_read(folder: Path, kind: str, name: str) -> None:
+    save_image(folder / "images" / name, kind)
+    data = CaptionDataset(build(folder, [entry("0.jpg"), entry(name)]), "train")
     assert data.file_names == ["0.jpg", name]
-    assert (data.images([1]).float() - GRAY).abs().max() <= 4
+    assert (data.read_images([1]).float() - GRAY).abs().max() <= 4
 
 
-def test_every_bad_picture_is_named_at_once(folder: Path) -> None:
+def test_all_bad_images_are_named_at_once(folder: Path) -> None:
     for kind in BAD:
-        save_picture(folder / f"pictures/{kind}.jpg", kind)
-    with pytest.raises(UserError, match=r", and 5 more; all are named in .*out_report\.csv"):
+        save_image(folder / f"images/{kind}.jpg", kind)
+    with pytest.raises(UserError, match=r", and 5 more; all are listed in .*out_report\.csv"):
         build(folder, [entry("0.jpg"), *(entry(f"{kind}.jpg") for kind in BAD)])
     assert {name for name, problem in report(folder) if "no list" not in problem} == {f"{kind}.jpg" for kind in BAD}
 
 
-def test_a_split_without_one_good_picture_is_refused(folder: Path) -> None:
-    save_picture(folder / "pictures/bad.jpg", "zero bytes")
-    with pytest.raises(UserError, match="split val: not one of its 1 pictures can be read"):
+def test_a_split_without_a_good_image_is_refused(folder: Path) -> None:
+    save_image(folder / "images/bad.jpg", "zero bytes")
+    with pytest.raises(UserError, match="split val: none of its 1 images can be read"):
         build(folder, [entry("0.jpg"), entry("bad.jpg", split="val")], "--on-error", "skip")
 
 
-def test_names_on_one_side_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_unlisted_images_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [entry("0.jpg"), entry("gone.jpg"), entry("1.jpg")]
     with pytest.raises(UserError, match=r"gone\.jpg: not on disk"):
         build(folder, images)
-    assert "MB" not in capsys.readouterr().out  # told before the first picture is opened
+    assert "MB" not in capsys.readouterr().out  # the error comes before the first image is opened
     path = build(folder, images, "--on-error", "skip")
-    assert CaptionData(path, "train").file_names == ["0.jpg", "1.jpg"]
-    assert read_manifest(path)["dropped"]["pictures not on disk"] == 1
-    found = dict(report(folder))
-    assert found["gone.jpg"] == "not on disk"
-    assert found[str(folder / "pictures/2.jpg")] == "on disk, but in no list"
-    assert "out_report.csv names what was left out" in capsys.readouterr().out
+    assert CaptionDataset(path, "train").file_names == ["0.jpg", "1.jpg"]
+    assert read_manifest(path)["dropped"]["images not on disk"] == 1
+    problems = dict(report(folder))
+    assert problems["gone.jpg"] == "not on disk"
+    assert problems[str(folder / "images/2.jpg")] == "on disk, but in no list"
+    assert "out_report.csv lists what was left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
-        (entry("1.jpg", cocoid=7), "its id 7 stands before"),
-        (entry("0.jpg", cocoid=8, split="test"), "the same picture stands before"),
+        (entry("1.jpg", cocoid=7), "duplicate id 7"),
+        (entry("0.jpg", cocoid=8, split="test"), "duplicate image; in two splits"),
     ],
 )
-def test_ids_and_pictures_that_stand_twice(folder: Path, second: dict[str, Any], problem: str) -> None:
+def test_duplicate_ids_and_images_are_refused_or_left_out(folder: Path, second: dict[str, Any], problem: str) -> None:
     images = [entry("0.jpg", cocoid=7), second, entry("2.jpg", cocoid=9)]
     with pytest.raises(UserError, match=problem):
         build(folder, images)
     path = build(folder, images, "--on-error", "skip")
-    assert CaptionData(path, "train").file_names == ["0.jpg", "2.jpg"]
-    assert read_manifest(path)["dropped"]["pictures that stand twice"] == 1
+    assert CaptionDataset(path, "train").file_names == ["0.jpg", "2.jpg"]
+    assert read_manifest(path)["dropped"]["duplicate images"] == 1
 
 
-def test_odd_exif_and_a_name_that_is_no_utf8(folder: Path) -> None:
+def test_odd_exif_and_a_name_that_is_not_utf8_are_accepted(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x0128] = 6, "inch"  # the unit of resolution should be a number
-    Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "pictures/odd.jpg", exif=exif)
-    with open(os.fsencode(folder / "pictures") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
+    Image.new("RGB", (90, 60), (GRAY,) * 3).save(folder / "images/odd.jpg", exif=exif)
+    with open(os.fsencode(folder / "images") + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
-    data = CaptionData(build(folder, [entry("odd.jpg")]), "train")
-    assert (data.images([0]).float() - GRAY).abs().max() <= 4
+    data = CaptionDataset(build(folder, [entry("odd.jpg")]), "train")
+    assert (data.read_images([0]).float() - GRAY).abs().max() <= 4
     assert any("no list" in problem and "caf" in name for name, problem in report(folder))
 
 
-def test_captions_that_say_nothing_are_left_out(folder: Path) -> None:
+def test_captions_without_words_are_left_out(folder: Path) -> None:
     path = build(folder, [entry("0.jpg", "", " \n\t", "...?!", "🐕🐕", "a dog"), entry("1.jpg", "!"), entry("2.jpg")])
-    data = CaptionData(path, "train")
+    data = CaptionDataset(path, "train")
     assert data.references() == [["a dog"], ["a dog"]] and data.file_names == ["0.jpg", "2.jpg"]
     dropped = read_manifest(path)["dropped"]
-    assert dropped["captions without words"] == 5 and dropped["pictures without captions"] == 1
+    assert dropped["captions without words"] == 5 and dropped["images without captions"] == 1
     assert len(report(folder)) == 6
 
 
 @pytest.mark.parametrize("value", [None, 5, 1.5, ["a dog"], {"raw": "a dog"}, True])
-def test_captions_that_are_not_text(folder: Path, value: Any) -> None:
+def test_captions_that_are_not_text_are_refused_or_left_out(folder: Path, value: Any) -> None:
     images = [entry("0.jpg", "a cat", value), entry("1.jpg")]
     with pytest.raises(UserError, match=r"0\.jpg: caption 2 is \w+, not text"):
         build(folder, images)
-    data = CaptionData(build(folder, images, "--on-error", "skip"), "train")
+    data = CaptionDataset(build(folder, images, "--on-error", "skip"), "train")
     assert data.references() == [["a cat"], ["a dog"]]
 
 
-def test_odd_captions_are_kept_whole_in_one_line(folder: Path) -> None:
+def test_odd_captions_are_kept_in_one_line(folder: Path) -> None:
     long = "word " * 2000  # 10,000 characters
     odd = {
         long: "word " * 1999 + "word",
@@ -223,17 +223,17 @@ def test_odd_captions_are_kept_whole_in_one_line(folder: Path) -> None:
     }
     escaped = json.dumps({"images": [entry("0.jpg", *odd)]})
     path = build(folder, escaped)
-    data = CaptionData(path, "train")
+    data = CaptionDataset(path, "train")
     assert data.references() == [list(odd.values())]
     assert data.lengths.tolist() == [51, 6, 3, 4, 3, 5]
     assert read_manifest(path)["splits"]["train"]["captions_cut"] == 1
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
-def test_json_that_is_cut_off(folder: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.98])
+def test_truncated_json_is_refused(folder: Path, fraction: float) -> None:
     text = json.dumps({"images": [entry(f"{n}.jpg") for n in range(3)]})
     with pytest.raises(UserError, match=r"list\.json: (not JSON, or cut off|has no list 'images')") as caught:
-        build(folder, text[: int(share * len(text))])
+        build(folder, text[: int(fraction * len(text))])
     assert "\n" not in str(caught.value) and not (folder / "out.h5").exists()
 
 
@@ -246,24 +246,24 @@ def test_json_that_is_cut_off(folder: Path, share: float) -> None:
         ({"cocoid": "x7"}, "image 1 lacks or garbles"),
     ],
 )
-def test_a_list_that_is_not_as_promised(folder: Path, broken: dict[str, Any], message: str) -> None:
+def test_malformed_entries_are_refused(folder: Path, broken: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(folder, [entry("0.jpg"), {**entry("1.jpg"), **broken}])
 
 
-def test_coco_annotations_that_do_not_fit_their_images(folder: Path) -> None:
+def test_coco_annotations_must_fit_their_images(folder: Path) -> None:
     def coco(images: list[Any], annotations: list[Any]) -> None:
         path = folder / "captions.json"
         path.write_text(json.dumps({"images": images, "annotations": annotations}))
-        given = ["coco", "--images", str(folder / "pictures"), "--captions", str(path), "--split", "train"]
-        preprocess([*given, "--output", str(folder / "out.h5"), "--size", "16", "--min-count", "1", "--workers", "0"])
+        args = ["coco", "--images", str(folder / "images"), "--captions", str(path), "--split", "train"]
+        preprocess([*args, "--output", str(folder / "out.h5"), "--size", "16", "--min-count", "1", "--workers", "0"])
 
     image, caption = {"id": 1, "file_name": "0.jpg"}, {"image_id": 1, "caption": "a dog"}
     with pytest.raises(UserError, match="a caption of image 2, which is not in its list"):
         coco([image], [caption, {"image_id": 2, "caption": "a cat"}])
     with pytest.raises(UserError, match="not a COCO caption file"):
         coco([image], [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
-    with pytest.raises(UserError, match="its id 1 stands before"):
+    with pytest.raises(UserError, match="duplicate id 1"):
         coco([image, {"id": 1, "file_name": "1.jpg"}], [caption])
     coco([image, {"id": 2, "file_name": "1.jpg"}], [caption])
     assert ("1.jpg", "no caption") in report(folder)
