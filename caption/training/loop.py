@@ -24,7 +24,7 @@ from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
 T = TypeVar("T")
-CHECK_STEPS = 50  # steps between two looks at the loss on a GPU, each of which waits for it
+CHECK_STEPS = 50  # steps between two checks of the loss on a GPU, which wait for it
 
 
 def train_epoch(
@@ -94,12 +94,7 @@ def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def forward_backward(
-    model: nn.Module,
-    batch: Batch,
-    is_last: bool,
-    sample_locations: bool,
-    sampling_rate: float,
-    baseline: Tensor | None,
+    model: nn.Module, batch: Batch, is_last: bool, sample_locations: bool, sampling_rate: float, baseline: Tensor | None
 ) -> MicroBatchLoss:
     """Run a micro-batch and add the gradient of the sum over its words to the gradients there are.
 
@@ -123,15 +118,13 @@ def scale_gradients(captioner: Captioner, factor: float, max_norm: float) -> Non
 
 
 @torch.inference_mode()
-def validate(
-    captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig, device: torch.device
-) -> dict[str, float]:
+def validate(captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig) -> dict[str, float]:
     """Return the loss terms of a split, means over its words, by teacher forcing (hard attention: expectation)."""
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
     with unrolled(captioner.decoder):
         for batch in ProgressBar(loader, "validate", "batches"):
-            decoded = decode(captioner, batch, config, device, sample_locations=False)
+            decoded = decode(captioner, batch, config, sample_locations=False)
             sums["words"] += len(decoded.targets)
             for name, value in losses.compute_terms(losses.LossInputs(decoded), config).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)

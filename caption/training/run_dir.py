@@ -39,32 +39,21 @@ class RunLog:
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
     def write_epoch(
-        self,
-        epoch: int,
-        trained: dict[str, float],
-        validated: dict[str, float],
-        val: CaptionData,
-        captions: list[str],
+        self, epoch: int, trained: dict[str, float], validated: dict[str, float], val: CaptionData, captions: list[str]
     ) -> dict[str, float]:
         """Score the captions of the validation split, log the epoch and return the scores by name."""
         results = official(captions_from_text(captions, val.references()))
         scores = {score.name: score.value for score in results}
         write_text(self.folder / "captions_val.json", coco_results(val.image_ids, captions))
         names, per_image = val.file_names[:EXAMPLES], {score.name: score.each for score in results}
-        self.write(
-            {
-                "epoch": epoch,
-                "train": trained,
-                "val": validated,
-                "scores": scores,
-                "examples": dict(zip(names, captions, strict=False)),
-                "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
-            }
-        )
-        return scores
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Add the record of an epoch: `epoch`, groups of numbers by name, and captions by image in `examples`."""
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "train": trained,
+            "val": validated,
+            "scores": scores,
+            "examples": dict(zip(names, captions, strict=False)),
+            "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
+        }
         self.records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -77,6 +66,7 @@ class RunLog:
         self.events.flush()
         draw_curves(self.records, self.folder / "curves.png")
         write_text(self.folder / "examples.txt", self._examples())
+        return scores
 
     def _examples(self) -> str:
         """Return a table for each example image: its captions of all epochs, with their scores."""
