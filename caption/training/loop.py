@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from caption.training.objective import MicroBatchLoss, Objective, decode
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
-T = TypeVar("T")
 CHECK_STEPS = 50  # steps between two checks of the loss on a GPU, which wait for it
 
 
@@ -49,9 +48,10 @@ def train_epoch(
     on_cpu = next(captioner.parameters()).device.type == "cpu"
     sample_locations = state.epoch >= config.reinforce.first_epoch
     sampling_rate = schedule.sampling_rate(config, state.epoch)
-    batches = Sized(grouped(loader, config.accumulation_steps), len(loader) // config.accumulation_steps)
-    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", done=state.batch, keep=True)
     start = time.perf_counter()
+    groups = zip(*[iter(loader)] * config.accumulation_steps, strict=True)  # the micro-batches of each batch
+    batches = Sized(groups, len(loader) // config.accumulation_steps)
+    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", done=state.batch, keep=True)
     for micro_batches in bar:
         state.data_seconds += time.perf_counter() - start
         factor = schedule.rate_factor(config, state.step, steps, state.lr_reductions)
@@ -81,16 +81,6 @@ def train_epoch(
         "captions_per_second": state.captions / state.seconds,
         "data_fraction": state.data_seconds / state.seconds,
     }
-
-
-def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` consecutive items."""
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
 
 
 def forward_backward(

@@ -87,7 +87,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
 
-def create_folder(config: Config) -> Path:
+def create_folder(config: Config) -> None:
     """Create the run's folder with its config.json. Raises UserError if it holds another run."""
     folder = Path(config.output)
     if any((folder / name).exists() for name in ("last.pt", "best.pt")):
@@ -96,7 +96,6 @@ def create_folder(config: Config) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    return folder
 
 
 def read_config(folder: str | Path) -> Config:

@@ -36,9 +36,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def in_processes(count: int, work: Callable[[], None]) -> list[int]:
@@ -50,8 +50,10 @@ def in_processes(count: int, work: Callable[[], None]) -> list[int]:
             status = 1
             try:
                 torch.set_num_threads(1)
-                given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-                os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}})
+                variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+                os.environ.update(
+                    {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
+                )
                 work()
                 status = 0
             except SystemExit as stop:
@@ -84,31 +86,24 @@ def assert_same(one: Path, other: Path) -> None:
 @forks
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(
-    "more",
+    "flags",
     [
         [],
         ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"],
         ["--training.batch-by", "lengths"],
         ["--decoder.kind", "transformer", "--decoder.embedding-dim", "16"],
-        [
-            "--decoder.attention",
-            "hard",
-            "--training.reinforce.soft-probability",
-            "0",
-            "--training.reinforce.entropy",
-            "0.1",
-        ],
+        "--decoder.attention hard --training.reinforce.soft-probability 0 --training.reinforce.entropy 0.1".split(),
     ],
 )
 def test_two_processes_train_as_one(
-    shapes: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+    shapes: Path, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Locations that are the same in all processes.
     monkeypatch.setattr(hard, "choose", lambda log_weights, most_probable: log_weights.argmax(-1))
 
     def run(folder: str) -> Callable[[], None]:
-        given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *SMALL, *more]
-        return lambda: train.main(given)
+        arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *SMALL, *flags]
+        return lambda: train.main(arguments)
 
     run("one")()
     assert in_processes(2, run("two")) == [0, 0]
@@ -117,9 +112,9 @@ def test_two_processes_train_as_one(
 
 @pytest.mark.usefixtures("_double")
 def test_micro_batches_train_as_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
-    given = ["shapes-soft", "--data", str(shapes), *SMALL, "--output"]
-    train.main([*given, str(tmp_path / "whole")])
-    train.main([*given, str(tmp_path / "parts"), "--training.accumulation-steps", "3"])
+    arguments = ["shapes-soft", "--data", str(shapes), *SMALL, "--output"]
+    train.main([*arguments, str(tmp_path / "whole")])
+    train.main([*arguments, str(tmp_path / "parts"), "--training.accumulation-steps", "3"])
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -130,18 +125,18 @@ def test_a_run_resumes_with_another_number_of_processes(
 ) -> None:
     """One of two processes gets a signal in the middle of the second epoch: both save and exit; three resume and end as
     a single one would have."""
-    given = ["shapes-soft", "--data", str(shapes), *SMALL, "--training.accumulation-steps", "2", "--output"]
-    train.main([*given, str(tmp_path / "one")])
+    arguments = ["shapes-soft", "--data", str(shapes), *SMALL, "--training.accumulation-steps", "2", "--output"]
+    train.main([*arguments, str(tmp_path / "one")])
     forward, calls = objective.Objective.forward, []
 
-    def stopping(*arguments):  # the second process, in its sixth batch
+    def stopping(*inputs):  # the second process, in its sixth batch
         calls.append(1)
         if len(calls) == 12 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(*arguments)
+        return forward(*inputs)
 
     monkeypatch.setattr(objective.Objective, "forward", stopping)
-    assert in_processes(2, lambda: train.main([*given, str(tmp_path / "more")])) == [130, 130]
+    assert in_processes(2, lambda: train.main([*arguments, str(tmp_path / "more")])) == [130, 130]
     progress = checkpoint.load(tmp_path / "more" / "last.pt")["train_state"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (2, 2, 6)
     monkeypatch.undo()
@@ -153,12 +148,12 @@ def test_a_run_resumes_with_another_number_of_processes(
 def test_two_processes_evaluate_as_one(shapes: Path, tmp_path: Path) -> None:
     """The same scores and captions, with images divided unevenly; only rank 0 writes and prints."""
     train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL])
-    given = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
-    given += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
-    evaluate.main(given)
+    arguments = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
+    arguments += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
+    evaluate.main(arguments)
     one = json.loads((tmp_path / "scores_test.json").read_text())
     (tmp_path / "scores_test.json").unlink()
-    assert in_processes(2, lambda: evaluate.main(given)) == [0, 0]
+    assert in_processes(2, lambda: evaluate.main(arguments)) == [0, 0]
     two = json.loads((tmp_path / "scores_test.json").read_text())
     for part in ("scores", "intervals"):
         assert one[part].keys() == two[part].keys()
@@ -170,12 +165,16 @@ def test_two_processes_evaluate_as_one(shapes: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_torchrun_trains_as_one_process(shapes: Path, tmp_path: Path) -> None:
     """The README's command."""
-    given = ["shapes-soft", "--data", str(shapes), "--output"]
-    train.main([*given, str(tmp_path / "one"), *SMALL])
+    arguments = ["shapes-soft", "--data", str(shapes), "--output"]
+    train.main([*arguments, str(tmp_path / "one"), *SMALL])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *given, str(tmp_path / "two"), *SMALL], cwd=ROOT, env=environment, check=True, capture_output=True
+        [*command, *arguments, str(tmp_path / "two"), *SMALL],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     assert done.stdout.decode().count("epoch 1:") == 1
     assert_same(tmp_path / "one", tmp_path / "two")
@@ -223,15 +222,15 @@ def test_padding_batches_count_nowhere(captioner: Captioner, shapes: Path, decod
 
 
 def test_more_accumulation_steps_than_images_are_refused(shapes: Path, tmp_path: Path) -> None:
-    given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "4"]
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "4"]
     with pytest.raises(UserError, match=r"training.accumulation_steps is 5, but must be at most training.batch_size"):
-        train.main([*given, "--training.accumulation-steps", "5"])
+        train.main([*arguments, "--training.accumulation-steps", "5"])
 
 
 @forks
 def test_more_processes_than_images_in_a_batch_are_refused(shapes: Path, tmp_path: Path, capfd) -> None:
-    given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "3"]
-    assert in_processes(2, lambda: train.main([*given, "--training.accumulation-steps", "2"])) == [1, 1]
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "3"]
+    assert in_processes(2, lambda: train.main([*arguments, "--training.accumulation-steps", "2"])) == [1, 1]
     assert (
         "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4"
         in capfd.readouterr().err

@@ -31,8 +31,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(shapes: Path, folder: Path, *more: str) -> dict:
-    train.main(["shapes-soft", "--data", str(shapes), "--output", str(folder), *SMALL, *more])
+def run(shapes: Path, folder: Path, *flags: str) -> dict:
+    train.main(["shapes-soft", "--data", str(shapes), "--output", str(folder), *SMALL, *flags])
     return checkpoint.load(folder / "last.pt")
 
 
@@ -50,7 +50,7 @@ def equal(a, b) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("step", "crash", "more"),
+    ("step", "crash", "flags"),
     [
         (2, False, []),  # in the first epoch
         (5, False, []),  # at the very end of it
@@ -71,10 +71,10 @@ def equal(a, b) -> bool:
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, crash: bool, more: list[str]
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, crash: bool, flags: list[str]
 ) -> None:
     """Weights, optimizer, random states, log, best score: everything, to the bit."""
-    whole = run(shapes, tmp_path / "whole", *more)
+    whole = run(shapes, tmp_path / "whole", *flags)
     calls = []
 
     def interrupting(function):
@@ -91,7 +91,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
     monkeypatch.setattr(losses, "compute_terms", interrupting(losses.compute_terms))
     with pytest.raises(MemoryError if crash else SystemExit):
-        run(shapes, tmp_path / "parts", *more)
+        run(shapes, tmp_path / "parts", *flags)
     assert len(calls) == step
     torch.manual_seed(99)  # whatever the new process starts with
     train.main(["--resume", str(tmp_path / "parts")])
@@ -121,16 +121,16 @@ def test_images_are_cached_on_the_device_exactly_if_they_fit(
     """The trained weights do not change; the `free` bytes of a GPU are simulated."""
     size = sum(CaptionData(shapes, split).size for split in ("train", "val"))
     runs = []
-    for name, free, more in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
+    for name, free, flags in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
         monkeypatch.setattr(setup, "free_memory", lambda device, free=free: free)
-        more = [
+        flags = [
             "--training.epochs",
             "1",
             "--training.workers",
             "1",
-            *(["--training.cache-on-device", *more] if more else []),
+            *(["--training.cache-on-device", *flags] if flags else []),
         ]
-        runs.append(run(shapes, tmp_path / name, *more)["model"])
+        runs.append(run(shapes, tmp_path / name, *flags)["model"])
         message = f"all images cached on {choose_device('auto')}: 0.0 GB"
         assert (message in capsys.readouterr().out) == (name == "kept")
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
@@ -138,8 +138,8 @@ def test_images_are_cached_on_the_device_exactly_if_they_fit(
 
 def test_hard_attention_logs_its_baseline_and_entropy(shapes: Path, tmp_path: Path) -> None:
     """In training; validation, which uses the expectation, has neither."""
-    more = ["--decoder.attention", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
-    state = run(shapes, tmp_path / "hard", *more)
+    flags = ["--decoder.attention", "hard", "--training.reinforce.entropy", "0.01", "--training.epochs", "1"]
+    state = run(shapes, tmp_path / "hard", *flags)
     (record,) = read_log(tmp_path / "hard")
     assert 0 < record["train"]["entropy"] < np.log(16) + 1e-4 and np.isfinite(record["train"]["reinforce"])
     assert "entropy" not in record["val"] and "reinforce" not in record["val"]
@@ -149,13 +149,13 @@ def test_hard_attention_logs_its_baseline_and_entropy(shapes: Path, tmp_path: Pa
 
 def test_hard_attention_trains_as_soft_before_its_first_epoch(shapes: Path, tmp_path: Path) -> None:
     """To the bit; and the best checkpoint is one of the epochs with hard attention."""
-    more = ["--training.epochs", "1", "--training.doubly-stochastic", "0"]
-    soft = run(shapes, tmp_path / "soft", *more)
+    flags = ["--training.epochs", "1", "--training.doubly-stochastic", "0"]
+    soft = run(shapes, tmp_path / "soft", *flags)
     late = ["--decoder.attention", "hard", "--training.reinforce.first-epoch", "2"]
-    hard = run(shapes, tmp_path / "hard", *more, *late)
+    hard = run(shapes, tmp_path / "hard", *flags, *late)
     assert equal(soft["model"], hard["model"]) and hard["train_state"]["baseline"] is None
-    drew = run(shapes, tmp_path / "drew", *more, "--decoder.attention", "hard")
-    run(shapes, tmp_path / "best", *more, *late, "--training.epochs", "2")
+    drew = run(shapes, tmp_path / "drew", *flags, "--decoder.attention", "hard")
+    run(shapes, tmp_path / "best", *flags, *late, "--training.epochs", "2")
     assert checkpoint.load(tmp_path / "best" / "best.pt")["epoch"] == 2  # the first with hard attention
     assert not equal(soft["model"], drew["model"])
 
@@ -194,9 +194,9 @@ def test_the_baseline_is_the_mean_over_all_processes(tmp_path: Path) -> None:
 
 def test_the_encoder_trains_from_finetune_epoch_on(shapes: Path, tmp_path: Path) -> None:
     """Earlier only the decoder has optimizer state; later both, each at its learning rate."""
-    more = ["--training.finetune-epoch", "2", "--training.encoder-learning-rate", "1e-4"]
-    first = run(shapes, tmp_path / "first", *more, "--training.epochs", "1")["optimizer"]
-    second = run(shapes, tmp_path / "second", *more, "--training.epochs", "2")["optimizer"]
+    flags = ["--training.finetune-epoch", "2", "--training.encoder-learning-rate", "1e-4"]
+    first = run(shapes, tmp_path / "first", *flags, "--training.epochs", "1")["optimizer"]
+    second = run(shapes, tmp_path / "second", *flags, "--training.epochs", "2")["optimizer"]
     decoder, encoder = ([*group["params"]] for group in first["param_groups"])
     assert set(first["state"]) == set(decoder) and set(second["state"]) == {*decoder, *encoder}
     rates = [group["lr"] for group in second["param_groups"]]
