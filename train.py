@@ -44,16 +44,16 @@ def main(arguments: list[str]) -> None:
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))
 
-    saver, stochastic = Saver(folder, captioner, optimizer), captioner.decoder.stochastic
+    saver = Saver(folder, captioner, optimizer)
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
     data.train_batches.set_epoch(1)
     steps = training.epochs * len(data.train_batches)
     while state.epoch <= training.epochs:
         epoch = state.epoch
-        state.begin_epoch(training, stochastic)
-        if state.should_stop(training, stochastic):
-            print(f"no better score for {state.stale_epochs(training, stochastic)} epochs: stopped")
+        state.begin_epoch(training)
+        if state.out_of_patience(training):
+            print(f"no better score for {state.stale_epochs(training)} epochs: stopped")
             break
         if 0 < training.self_critical.first_epoch <= epoch and sampler is None:  # counts the references' n-grams
             sampler = CaptionSampler(training.self_critical, data.train, config.search.max_length)
@@ -62,10 +62,10 @@ def main(arguments: list[str]) -> None:
         after_step = functools.partial(saver.save, state, training.checkpoint_steps)
         trained = loop.train_epoch(captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler)
         saver.save(state)  # before validation, which might fail
-        validated = loop.validate(captioner, data.val_loader, training, device)
+        validated = loop.validate(captioner, data.val_loader, training)
         captions = generate_captions(captioner, data, config, device)
         scores = distributed.broadcast(log.write_epoch(epoch, trained, validated, data.val, captions) if log else {})
-        is_best = state.end_epoch(scores["BLEU-4"], training, stochastic)
+        is_best = state.end_epoch(scores["BLEU-4"], training)
         loss = f"reward {trained['reward']:.3f}" if sampler else f"loss {trained['cross_entropy']:.3f}"
         print(
             f"epoch {epoch}: {loss}, val {validated['cross_entropy']:.3f}, generated "

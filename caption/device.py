@@ -50,7 +50,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def allow_tf32(device: torch.device) -> None:
-    """On a GPU, let fp32 matrix products use TF32 (10 bits of mantissa), several times as fast; for training only."""
+    """On a GPU, let fp32 products use TF32 (10-bit mantissa), several times as fast; for training and validation."""
     if device.type == "cuda":  # on other devices the setting means something else
         torch.set_float32_matmul_precision("high")
 

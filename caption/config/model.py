@@ -83,10 +83,10 @@ class DecoderConfig:
     attend_with: Literal["previous_state", "current_state"] = "previous_state"
     """The query: the state before the recurrence (paper) or after it (Luong et al., 2015)."""
     window: Literal["global", "local_m", "local_p"] = "global"
-    """Regions to attend to: all; near region t at step t; near a predicted location (Luong et al., 2015)."""
+    """global: all regions; local_m: those near region t at step t; local_p: near a predicted location (Luong et al.,
+    2015)."""
     window_dims: Literal["1d", "2d"] = "2d"
-    """Distance in a local window: along the regions in reading order (1d, as published for words) or in the image
-    (2d)."""
+    """Distances in a local window: along the regions in reading order (1d, as published) or in the image (2d)."""
     window_radius: int = 2
     """D of a local window: it holds the regions within D of its centre."""
     attention: Literal["soft", "hard", "draw", "retina"] = "soft"
@@ -112,13 +112,12 @@ class DecoderConfig:
         check(self, "decoder", "positive", "embedding_dim", "hidden_dim", "attention_dim", "temperature")
         check(self, "decoder", "positive", "window_radius", "heads")
         check(self, "decoder", "at least 1", "glimpse_size")
-        check(self, "decoder", "at least 0 and below 1", "state_dropout", "dropout")
+        check(self, "decoder", "in [0, 1)", "state_dropout", "dropout")
         if self.kind == "transformer":
-            self._require_defaults(
-                "decoder.kind is transformer", "score", "attend_with", "window", "attention", "temperature"
-            )
-            require(self.embedding_dim % 4 == 0, "decoder.embedding_dim", self.embedding_dim, "divisible by 4 for a "
-                    "Transformer")  # fmt: skip
+            fields = ("score", "attend_with", "window", "attention", "temperature")
+            self._require_defaults("decoder.kind is transformer", *fields)
+            rule = "divisible by 4 for a Transformer"
+            require(self.embedding_dim % 4 == 0, "decoder.embedding_dim", self.embedding_dim, rule)
         elif self.transformer != TransformerConfig():
             raise UserError("decoder.transformer is set, but decoder.kind is lstm; add --decoder.kind transformer")
         elif self.score == "multi_head":

@@ -21,8 +21,8 @@ class ReinforceConfig:
     """lambda_e, weight of the entropy of alpha: larger gives flatter maps and more exploration. With hard attention
     only: the entropy of the retina is constant."""
     soft_probability: float = 0.5
-    """Probability that a caption uses the expectation (retina: its centre) instead of a sample: less variance, but no
-    longer an unbiased gradient."""
+    """Probability that a caption uses the expectation (retina: its centre) instead of a sample: less variance, but not
+    the same expected gradient."""
     first_epoch: int = 1
     """First epoch (from 1) that samples locations; earlier epochs use the expectation, as soft attention does."""
     samples: int = 1
@@ -58,8 +58,8 @@ class SelfCriticalConfig:
     """Temperature of the word distribution that is sampled and trained; below 1 sharper. Use less than 1 after label
     smoothing or with few images: otherwise most samples contain wrong words, and training unlearns more than those."""
     dropout: bool = False
-    """Apply dropout when samples are scored (never when they are drawn): less overfitting on few images, but not quite
-    the gradient of the expected reward."""
+    """Apply dropout while samples are scored (never while they are sampled): less overfitting on few images, but not
+    quite the gradient of the expected reward."""
     learning_rate: float = 5e-5
     """Learning rate of the decoder from `first_epoch` on, where the schedule starts again without warm-up. The
     encoder's changes in proportion. Label smoothing and the doubly stochastic penalty end with cross-entropy."""
@@ -151,6 +151,11 @@ class TrainingConfig:
             require(False, "training.self_critical.first_epoch", self.self_critical.first_epoch, rule)
         if self.schedule == "inverse_sqrt":
             require(self.warmup_steps > 0, "training.warmup_steps", 0, "at least 1 for the schedule inverse_sqrt")
+
+    @property
+    def last_stage(self) -> int:
+        """First epoch of the last stage: sampled locations, self-critical training or, without either, 1."""
+        return max(self.reinforce.first_epoch, self.self_critical.first_epoch)
 
 
 @dataclass(frozen=True)

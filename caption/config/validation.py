@@ -15,7 +15,6 @@ RULES: dict[str, Callable[[float], bool]] = {
     "0 or more": lambda value: value >= 0,
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
-    "at least 0 and below 1": lambda value: 0 <= value < 1,
 }
 
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from caption.training.objective import MicroBatchLoss, Objective, decode
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
-T = TypeVar("T")
-CHECK_STEPS = 50  # steps between two looks at the loss on a GPU, each of which waits for it
+CHECK_STEPS = 50  # steps between two checks of the loss on a GPU, which wait for it
 
 
 def train_epoch(
@@ -48,9 +47,10 @@ def train_epoch(
     on_cpu = next(captioner.parameters()).device.type == "cpu"
     sample_locations = state.epoch >= config.reinforce.first_epoch
     sampling_rate = schedule.sampling_rate(config, state.epoch)
-    batches = Sized(grouped(loader, config.accumulation_steps), len(loader) // config.accumulation_steps)
-    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", initial=state.batch, leave=True)
     start = time.perf_counter()
+    groups = zip(*[iter(loader)] * config.accumulation_steps, strict=True)  # the micro-batches of each batch
+    batches = Sized(groups, len(loader) // config.accumulation_steps)
+    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", initial=state.batch, leave=True)
     for micro_batches in bar:
         state.data_seconds += time.perf_counter() - start
         factor = schedule.rate_factor(config, state.step, steps, state.lr_reductions)
@@ -82,23 +82,8 @@ def train_epoch(
     }
 
 
-def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` consecutive items."""
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-
-
 def forward_backward(
-    model: nn.Module,
-    batch: Batch,
-    is_last: bool,
-    sample_locations: bool,
-    sampling_rate: float,
-    baseline: Tensor | None,
+    model: nn.Module, batch: Batch, is_last: bool, sample_locations: bool, sampling_rate: float, baseline: Tensor | None
 ) -> MicroBatchLoss:
     """Run a micro-batch and add the gradient of the sum over its words to the gradients there are.
 
@@ -122,15 +107,13 @@ def scale_gradients(captioner: Captioner, factor: float, max_norm: float) -> Non
 
 
 @torch.inference_mode()
-def validate(
-    captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig, device: torch.device
-) -> dict[str, float]:
+def validate(captioner: Captioner, loader: DataLoader[Any], config: TrainingConfig) -> dict[str, float]:
     """Return the loss terms of a split, means over its words, by teacher forcing (hard attention: expectation)."""
     captioner.eval()
     sums: dict[str, float] = {"words": 0}
     with ops.reuse_weights(captioner.decoder):
         for batch in ProgressBar(loader, "validate", "batches"):
-            decoded = decode(captioner, batch, config, device, sample_locations=False)
+            decoded = decode(captioner, batch, config, sample_locations=False)
             sums["words"] += len(decoded.targets)
             for name, value in losses.compute_terms(losses.LossInputs(decoded), config).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)

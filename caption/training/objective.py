@@ -36,11 +36,7 @@ class Objective(nn.Module):
         self.captioner, self.config, self.caption_sampler = captioner, config, caption_sampler
 
     def forward(
-        self,
-        batch: Batch,
-        sample_locations: bool = False,
-        sampling_rate: float = 0.0,
-        baseline: Tensor | None = None,
+        self, batch: Batch, sample_locations: bool = False, sampling_rate: float = 0.0, baseline: Tensor | None = None
     ) -> MicroBatchLoss:
         """Return the loss of a batch whose lengths are on the CPU.
 
@@ -60,7 +56,7 @@ class Objective(nn.Module):
             captions = len(batch.indices) * self.config.self_critical.samples
         else:
             batch = batch._replace(images=images)
-            decoded = decode(self.captioner, batch, self.config, device, sample_locations, sampling_rate)
+            decoded = decode(self.captioner, batch, self.config, sample_locations, sampling_rate)
             advantages, reward_sum = location_advantages(decoded, self.config.reinforce, baseline)
             inputs, extra = LossInputs(decoded, decoded.sample, advantages), {}
             captions = int((batch.lengths > 0).sum())
@@ -77,18 +73,14 @@ def random_horizontal_flip(images: Tensor) -> Tensor:
 
 
 def decode(
-    captioner: Captioner,
-    batch: Batch,
-    config: TrainingConfig,
-    device: torch.device,
-    sample_locations: bool,
-    sampling_rate: float = 0.0,
+    captioner: Captioner, batch: Batch, config: TrainingConfig, sample_locations: bool, sampling_rate: float = 0.0
 ) -> DecoderOutput:
     """Run teacher forcing; a fraction `sampling_rate` of the input words is the model's own.
 
     With `sample_locations`, hard attention samples `reinforce.samples` rows of locations per caption, except that a
     caption uses the expectation with probability `reinforce.soft_probability`. Without, all use the expectation.
     """
+    device = next(captioner.parameters()).device
     captions, lengths, sampled = to_device(batch.captions, device), batch.lengths, None
     if sample_locations and captioner.decoder.stochastic:
         sampled = torch.rand(captions.shape[:2], device=device) >= config.reinforce.soft_probability  # [B, Q]

@@ -51,20 +51,14 @@ class RunLog:
         scores = {score.name: score.value for score in results}
         write_text(self.folder / "captions_val.json", coco_results(val.image_ids, captions))
         names, per_image = val.file_names[:EXAMPLES], {score.name: score.each for score in results}
-        self.write(
-            {
-                "epoch": epoch,
-                "train": trained,
-                "val": validated,
-                "scores": scores,
-                "examples": dict(zip(names, captions, strict=False)),
-                "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
-            }
-        )
-        return scores
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Add the record of an epoch: `epoch`, groups of numbers by name, and captions by image in `examples`."""
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "train": trained,
+            "val": validated,
+            "scores": scores,
+            "examples": dict(zip(names, captions, strict=False)),
+            "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
+        }
         self.records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -77,6 +71,7 @@ class RunLog:
         self.events.flush()
         draw_curves(self.records, self.folder / "curves.png")
         write_text(self.folder / "examples.txt", self._examples())
+        return scores
 
     def _examples(self) -> str:
         """Return a table for each example image: its captions of all epochs, with their scores."""
@@ -97,7 +92,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
 
-def create_folder(config: Config) -> Path:
+def create_folder(config: Config) -> None:
     """Create the run's folder with its config.json. Raises UserError if it holds another run."""
     folder = Path(config.output)
     if any((folder / name).exists() for name in ("last.pt", "best.pt")):
@@ -106,7 +101,6 @@ def create_folder(config: Config) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    return folder
 
 
 def read_config(folder: str | Path) -> Config:

@@ -14,22 +14,19 @@ def build_optimizer(captioner: Captioner, config: TrainingConfig) -> torch.optim
     Each group holds its peak learning rate, and that of self-critical training, lower by the same factor for both.
     """
     factor = config.self_critical.learning_rate / config.learning_rate
-    rates = (
+    rates = [
         (list(captioner.decoder.parameters()), config.learning_rate),
-        (captioner.encoder.trained, config.encoder_learning_rate),
-    )
-    groups = [
-        {"params": weights, "lr": peak, "peak": peak, "critical_peak": factor * peak}
-        for weights, peak in rates
-        if weights
+        (captioner.encoder.finetuned, config.encoder_learning_rate),
     ]
+    rates = [(weights, peak) for weights, peak in rates if weights]
+    groups = [{"params": weights, "lr": peak, "peak": peak, "critical_peak": factor * peak} for weights, peak in rates]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups)
     return torch.optim.Adam(groups, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float, self_critical: bool) -> None:
-    """Set the learning rate of each group to a fraction of its peak."""
+    """Set the learning rate of each group to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["critical_peak" if self_critical else "peak"] * factor
 

@@ -58,30 +58,28 @@ class TrainState:
                 f"the loss is no longer finite ({values}); lower training.learning_rate or training.max_grad_norm"
             )
 
-    def begin_epoch(self, config: TrainingConfig, stochastic: bool) -> None:
-        """Forget, when a new stage begins, what belongs to the one before; call it also when an epoch is resumed."""
+    def begin_epoch(self, config: TrainingConfig) -> None:
+        """Forget, when a new stage of training begins, what belongs to the one before."""
         if self.epoch == config.self_critical.first_epoch and not self.batch:
             self.lr_reductions = 0
-        if stochastic and self.epoch == config.reinforce.first_epoch:
-            self.best_score = -1.0  # scores of soft attention do not compete with those of hard attention
+        if self.epoch == config.reinforce.first_epoch:
+            self.best_score = -1.0  # soft attention, whose scores do not compete, ends here; in epoch 1 there are none
 
-    def stale_epochs(self, config: TrainingConfig, stochastic: bool) -> int:
-        """Return the epochs done since the best score; patience starts anew with the last stage of training."""
-        first = last_stage(config, stochastic)
-        return self.epoch - 1 - max(self.best_epoch, first - 1 if self.epoch >= first else 0)
+    def stale_epochs(self, config: TrainingConfig) -> int:
+        """Return the completed epochs since the best score; in the last stage, only those of the stage."""
+        stage = config.last_stage
+        return self.epoch - 1 - max(self.best_epoch, stage - 1 if self.epoch >= stage else 0)
 
-    def should_stop(self, config: TrainingConfig, stochastic: bool) -> bool:
-        """Return whether the last stage of training has run out of patience."""
-        in_last_stage = self.epoch >= last_stage(config, stochastic)
-        return 0 < config.patience <= self.stale_epochs(config, stochastic) and in_last_stage
+    def out_of_patience(self, config: TrainingConfig) -> bool:
+        """Return whether the last stage has gone `patience` epochs without a better score."""
+        return self.epoch >= config.last_stage and 0 < config.patience <= self.stale_epochs(config)
 
-    def end_epoch(self, score: float, config: TrainingConfig, stochastic: bool) -> bool:
-        """Record the epoch's score and return whether it is the best; if not, perhaps reduce the learning rate."""
-        stale = self.stale_epochs(config, stochastic) + 1
+    def end_epoch(self, score: float, config: TrainingConfig) -> bool:
+        """Record the epoch's score and return whether it is the best; if it is not, perhaps reduce the rate."""
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             return True
-        if stale % config.plateau_epochs == 0:
+        if (self.stale_epochs(config) + 1) % config.plateau_epochs == 0:
             self.lr_reductions += 1
         return False
 
@@ -89,11 +87,6 @@ class TrainState:
         """Return the state at the beginning of the next epoch."""
         kept = (self.step, self.best_score, self.best_epoch, self.lr_reductions, self.baseline)
         return TrainState(self.epoch + 1, 0, *kept)
-
-
-def last_stage(config: TrainingConfig, stochastic: bool) -> int:
-    """Return the first epoch of what training ends with: sampled locations, self-critical training, or 0: all of it."""
-    return config.reinforce.first_epoch if stochastic else config.self_critical.first_epoch
 
 
 def to_checkpoint(optimizer: torch.optim.Optimizer, state: TrainState, device: torch.device) -> dict[str, Any]:

@@ -341,12 +341,13 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
 
     captioner = Recorder()
     captioner.decoder.stochastic = True
+    captioner.weight = torch.nn.Parameter(torch.zeros(1))  # on the CPU
     captions = torch.arange(2000 * 2 * 3).view(2000, 2, 3)
     batch = Batch([], torch.zeros(2000, 1), captions, captions[..., 0])
     config = TrainingConfig(precision="fp32", reinforce=ReinforceConfig(soft_probability=0.2, samples=3))
     torch.manual_seed(0)
-    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=True)
-    objective.decode(captioner, batch, config, torch.device("cpu"), sample_locations=False)
+    objective.decode(captioner, batch, config, sample_locations=True)
+    objective.decode(captioner, batch, config, sample_locations=False)
     (_, rows, lengths, drawn, need_weights, rate), without = asked
     assert need_weights and rate == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
     for draw in range(3):

@@ -1,4 +1,4 @@
-"""Two processes against one: the same losses, weights and captions; and parts of a batch against the whole."""
+"""Several processes and micro-batches give the losses, weights and captions of one process and whole batches."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from caption.data.dataset import CaptionDataset, build_loader, training_batches
 from caption.errors import UserError
 from caption.training import objective
 
-ROOT = Path(__file__).parents[1]
-# A small encoder that trains, with no statistics of its batches; batches that do not share out evenly; no dropout.
-GIVEN = [
+ROOT = Path(__file__).parents[2]
+# A small trained encoder without batch statistics; batches that cannot be divided evenly; no dropout.
+SMALL = [
     "--encoder.name", "recurrent_cnn", "--encoder.recurrence-steps", "2",
     "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16",
     "--decoder.attention-dim", "16", "--decoder.dropout", "0", "--decoder.state-dropout", "0", "--training.epochs", "2",
@@ -36,13 +36,13 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def in_processes(count: int, work: Callable[[], None]) -> list[int]:
-    """The work in so many forked processes, as torchrun would start them; their exit codes."""
+    """Run a function in `count` forked processes, as torchrun would start them, and return their exit codes."""
     port, children = free_port(), []
     for rank in range(count):
         child = os.fork()
@@ -50,8 +50,10 @@ def in_processes(count: int, work: Callable[[], None]) -> list[int]:
             status = 1
             try:
                 torch.set_num_threads(1)
-                given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-                os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in given.items()}})
+                variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+                os.environ.update(
+                    {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
+                )
                 work()
                 status = 0
             except SystemExit as stop:
@@ -64,16 +66,18 @@ def in_processes(count: int, work: Callable[[], None]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def same(one: Path, other: Path) -> None:
-    """The same run, but for the order of sums. Adam gives every gradient the same size, that of a weight whose true
-    gradient is zero, too; in double precision these are at home."""
+def assert_same(one: Path, other: Path) -> None:
+    """Assert that two runs are equal but for the order of sums.
+
+    Adam scales every gradient to the same size, also one whose true value is zero; double precision has room for both.
+    """
     a, b = (checkpoint.load(folder / "last.pt")["model"] for folder in (one, other))
-    told_a, told_b = read_log(one), read_log(other)
+    log_a, log_b = read_log(one), read_log(other)
     close = 1e-6 if a["decoder.embedding.weight"].dtype == torch.double else 2e-5
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=close, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
-    assert len(told_a) == len(told_b) == 2
-    for record, also in zip(told_a, told_b, strict=True):
+    assert len(log_a) == len(log_b) == 2
+    for record, also in zip(log_a, log_b, strict=True):
         for part in ("train", "val", "scores"):
             assert record[part] == pytest.approx(also[part], abs=close), part
         assert record["examples"] == also["examples"]
@@ -82,78 +86,74 @@ def same(one: Path, other: Path) -> None:
 @forks
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(
-    "more",
+    "flags",
     [
         [],
         ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"],
         ["--training.batch-by", "lengths"],
         ["--decoder.kind", "transformer", "--decoder.embedding-dim", "16"],
-        [
-            "--decoder.attention",
-            "hard",
-            "--training.reinforce.soft-probability",
-            "0",
-            "--training.reinforce.entropy",
-            "0.1",
-        ],
+        "--decoder.attention hard --training.reinforce.soft-probability 0 --training.reinforce.entropy 0.1".split(),
     ],
 )
-def test_two_processes_are_one(shapes: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Draws that are the same in all processes.
+def test_two_processes_train_as_one(
+    shapes: Path, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Locations that are the same in all processes.
     monkeypatch.setattr(hard, "sample_location", lambda log_weights, argmax: log_weights.argmax(-1))
 
     def run(folder: str) -> Callable[[], None]:
-        given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *GIVEN, *more]
-        return lambda: train.main(given)
+        arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *SMALL, *flags]
+        return lambda: train.main(arguments)
 
     run("one")()
     assert in_processes(2, run("two")) == [0, 0]
-    same(tmp_path / "one", tmp_path / "two")
+    assert_same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.usefixtures("_double")
-def test_parts_are_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
-    """The gradient of a batch in three parts is that of the batch."""
-    given = ["shapes-soft", "--data", str(shapes), *GIVEN, "--output"]
-    train.main([*given, str(tmp_path / "whole")])
-    train.main([*given, str(tmp_path / "parts"), "--training.accumulation-steps", "3"])
-    same(tmp_path / "whole", tmp_path / "parts")
+def test_micro_batches_train_as_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
+    arguments = ["shapes-soft", "--data", str(shapes), *SMALL, "--output"]
+    train.main([*arguments, str(tmp_path / "whole")])
+    train.main([*arguments, str(tmp_path / "parts"), "--training.accumulation-steps", "3"])
+    assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
 @forks
 @pytest.mark.usefixtures("_double")
-def test_another_number_goes_on(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes, one of which is told to stop in the middle of the second epoch: both save and leave; three go on,
-    and end as one would have."""
-    given = ["shapes-soft", "--data", str(shapes), *GIVEN, "--training.accumulation-steps", "2", "--output"]
-    train.main([*given, str(tmp_path / "one")])
+def test_a_run_resumes_with_another_number_of_processes(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two processes gets a signal in the middle of the second epoch: both save and exit; three resume and end as
+    a single one would have."""
+    arguments = ["shapes-soft", "--data", str(shapes), *SMALL, "--training.accumulation-steps", "2", "--output"]
+    train.main([*arguments, str(tmp_path / "one")])
     forward, calls = objective.Objective.forward, []
 
-    def stopping(*arguments):  # the second process, in its sixth batch
+    def stopping(*inputs):  # the second process, in its sixth batch
         calls.append(1)
         if len(calls) == 12 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(*arguments)
+        return forward(*inputs)
 
     monkeypatch.setattr(objective.Objective, "forward", stopping)
-    assert in_processes(2, lambda: train.main([*given, str(tmp_path / "more")])) == [130, 130]
+    assert in_processes(2, lambda: train.main([*arguments, str(tmp_path / "more")])) == [130, 130]
     progress = checkpoint.load(tmp_path / "more" / "last.pt")["train_state"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (2, 2, 6)
     monkeypatch.undo()
     assert in_processes(3, lambda: train.main(["--resume", str(tmp_path / "more")])) == [0, 0, 0]
-    same(tmp_path / "one", tmp_path / "more")
+    assert_same(tmp_path / "one", tmp_path / "more")
 
 
 @forks
-def test_evaluation_by_two_is_that_of_one(shapes: Path, tmp_path: Path) -> None:
-    """The same scores and captions, pictures shared unevenly; only the first process writes and prints."""
-    train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN])
-    given = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
-    given += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
-    evaluate.main(given)
+def test_two_processes_evaluate_as_one(shapes: Path, tmp_path: Path) -> None:
+    """The same scores and captions, with images divided unevenly; only rank 0 writes and prints."""
+    train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL])
+    arguments = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
+    arguments += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
+    evaluate.main(arguments)
     one = json.loads((tmp_path / "scores_test.json").read_text())
     (tmp_path / "scores_test.json").unlink()
-    assert in_processes(2, lambda: evaluate.main(given)) == [0, 0]
+    assert in_processes(2, lambda: evaluate.main(arguments)) == [0, 0]
     two = json.loads((tmp_path / "scores_test.json").read_text())
     for part in ("scores", "intervals"):
         assert one[part].keys() == two[part].keys()
@@ -163,32 +163,36 @@ def test_evaluation_by_two_is_that_of_one(shapes: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun(shapes: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_as_one_process(shapes: Path, tmp_path: Path) -> None:
     """The README's command."""
-    given = ["shapes-soft", "--data", str(shapes), "--output"]
-    train.main([*given, str(tmp_path / "one"), *GIVEN])
+    arguments = ["shapes-soft", "--data", str(shapes), "--output"]
+    train.main([*arguments, str(tmp_path / "one"), *SMALL])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *given, str(tmp_path / "two"), *GIVEN], cwd=ROOT, env=environment, check=True, capture_output=True
+        [*command, *arguments, str(tmp_path / "two"), *SMALL],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     assert done.stdout.decode().count("epoch 1:") == 1
-    same(tmp_path / "one", tmp_path / "two")
+    assert_same(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.parametrize("batching", ["images", "lengths"])
+@pytest.mark.parametrize("batch_by", ["images", "lengths"])
 @pytest.mark.parametrize(("processes", "parts"), [(1, 1), (3, 1), (2, 2)])
-def test_every_caption_once_an_epoch(
-    shapes: Path, monkeypatch: pytest.MonkeyPatch, batching: str, processes: int, parts: int
+def test_every_caption_is_read_once_per_epoch(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, batch_by: str, processes: int, parts: int
 ) -> None:
-    """Of all processes' parts together, whatever stands in left out; and each takes as many parts."""
+    """By all processes together, without padding batches; and every process has as many micro-batches."""
     data = CaptionDataset(shapes, "train")
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
     words: list[list[int]] = []
     lengths = []
     for rank in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        rows, batches = training_batches(data, batching, 7, seed=1)
+        rows, batches = training_batches(data, batch_by, 7, seed=1)
         loader = build_loader(distributed.PaddingBatches(rows), distributed.DistributedBatches(batches, parts))
         lengths.append(len([*loader]))
         assert lengths[-1] == len(loader) == len(batches) * parts
@@ -200,31 +204,33 @@ def test_every_caption_once_an_epoch(
 
 
 @pytest.mark.parametrize("decoder", ["lstm", "transformer"])
-@pytest.mark.parametrize("draw", [False, True])
-def test_what_stands_in_counts_nowhere(captioner: Captioner, shapes: Path, decoder: str, draw: bool) -> None:
-    """No words, no captions, no draws, and a gradient of zero, which is there: the other processes wait for it."""
-    selection = "hard" if draw and decoder == "lstm" else "soft"
+@pytest.mark.parametrize("sample", [False, True])
+def test_padding_batches_count_nowhere(captioner: Captioner, shapes: Path, decoder: str, sample: bool) -> None:
+    """No words, captions or rewards, and gradients of zero, which exist because the other processes wait for them."""
+    selection = "hard" if sample and decoder == "lstm" else "soft"
     config = DecoderConfig(kind=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    lost = model(distributed.PaddingBatches(CaptionDataset(shapes, "train"))[~3], sample_locations=draw)
-    assert (lost.words, lost.captions) == (0, 0) and (lost.reward_sum is None or lost.reward_sum.tolist() == [0, 0])
-    assert all(term.item() == 0 for term in lost.logged.values())
-    lost.total.backward()
+    result = model(distributed.PaddingBatches(CaptionDataset(shapes, "train"))[~3], sample_locations=sample)
+    assert (result.words, result.captions) == (0, 0) and (
+        result.reward_sum is None or result.reward_sum.tolist() == [0, 0]
+    )
+    assert all(term.item() == 0 for term in result.logged.values())
+    result.total.backward()
     for name, weights in captioner.named_parameters():
         assert weights.grad is not None and not weights.grad.any(), name
 
 
-def test_a_batch_too_small_to_share(shapes: Path, tmp_path: Path) -> None:
-    given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN, "--training.batch-size", "4"]
+def test_more_accumulation_steps_than_images_are_refused(shapes: Path, tmp_path: Path) -> None:
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "4"]
     with pytest.raises(UserError, match=r"training.accumulation_steps is 5, but must be at most training.batch_size"):
-        train.main([*given, "--training.accumulation-steps", "5"])
+        train.main([*arguments, "--training.accumulation-steps", "5"])
 
 
 @forks
-def test_more_processes_than_a_batch_has_images(shapes: Path, tmp_path: Path, capfd) -> None:
-    given = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN, "--training.batch-size", "3"]
-    assert in_processes(2, lambda: train.main([*given, "--training.accumulation-steps", "2"])) == [1, 1]
+def test_more_processes_than_images_in_a_batch_are_refused(shapes: Path, tmp_path: Path, capfd) -> None:
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "3"]
+    assert in_processes(2, lambda: train.main([*arguments, "--training.accumulation-steps", "2"])) == [1, 1]
     assert (
         "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4"
         in capfd.readouterr().err

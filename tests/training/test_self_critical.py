@@ -1,4 +1,4 @@
-"""Training on what the model writes: rewards, self-critical training, scheduled sampling; word vectors, schedules."""
+"""Training on captions of the model: rewards, self-critical training, scheduled sampling; pretrained embeddings."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caption import checkpoint
 from caption.captioner import Captioner
-from caption.config import Config, DecoderConfig, EncoderConfig, SearchConfig, SelfCriticalConfig, TrainingConfig
+from caption.config import DecoderConfig, EncoderConfig, SearchConfig, SelfCriticalConfig
 from caption.data import embeddings
 from caption.data.dataset import Batch, CaptionDataset, pad_captions
 from caption.data.hdf5 import read_image_config, read_vocabulary
@@ -27,14 +27,13 @@ from caption.evaluation.cider import cider_d
 from caption.evaluation.ngrams import count_ngrams
 from caption.evaluation.reward import Reward
 from caption.search import sample
-from caption.training import loop, losses, schedule
+from caption.training import losses
 from caption.training.self_critical import CaptionSampler
-from caption.training.state import TrainState
 from train import main as train
 
 
 def texts(count: int, seed: int) -> list[list[int]]:
-    """Captions of few words, so that n-grams meet."""
+    """Return captions over few words, so that they share n-grams."""
     chance = random.Random(seed)
     return [[chance.randrange(4, 10) for _ in range(chance.randrange(1, 12))] + [END] for _ in range(count)]
 
@@ -42,8 +41,8 @@ def texts(count: int, seed: int) -> list[list[int]]:
 # Rewards.
 
 
-def test_cider_d_is_the_evaluation_s() -> None:
-    """With the references of the same pictures, caption for caption."""
+def test_the_cider_d_reward_equals_the_evaluation_score() -> None:
+    """Caption by caption, with the references of the same images."""
     captions = texts(60, 0)
     references = [texts(number % 5 + 1, 100 + number) for number in range(60)]
     reward = Reward(references, "cider_d")
@@ -55,7 +54,7 @@ def test_cider_d_is_the_evaluation_s() -> None:
     assert found == pytest.approx((wanted / 100).tolist(), abs=1e-9) and max(found) > 0.5
 
 
-def test_bleu_4_is_the_smoothed_one_of_nltk() -> None:
+def test_the_bleu_4_reward_equals_nltk_s_smoothed_bleu() -> None:
     captions, references = texts(60, 0), [texts(number % 5 + 1, 100 + number) for number in range(60)]
     reward = Reward(references, "bleu_4")
     for image, (caption, several) in enumerate(zip(captions, references, strict=True)):
@@ -67,7 +66,7 @@ def test_bleu_4_is_the_smoothed_one_of_nltk() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cider_d", "bleu_4"])
-def test_rewards_are_highest_for_a_reference_and_want_an_end(kind: str) -> None:
+def test_a_reference_earns_the_highest_reward_and_less_without_end(kind: str) -> None:
     references = [texts(1, number) for number in range(30)]
     reward = Reward(references, kind)
     for image, several in enumerate(references):
@@ -79,8 +78,8 @@ def test_rewards_are_highest_for_a_reference_and_want_an_end(kind: str) -> None:
 # Self-critical training.
 
 
-class Fixed:
-    """A captioner whose regions are given."""
+class RegionCaptioner:
+    """A captioner whose images are regions already."""
 
     def __init__(self, decoder: torch.nn.Module) -> None:
         self.decoder = decoder
@@ -90,8 +89,8 @@ class Fixed:
 
 
 @pytest.mark.parametrize(("kind", "temperature"), [("soft", 1.0), ("soft", 0.4), ("transformer", 1.0)])
-def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: float) -> None:
-    """Of all captions of at most two words, each with its probability: the mean of many draws approaches it."""
+def test_the_gradient_is_that_of_the_expected_reward(kind: str, temperature: float) -> None:
+    """The mean of many samples approaches the gradient from enumerating all captions of at most two words."""
     decoder = make_kind(kind)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -100,9 +99,9 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
     steer = decoder.output.bias
 
     words = [w for w in range(decoder.embedding.num_embeddings) if w not in (PAD, START, END)]
-    captions = [[END], *([a, END] for a in words), *([a, b] for a in words for b in words)]  # all that can be drawn
+    captions = [[END], *([a, END] for a in words), *([a, b] for a in words for b in words)]  # all that can be sampled
 
-    class Given(Reward):
+    class FixedReward(Reward):
         def __init__(self) -> None:
             super().__init__([[[1]]], "cider_d")
 
@@ -111,7 +110,7 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
 
     sampler = CaptionSampler.__new__(CaptionSampler)
     sampler.config = SelfCriticalConfig(1, samples=1500, baseline="leave_one_out", temperature=temperature)
-    sampler.reward = Given()
+    sampler.reward = FixedReward()
     sampler.sampling = SearchConfig(1500, 2, 0, suppress_unknown=False, method="sample", temperature=temperature)
     sampler.greedy = SearchConfig(1, 2, 0, suppress_unknown=False)
 
@@ -129,9 +128,9 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
         torch.manual_seed(0)
         found = torch.zeros_like(wanted)
         for _ in range(3):
-            decoded, earned, mean = sampler(Fixed(decoder), Batch([0], regions, None, None), regions)
+            decoded, advantages, mean = sampler(RegionCaptioner(decoder), Batch([0], regions, None, None), regions)
             # A sum over words, a mean over captions.
-            loss = losses.self_critical_loss(decoded, earned) * len(earned) / 1500
+            loss = losses.self_critical_loss(decoded, advantages) * len(advantages) / 1500
             found -= torch.autograd.grad(loss, steer)[0] / 3
         error = (found - wanted).norm() / wanted.norm()
         assert error < 0.12, (baseline, error)
@@ -139,9 +138,9 @@ def test_its_gradient_is_that_of_the_expected_reward(kind: str, temperature: flo
 
 
 @pytest.mark.parametrize("sure", [1e3, 1.0])
-def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, shapes: Path, sure: float) -> None:
-    """And draws that are all alike earn nothing against each other: those of a model so sure of every word that they
-    are greedy's, and those at a temperature of nearly zero."""
+def test_samples_equal_to_their_baseline_have_no_advantage(captioner: Captioner, shapes: Path, sure: float) -> None:
+    """Neither against the greedy caption nor against each other: for a model so sure of every word that all samples are
+    the greedy caption, and at a temperature near zero."""
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     captioner.decoder.output.weight.data *= sure
@@ -150,19 +149,19 @@ def test_the_greedy_caption_earns_nothing_against_itself(captioner: Captioner, s
         config = SelfCriticalConfig(1, baseline=baseline, samples=3, temperature=sure / 1e3)
         sampler = CaptionSampler(config, data, 6)
         captioner.train()
-        decoded, earned, _ = sampler(captioner, batch, batch.images)
-        assert earned.shape == decoded.targets.shape and earned.abs().max() < 1e-6
+        decoded, advantages, _ = sampler(captioner, batch, batch.images)
+        assert advantages.shape == decoded.targets.shape and advantages.abs().max() < 1e-6
         assert captioner.decoder.training
 
 
-def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: Path) -> None:
-    """Teacher forcing finds the log-probability that sampling told, for captions cut off at the limit, too."""
+def test_samples_are_scored_with_the_log_probability_of_sampling(captioner: Captioner, shapes: Path) -> None:
+    """Teacher forcing gives the log-probability that sampling reported, also for captions cut at the limit."""
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     sampler = CaptionSampler(SelfCriticalConfig(1, samples=4), data, 5)
     captioner.train()
-    captioner.decoder.dropout.p = captioner.decoder.state_dropout.p = 0.5  # which must rest in both
-    captioner.decoder.output.bias.data[[PAD, START]] = -50.0  # search tells log-probabilities with these in the sum
+    captioner.decoder.dropout.p = captioner.decoder.state_dropout.p = 0.5  # which must be off in both
+    captioner.decoder.output.bias.data[[PAD, START]] = -50.0  # the log-probabilities of search include these words
     torch.manual_seed(1)
     decoded, _, _ = sampler(captioner, batch, batch.images)
     torch.manual_seed(1)
@@ -174,8 +173,8 @@ def test_draws_are_read_again_as_they_were_drawn(captioner: Captioner, shapes: P
     assert len(decoded.targets) == words
 
 
-def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) -> None:
-    """On the same draws, which earn the same: only how they are read differs."""
+def test_dropout_acts_on_scoring_only_and_only_if_calls(captioner: Captioner, shapes: Path) -> None:
+    """The samples and their advantages are the same: only their scores differ."""
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     captioner.train()
@@ -186,28 +185,28 @@ def test_dropout_works_where_it_is_wanted(captioner: Captioner, shapes: Path) ->
         sampler = CaptionSampler(SelfCriticalConfig(1, samples=4, dropout=dropout), data, 5)
         found.append(sampler(captioner, batch, batch.images))
         assert captioner.decoder.training
-    (one, earned, _), (again, _, _), (other, earned_too, _) = found
+    (one, advantages, _), (again, _, _), (other, same_advantages, _) = found
     assert torch.equal(one.logits, again.logits) and torch.equal(one.targets, other.targets)
-    assert torch.equal(earned, earned_too) and not torch.allclose(one.logits, other.logits)
+    assert torch.equal(advantages, same_advantages) and not torch.allclose(one.logits, other.logits)
 
 
-def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: Path) -> None:
-    """Whatever the order of the batch; with <end>, and with words that no draw can equal where one is unknown."""
+def test_every_sample_is_scored_against_its_own_image(captioner: Captioner, shapes: Path) -> None:
+    """In any order of the batch; references end with <end>, and no sample can equal their unknown words."""
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([5, 3, 1, 4])
     sampler = CaptionSampler(SelfCriticalConfig(1, samples=3), data, 5)
     assert sampler.reward.references[2] == [[*words, END] for words in data.captions(2)]
-    asked: list[tuple[int, list[list[int]]]] = []
-    sampler.reward = lambda image, captions: asked.append((image, captions)) or [1.0, 2.0, 6.0]
+    calls: list[tuple[int, list[list[int]]]] = []
+    sampler.reward = lambda image, captions: calls.append((image, captions)) or [1.0, 2.0, 6.0]
     captioner.train()
-    decoded, earned, mean = sampler(captioner, batch, batch.images)
-    assert [image for image, _ in asked] == batch.indices and batch.indices != sorted(batch.indices)
+    decoded, advantages, mean = sampler(captioner, batch, batch.images)
+    assert [image for image, _ in calls] == batch.indices and batch.indices != sorted(batch.indices)
     assert mean == 3
-    written = [words for _, captions in asked for words in captions]
+    written = [words for _, captions in calls for words in captions]
     assert decoded.targets.tolist() == [word for words in written for word in words]
     wanted = [gain for words, gain in zip(written, [-3.0, -1.5, 4.5] * 4, strict=True) for _ in words]
-    assert earned.tolist() == pytest.approx(wanted)
-    for _, captions in asked:
+    assert advantages.tolist() == pytest.approx(wanted)
+    for _, captions in calls:
         assert [len(words) for words in captions] == sorted((len(words) for words in captions), reverse=True)
         assert all(len(words) == 5 or words[-1] == END for words in captions)
 
@@ -222,8 +221,8 @@ def test_every_draw_is_held_against_its_own_image(captioner: Captioner, shapes: 
 
 
 @pytest.mark.parametrize("kind", ["soft", "multi-head", "transformer"])
-def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner: Captioner, shapes: Path) -> None:
-    """Autocast keeps copies of weights; those of the draws, which are made without gradient, must not be used again."""
+def test_bfloat16_gradients_reach_the_same_weights_as_fp32(kind: str, captioner: Captioner, shapes: Path) -> None:
+    """Autocast caches casts of weights; those made without gradient while sampling must not be reused."""
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__([0, 1, 2])
     config = dataclasses.replace(captioner.configs["decoder"], **KINDS[kind])
@@ -243,32 +242,32 @@ def test_bfloat16_gradients_reach_what_they_reach_in_single(kind: str, captioner
             loss.backward()
             norms.append([None if p.grad is None else p.grad.norm() for p in model.parameters()])
         assert [norm is None for norm in norms[0]] == [norm is None for norm in norms[1]]
-        if not drawn:  # (draws in bfloat16 are other draws)
+        if not drawn:  # (bfloat16 samples other captions)
             sizes = [torch.stack([norm for norm in each if norm is not None]).norm() for each in norms]
             assert sizes[1].item() == pytest.approx(sizes[0].item(), rel=0.2)
 
 
 @pytest.mark.parametrize("reward", ["cider_d", "bleu_4"])
-def test_a_reward_takes_little_of_a_step(shapes: Path, reward: str, captioner: Captioner) -> None:
-    """A ratio within one run: far less than drawing the captions, with the smallest of models."""
+def test_rewards_take_less_than_half_the_time_of_sampling(shapes: Path, reward: str, captioner: Captioner) -> None:
+    """A ratio within one run, with the smallest of models."""
     data = CaptionDataset(shapes, "train")
     sampler = CaptionSampler(SelfCriticalConfig(1, reward=reward), data, 12)
     batch = data.__getitems__(list(range(16)))
     captioner.eval()
-    share = []
+    ratios = []
     for _ in range(4):
         begun = time.perf_counter()
         found = sample(captioner.decoder, captioner.encode(batch.images), sampler.sampling)
         drawn = time.perf_counter()
         sampler.score(batch.indices, [[one.words for one in several] for several in found])
-        share.append((time.perf_counter() - drawn) / (drawn - begun))
-    assert min(share) < 0.5
+        ratios.append((time.perf_counter() - drawn) / (drawn - begun))
+    assert min(ratios) < 0.5
 
 
 # Scheduled sampling.
 
 
-def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) -> None:
+def test_scheduled_sampling_replaces_inputs_and_never_targets(captioner: Captioner, shapes: Path) -> None:
     data = CaptionDataset(shapes, "train")
     batch = data.__getitems__(list(range(20)))
     captioner.eval()
@@ -276,16 +275,16 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
     torch.manual_seed(0)
     gold = shift_right(batch.captions)
     real = torch.arange(batch.captions.shape[2]) < batch.lengths[..., None]
-    read = real[..., 1:]  # places where a word of the caption is read
+    read = real[..., 1:]  # inputs that are words of the caption
     assert torch.equal(captioner._own_words(memory, batch.captions, batch.lengths, 0.0), gold)
     mixed = captioner._own_words(memory, batch.captions, batch.lengths, 1.0)
     assert (mixed[..., 0] == START).all()
     changed = (mixed != gold)[..., 1:]
     assert changed[read].float().mean() > 0.5
-    assert (mixed[..., 1:][changed] >= len(SPECIALS)).all()  # nothing special is read
+    assert (mixed[..., 1:][changed] >= len(SPECIALS)).all()  # no special word is an input
     half = captioner._own_words(memory, batch.captions, batch.lengths, 0.5)
-    share = (half != gold)[..., 1:][read].float().mean() / changed[read].float().mean()
-    assert share.item() == pytest.approx(0.5, abs=0.1)
+    fraction = (half != gold)[..., 1:][read].float().mean() / changed[read].float().mean()
+    assert fraction.item() == pytest.approx(0.5, abs=0.1)
     decoded = captioner(batch.images, batch.captions, batch.lengths, sampling_rate=1.0)
     assert torch.equal(decoded.targets, batch.captions[real])
 
@@ -293,8 +292,8 @@ def test_own_words_are_read_and_not_written(captioner: Captioner, shapes: Path) 
 # The command.
 
 
-def frozen(shapes: Path, folder: Path) -> Path:
-    """The checkpoint of an untrained model."""
+def untrained(shapes: Path, folder: Path) -> Path:
+    """Save the checkpoint of an untrained model."""
     torch.manual_seed(0)
     decoder = DecoderConfig(embedding_dim=16, hidden_dim=16, attention_dim=8)
     encoder = EncoderConfig("small_cnn", finetune_from="all")
@@ -307,8 +306,8 @@ def epochs(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_changes_over_by_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
-    """(That such a run goes on when it was interrupted is tested in test_training.py.)"""
+def test_training_switches_to_the_reward_at_its_first_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
+    """(test_training.py resumes such a run.)"""
     small = [
         "--data",
         str(shapes),
@@ -322,66 +321,17 @@ def test_training_changes_over_by_epoch(shapes: Path, tmp_path: Path, capsys) ->
     small += ["--training.self-critical.first-epoch", "2", "--training.self-critical.samples", "2"]
     small += ["--training.scheduled-sampling", "0.3", "--search.max-length", "8"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "a"), "--training.epochs", "3"])
-    told = capsys.readouterr().out
-    assert "epoch 1: loss" in told and "epoch 2: reward" in told
+    output = capsys.readouterr().out
+    assert "epoch 1: loss" in output and "epoch 2: reward" in output
     records = epochs(tmp_path / "a")
     assert [("cross_entropy" in r["train"], "reward" in r["train"]) for r in records] == [(1, 0), (0, 1), (0, 1)]
     assert (tmp_path / "a" / "curves.png").exists()
 
 
-def test_schedules() -> None:
-    """Warm-up and cosine, then anew at the lower rate of self-critical training; the inverse root by its formula."""
-    config = TrainingConfig(
-        epochs=4, warmup_steps=10, learning_rate=1e-3, self_critical=SelfCriticalConfig(3, learning_rate=1e-4)
-    )
-    rates = [schedule.rate_factor(config, step, 400, 0) for step in range(400)]
-    assert rates[9] == 1 and rates[199] < 0.001 and rates[200] == 1 and rates[399] < 0.001
-    assert rates[:200] == [
-        schedule.rate_factor(dataclasses.replace(config, epochs=2, self_critical=SelfCriticalConfig()), s, 200, 0)
-        for s in range(200)
-    ]
-    noam = TrainingConfig(schedule="inverse_sqrt", warmup_steps=40, learning_rate=(512 * 40) ** -0.5)
-    for step in (1, 20, 40, 41, 400):  # from 1, as in the paper
-        wanted = 512**-0.5 * min(step**-0.5, step * 40**-1.5)
-        assert noam.learning_rate * schedule.rate_factor(noam, step - 1, 1000, 0) == pytest.approx(wanted)
-
-
-def test_rates_of_decoder_and_encoder(captioner: Captioner, shapes: Path) -> None:
-    """In self-critical epochs the decoder has its other rate, and that of the encoder falls in proportion."""
-    data = CaptionDataset(shapes, "train")
-    critical = SelfCriticalConfig(2, learning_rate=1e-4, samples=2)
-    config = TrainingConfig(
-        epochs=2, learning_rate=1e-3, encoder_learning_rate=1e-5, self_critical=critical, schedule="constant"
-    )
-    optimizer = schedule.build_optimizer(captioner, config)
-    loader = [data.__getitems__([0, 1])]
-    for sampler, rate in ((None, 1e-3), (CaptionSampler(critical, data, 4), 1e-4)):
-        progress = TrainState(epoch=2 if sampler else 1)
-        loop.train_epoch(captioner, loader, optimizer, config, progress, 2, caption_sampler=sampler)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 100])
-
-
-def test_own_words_become_more_from_epoch_to_epoch(captioner: Captioner, shapes: Path, monkeypatch) -> None:
-    """Evenly up to the share given, in the last epoch of cross-entropy."""
-    loader, shares = [CaptionDataset(shapes, "train").__getitems__([0, 1])], []
-    forward = captioner.forward
-    monkeypatch.setattr(captioner, "forward", lambda *given: shares.append(given[-1]) or forward(*given))
-
-    def train_epochs(epochs: int, count: int, critical: SelfCriticalConfig) -> list[float]:
-        shares.clear()
-        config = TrainingConfig(epochs=epochs, scheduled_sampling=0.6, self_critical=critical)
-        optimizer = schedule.build_optimizer(captioner, config)
-        for epoch in range(1, count + 1):
-            loop.train_epoch(captioner, loader, optimizer, config, TrainState(epoch=epoch), 9)
-        return shares
-
-    assert train_epochs(3, 3, SelfCriticalConfig()) == pytest.approx([0, 0.3, 0.6])
-    assert train_epochs(5, 2, SelfCriticalConfig(3)) == pytest.approx([0, 0.6])
-    assert train_epochs(1, 1, SelfCriticalConfig()) == [0.6]
-
-
-def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) -> None:
-    """Where nothing becomes better, only what follows cross-entropy is cut short; halvings before it are forgotten."""
+def test_patience_and_rate_reductions_start_anew_with_self_critical_epochs(
+    shapes: Path, tmp_path: Path, capsys
+) -> None:
+    """Without a better score, only the self-critical epochs are cut short; earlier reductions are forgotten."""
     small = [
         "--data",
         str(shapes),
@@ -394,7 +344,14 @@ def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) 
     ]
     small += ["--training.self-critical.first-epoch", "3", "--training.self-critical.samples", "2"]
     small += ["--training.learning-rate", "1e-12", "--training.self-critical.learning-rate", "1e-12"]
-    small += ["--encoder.finetune-from", "", "--init-from", str(frozen(shapes, tmp_path)), "--search.max-length", "6"]
+    small += [
+        "--encoder.finetune-from",
+        "",
+        "--init-from",
+        str(untrained(shapes, tmp_path)),
+        "--search.max-length",
+        "6",
+    ]
     small += ["--training.patience", "1", "--training.schedule", "plateau", "--training.plateau-epochs", "1"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "run"), "--training.epochs", "6"])
     assert [record["epoch"] for record in epochs(tmp_path / "run")] == [1, 2, 3]
@@ -402,49 +359,18 @@ def test_patience_and_halvings_begin_anew(shapes: Path, tmp_path: Path, capsys) 
     assert checkpoint.load(tmp_path / "run" / "last.pt")["train_state"]["lr_reductions"] == 1
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: TrainingConfig(self_critical=SelfCriticalConfig(samples=3)),
-            "self_critical is set, but its first_epoch is 0",
-        ),
-        (lambda: SelfCriticalConfig(1, samples=1), "samples is 1, but must be at least 2 for leave_one_out"),
-        (
-            lambda: TrainingConfig(epochs=3, self_critical=SelfCriticalConfig(4)),
-            "first_epoch is 4, but must be at most training.epochs, 3",
-        ),
-        (
-            lambda: Config("a", "b", init_from="c.pt", decoder=DecoderConfig(pretrained_embeddings="d.txt")),
-            "decoder.pretrained_embeddings is set, but init_from has embeddings already",
-        ),
-        (lambda: TrainingConfig(schedule="inverse_sqrt"), "warmup_steps is 0, but must be at least 1"),
-        (lambda: TrainingConfig(scheduled_sampling=1.5), r"scheduled_sampling is 1.5, but must be in \[0, 1\]"),
-    ],
-)
-def test_mistakes(make, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make()
+# Pretrained embeddings.
 
 
-def test_hard_attention_is_refused() -> None:
-    training = TrainingConfig(self_critical=SelfCriticalConfig(1))
-    with pytest.raises(UserError, match="self_critical is set, but decoder.attention is hard"):
-        Config("a", "b", decoder=DecoderConfig(attention="hard"), training=training)
-
-
-# Word vectors.
-
-
-def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
+def test_pretrained_embeddings_fill_the_rows_of_their_words(tmp_path: Path) -> None:
     vocabulary = Vocabulary([*SPECIALS, "dog", "t-shirt", "new york", "zebra"])
     path = tmp_path / "glove.txt"
     path.write_text("the 9 9 9\ndog 1 2 3\nnew york -1 0 1\n<end> 7 7 7\nt-shirt 0 0 2\n", encoding="utf-8")
     torch.manual_seed(0)
     embedding = torch.randn(8, 3) * 0.1
     before = embedding.clone()
-    told = embeddings.load_embeddings(embedding, vocabulary, str(path))
-    assert told == f"{path}: vectors for 3 of 4 words (75.0%); without: zebra"
+    output = embeddings.load_embeddings(embedding, vocabulary, str(path))
+    assert output == f"{path}: vectors for 3 of 4 words (75.0%); without: zebra"
     assert torch.equal(embedding[[0, 1, 2, 3, 7]], before[[0, 1, 2, 3, 7]])
     given = torch.tensor([[1.0, 2, 3], [0, 0, 2], [-1, 0, 1]])
     sizes = [values.square().mean().sqrt() for values in (before[4:], given)]
@@ -462,7 +388,7 @@ def test_vectors_fill_the_words_they_have(tmp_path: Path) -> None:
         (None, r"no word vectors can be read from it \(No such file"),
     ],
 )
-def test_vectors_that_cannot_be_used(tmp_path: Path, content: str | None, message: str) -> None:
+def test_unusable_pretrained_embeddings_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "vectors.txt"
     if content is not None:
         path.write_text(content)
@@ -470,7 +396,7 @@ def test_vectors_that_cannot_be_used(tmp_path: Path, content: str | None, messag
         embeddings.load_embeddings(torch.randn(5, 3), Vocabulary([*SPECIALS, "dog"]), str(path))
 
 
-def test_training_begins_with_vectors(shapes: Path, tmp_path: Path, capsys) -> None:
+def test_training_starts_from_pretrained_embeddings(shapes: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("\n".join(f"{word} " + " ".join("0.1" for _ in range(16)) for word in ("red", "circle")))
     train(

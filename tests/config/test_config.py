@@ -1,0 +1,153 @@
+"""Configurations are validated where they are made, unknown keys are errors, and choices equal their registries."""
+
+import dataclasses
+import inspect
+import itertools
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+
+from caption.attention import GLIMPSES, SCORES, SELECTIONS, WINDOWS
+from caption.config import (
+    STOCHASTIC,
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    ReinforceConfig,
+    SearchConfig,
+    SelfCriticalConfig,
+    TrainingConfig,
+)
+from caption.config.presets import PRESETS, parse_preset
+from caption.config.validation import from_dict
+from caption.encoders.cnn import CNNS
+from caption.errors import UserError
+from caption.evaluation import reward
+
+
+def test_every_preset_survives_a_round_trip_through_plain_values() -> None:
+    for _, config in PRESETS.values():
+        config = dataclasses.replace(config, data="d", output="o")
+        assert from_dict(Config, dataclasses.asdict(config)) == config
+
+
+def test_missing_fields_take_their_default() -> None:
+    """So that checkpoints of the same format stay readable when a field is added."""
+    older = dataclasses.asdict(DecoderConfig(hidden_dim=3))
+    del older["attention"]
+    assert from_dict(DecoderConfig, older) == DecoderConfig(hidden_dim=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DecoderConfig(hidden_dim=0), "decoder.hidden_dim is 0, but must be positive"),
+        (lambda: DecoderConfig(dropout=1.0), r"decoder.dropout is 1.0, but must be in \[0, 1\)"),
+        (lambda: TrainingConfig(epochs=0), "training.epochs is 0, but must be at least 1"),
+        (lambda: TrainingConfig(learning_rate=-1), "training.learning_rate is -1"),
+        (lambda: SearchConfig(beam_size=0), "search.beam_size is 0"),
+        (lambda: SearchConfig(min_length=9, max_length=5), "search.min_length is 9, but must be at most max_length"),
+        (lambda: from_dict(Config, {"data": "x"}), "Config lacks the field 'output'"),
+        (lambda: ReinforceConfig(soft_probability=1.5), "reinforce.soft_probability is 1.5, but must be in"),
+        (
+            lambda: ReinforceConfig(baseline="leave_one_out"),
+            "samples is 1, but must be at least 2 for baseline leave_one",
+        ),
+        (
+            lambda: from_dict(DecoderConfig, {"hiden_dim": 3}),
+            "DecoderConfig has no field 'hiden_dim'; it has kind, embedding_dim, hidden_dim",
+        ),
+        (
+            lambda: TrainingConfig(self_critical=SelfCriticalConfig(samples=3)),
+            "self_critical is set, but its first_epoch is 0",
+        ),
+        (lambda: SelfCriticalConfig(1, samples=1), "samples is 1, but must be at least 2 for leave_one_out"),
+        (
+            lambda: TrainingConfig(epochs=3, self_critical=SelfCriticalConfig(4)),
+            "first_epoch is 4, but must be at most training.epochs, 3",
+        ),
+        (
+            lambda: Config("a", "b", init_from="c.pt", decoder=DecoderConfig(pretrained_embeddings="d.txt")),
+            "decoder.pretrained_embeddings is set, but init_from has embeddings already",
+        ),
+        (lambda: TrainingConfig(schedule="inverse_sqrt"), "warmup_steps is 0, but must be at least 1"),
+        (lambda: TrainingConfig(scheduled_sampling=1.5), r"scheduled_sampling is 1.5, but must be in \[0, 1\]"),
+        (
+            lambda: Config(
+                "a",
+                "b",
+                decoder=DecoderConfig(attention="hard"),
+                training=TrainingConfig(self_critical=SelfCriticalConfig(1)),
+            ),
+            "self_critical is set, but decoder.attention is hard",
+        ),
+    ],
+)
+def test_mistakes_are_refused_with_value_and_rule(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "registry"),
+    [
+        (DecoderConfig, "score", {*SCORES, "multi_head"}),
+        (DecoderConfig, "window", {"global", *WINDOWS}),
+        (DecoderConfig, "attention", {*SELECTIONS, *GLIMPSES}),
+        (SelfCriticalConfig, "reward", set(get_args(reward.Kind))),
+    ],
+)
+def test_the_choices_of_a_flag_equal_its_registry(config: type, field: str, registry: set[str]) -> None:
+    assert set(get_args(get_type_hints(config)[field])) == registry
+
+
+def test_stochastic_names_the_attentions_that_sample_locations() -> None:
+    attentions = {**SELECTIONS, **GLIMPSES}
+    assert {name for name, attention in attentions.items() if attention.stochastic} == set(STOCHASTIC)
+
+
+def test_the_encoder_s_help_names_every_cnn(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_preset(["shapes-soft", "--help"], "train.py", "")
+    output = capsys.readouterr().out
+    assert all(name in output for name in CNNS)
+
+
+@pytest.mark.parametrize("name", CNNS)
+def test_recurrence_steps_are_allowed_exactly_where_they_change_the_network(name: str) -> None:
+    images = torch.rand(1, 3, 32, 32)
+    one, two = (CNNS[name](steps).eval() for steps in (1, 2))
+    two.load_state_dict(one.state_dict())  # the steps share their weights
+    if torch.equal(one(images), two(images)):
+        with pytest.raises(UserError, match=f"recurrence_steps is 2, but {name} has none"):
+            EncoderConfig(name=name, recurrence_steps=2)
+    else:
+        EncoderConfig(name=name, recurrence_steps=2)
+
+
+def test_every_preset_is_a_subcommand() -> None:
+    for name in PRESETS:
+        config = parse_preset([name, "--data", "d", "--output", "o"], "train.py", "")
+        assert config == dataclasses.replace(PRESETS[name][1], data="d", output="o")
+    with pytest.raises(UserError, match=f"unknown preset 'x'; known: {', '.join(PRESETS)}"):
+        parse_preset(["x"], "train.py", "")
+
+
+def test_every_flag_has_a_help_text() -> None:
+    """A docstring below the field, which tyro shows."""
+
+    def undocumented(config: Any) -> list[str]:
+        lines = [line.strip() for line in inspect.getsource(config).splitlines()]
+        names = [item.name for item in dataclasses.fields(config) if not dataclasses.is_dataclass(item.default_factory)]
+        return [
+            name
+            for name in names
+            if not any(
+                line.startswith(f"{name}: ") and following.startswith('"""')
+                for line, following in itertools.pairwise(lines)
+            )
+        ]
+
+    for config in (Config, EncoderConfig, DecoderConfig, TrainingConfig, ReinforceConfig, SelfCriticalConfig):
+        assert not undocumented(config), config
