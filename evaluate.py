@@ -18,7 +18,7 @@ from caption import distributed
 from caption.captioner import Captioner, check_features, check_fits
 from caption.config import SearchConfig
 from caption.config.cli import parse, run
-from caption.data import dataset, hdf5
+from caption.data import dataset, hdf5, sampler
 from caption.data.images import fit_image
 from caption.data.vocabulary import tokenise
 from caption.device import choose_device, choose_precision, tune_malloc

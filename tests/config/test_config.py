@@ -21,7 +21,7 @@ from caption.config import (
 )
 from caption.config.presets import PRESETS, parse_preset
 from caption.config.validation import from_dict
-from caption.encoders.cnn import CNNS
+from caption.encoders.cnn import NETWORKS
 from caption.errors import UserError
 from caption.evaluation import reward
 
@@ -111,13 +111,13 @@ def test_the_encoder_s_help_names_every_cnn(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         parse_preset(["shapes-soft", "--help"], "train.py", "")
     output = capsys.readouterr().out
-    assert all(name in output for name in CNNS)
+    assert all(name in output for name in NETWORKS)
 
 
-@pytest.mark.parametrize("name", CNNS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_recurrence_steps_are_allowed_exactly_where_they_change_the_network(name: str) -> None:
     images = torch.rand(1, 3, 32, 32)
-    one, two = (CNNS[name](steps).eval() for steps in (1, 2))
+    one, two = (NETWORKS[name](steps).eval() for steps in (1, 2))
     two.load_state_dict(one.state_dict())  # the steps share their weights
     if torch.equal(one(images), two(images)):
         with pytest.raises(UserError, match=f"recurrence_steps is 2, but {name} has none"):

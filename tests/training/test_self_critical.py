@@ -276,13 +276,13 @@ def test_scheduled_sampling_replaces_inputs_and_never_targets(captioner: Caption
     gold = shift_right(batch.captions)
     real = torch.arange(batch.captions.shape[2]) < batch.lengths[..., None]
     read = real[..., 1:]  # inputs that are words of the caption
-    assert torch.equal(captioner._own_words(memory, batch.captions, batch.lengths, 0.0), gold)
-    mixed = captioner._own_words(memory, batch.captions, batch.lengths, 1.0)
+    assert torch.equal(captioner._sample_inputs(memory, batch.captions, batch.lengths, 0.0), gold)
+    mixed = captioner._sample_inputs(memory, batch.captions, batch.lengths, 1.0)
     assert (mixed[..., 0] == START).all()
     changed = (mixed != gold)[..., 1:]
     assert changed[read].float().mean() > 0.5
     assert (mixed[..., 1:][changed] >= len(SPECIALS)).all()  # no special word is an input
-    half = captioner._own_words(memory, batch.captions, batch.lengths, 0.5)
+    half = captioner._sample_inputs(memory, batch.captions, batch.lengths, 0.5)
     fraction = (half != gold)[..., 1:][read].float().mean() / changed[read].float().mean()
     assert fraction.item() == pytest.approx(0.5, abs=0.1)
     decoded = captioner(batch.images, batch.captions, batch.lengths, sampling_rate=1.0)

@@ -119,7 +119,7 @@ def test_images_are_cached_on_the_device_exactly_if_they_fit(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trained weights do not change; the `free` bytes of a GPU are simulated."""
-    size = sum(CaptionDataset(shapes, split).size for split in ("train", "val"))
+    size = sum(CaptionDataset(shapes, split).nbytes for split in ("train", "val"))
     runs = []
     for name, free, flags in (("read", 4 * size, []), ("kept", 4 * size + 1, []), ("never", 1 << 60, ["never"])):
         monkeypatch.setattr(setup, "free_memory", lambda device, free=free: free)
