@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     from caption.describe import as_json, describe, look, looks_of_heads
     from caption.device import choose_device
     from caption.visualise.figures import draw_attention
-    from caption.visualise.html import entry, write_page
+    from caption.visualise.html import image_entry, write_page
 
     page = args.output.lower().endswith(".html")
     figures = figure_paths(args, paths) if args.output and not page else {}
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
         picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
         if page:
             told = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
-            entries.append(entry(picture, seen, str(path), told, captioner.head_names))
+            entries.append(image_entry(picture, seen, str(path), told, captioner.head_names))
             continue
         looks = [look(captioner, best, words, Path(args.checkpoint).parent.name if args.against else "")]
         if args.against:

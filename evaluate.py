@@ -27,11 +27,12 @@ from caption.evaluation import table
 from caption.evaluation.bootstrap import Score, compare, intervals
 from caption.evaluation.coco import captions_from_text
 from caption.evaluation.diversity import diversity
-from caption.evaluation.grounding import Found, Objects, grounding_scores
-from caption.evaluation.report import Report, item
+from caption.evaluation.generate import generate
+from caption.evaluation.grounding import GroundingCounts, Instances, grounding_scores
+from caption.evaluation.report import Report, report_entry
 from caption.progress import ProgressBar
 from caption.search import Hypothesis
-from caption.training import loop, run_dir
+from caption.training import run_dir
 
 Split = Literal["train", "val", "test"]
 
@@ -109,15 +110,15 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(args.seed)
     distributed.seed_rank(args.seed, 0)
     best: dict[int, Hypothesis] = {}
-    read: dict[int, Found] = {}  # of references
-    for index, hypotheses, read_captions in loop.generate(
+    read: dict[int, GroundingCounts] = {}  # of references
+    for index, hypotheses, read_captions in generate(
         captioner, loader, args.search, device, precision, references=objects is not None
     ):
         best[index] = hypotheses[0]
         if objects:
             for reference, weight in read_captions:
                 one = objects.look(reference, weight.numpy(), split.image_ids[index], captioner.encoder.cells)
-                read[index] = read.get(index, Found()).plus(one)
+                read[index] = read.get(index, GroundingCounts()).plus(one)
     best, read = distributed.gather(best), distributed.gather(read)
     first = distributed.rank() == 0
     distributed.destroy()
@@ -137,14 +138,14 @@ def main(arguments: list[str]) -> None:
     if objects:
         looks = zip(words, weights, split.image_ids, strict=True)
         scores += grounding_scores([objects.look(*look, captioner.encoder.cells) for look in looks])
-        scores += grounding_scores([read.get(index, Found()) for index in range(len(split))], ", references")
+        scores += grounding_scores([read.get(index, GroundingCounts()) for index in range(len(split))], ", references")
         truths, notes = table.truth(words, objects, split.image_ids)
         scores += truths
     values = {score.name: score.value for score in scores}
     values |= diversity(words, training_captions(args.data))
     ranges = dict(zip((score.name for score in scores), intervals(scores, args.seed), strict=True))
 
-    how = told(dataclasses.asdict(args.search), precision)
+    how = describe_search(dataclasses.asdict(args.search), precision)
     print(f"{args.checkpoint} on {args.data}, {args.split}: {len(split)} pictures, {how}")
     print(table.table(values, ranges))
     even = math.log(math.prod(captioner.encoder.grid))
@@ -167,7 +168,7 @@ def main(arguments: list[str]) -> None:
             report.write_pictures(numbers, split.images(numbers).numpy())
         report.write_looks(words, chosen)
         each = zip(split.file_names, words, chosen, references, images, notes, strict=True)
-        items = [item(name, w, h, texts, image["scores"], note) for name, w, h, texts, image, note in each]
+        items = [report_entry(name, w, h, texts, image["scores"], note) for name, w, h, texts, image, note in each]
         title = f"{args.data}, {args.split}: {len(split)} pictures, {how}"
         report.write_index(args.checkpoint, title, values, ranges, run_dir.read_records(folder), items)
         print(f"wrote {report.folder / 'index.html'}")
@@ -191,7 +192,7 @@ def compare_runs(args: Compare) -> None:
         both.append({score.name: score for score in scores})
     print(f"{split.path}, {args.split}: {len(split)} pictures")
     for letter, folder, one in zip("AB", args.compare, runs, strict=True):
-        print(f"{letter}: {folder}, {told(one['search'], one['precision'])}")
+        print(f"{letter}: {folder}, {describe_search(one['search'], one['precision'])}")
     common = [name for name in both[0] if name in both[1]]
     a, b = ([scores[name] for name in common] for scores in both)
     print(table.comparison(compare(a, b, args.seed)))
@@ -217,13 +218,13 @@ def captions_of(scored: Any, folder: str, split: dataset.CaptionData) -> list[st
     return [texts[image_id] for image_id in split.image_ids]
 
 
-def read_objects(path: str, split: dataset.CaptionData) -> Objects | None:
+def read_objects(path: str, split: dataset.CaptionData) -> Instances | None:
     """The instance file, if one is given; its masks fitted as the pictures were. Raises UserError when it is not of
     these pictures."""
     if not path:
         return None
     image = hdf5.read_image_config(split.path)
-    objects = Objects(path, partial(fit_image, size=image.size, fit=image.fit))
+    objects = Instances(path, partial(fit_image, size=image.size, fit=image.fit))
     objects.check_covers(split.image_ids, split.file_names, f"{split.path}, {split.split}")
     seed = objects.coco.dataset.get("info", {}).get("seed")
     source = hdf5.read_manifest(split.path)["source"]
@@ -240,7 +241,7 @@ def training_captions(path: str) -> list[list[str]] | None:
     return [tokenise(text) for texts in references for text in texts] or None
 
 
-def told(search: dict[str, Any], precision: str) -> str:
+def describe_search(search: dict[str, Any], precision: str) -> str:
     """How captions were made."""
     beams = search["beam_size"]
     kind = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"

@@ -19,7 +19,8 @@ from caption.data import dataset, embeddings, hdf5
 from caption.data.vocabulary import Vocabulary
 from caption.device import allow_tf32, choose_device, choose_precision, free_memory, tune_malloc
 from caption.errors import UserError
-from caption.evaluation.coco import captions_from_text, official
+from caption.evaluation.coco import captions_from_text, coco_scores
+from caption.evaluation.generate import generate
 from caption.ops import torch_compile
 from caption.training import loop, run_dir
 from caption.training.self_critical import Critic
@@ -146,7 +147,7 @@ def main(arguments: list[str]) -> None:
         )
         save(every=1)  # whatever happens in validation
         validated = loop.validate(captioner, val_loader, training, device)
-        found = loop.generate(captioner, val_loader, config.search, device, training.precision)
+        found = generate(captioner, val_loader, config.search, device, training.precision)
         numbers = distributed.gather({one.image: one.hypotheses[0].words for one in found})
         texts = [" ".join(captioner.vocabulary.decode(numbers[index])) for index in range(len(val))]
         scores = distributed.broadcast(write_epoch(log, epoch, trained, validated, val, texts) if log else {})
@@ -178,10 +179,10 @@ def write_epoch(
     texts: list[str],
 ) -> dict[str, float]:
     """Score the captions of the validation split, write all of an epoch down, and return the scores."""
-    scored = official(captions_from_text(texts, val.references()))
+    scored = coco_scores(captions_from_text(texts, val.references()))
     scores = {score.name: score.value for score in scored}
     run_dir.write_text(log.folder / "captions_val.json", run_dir.coco_results(val.image_ids, texts))
-    shown, each = val.file_names[:EXAMPLES], {score.name: score.each for score in scored}
+    shown, each = val.file_names[:EXAMPLES], {score.name: score.per_image for score in scored}
     log.record(
         {
             "epoch": epoch,

@@ -47,10 +47,10 @@ def main() -> None:
     captions = coco.captions_from_text(written, references)
     print(f"{len(written)} captions, {sum(map(len, references))} references")
     known = {i: [" ".join(words) for words in several] for i, several in enumerate(captions.references)}
-    given = {i: [" ".join(words)] for i, words in enumerate(captions.written)}
+    given = {i: [" ".join(words)] for i, words in enumerate(captions.hypotheses)}
 
     def ours() -> dict[str, float]:
-        return {score.name: score.value for score in coco.official(captions)}
+        return {score.name: score.value for score in coco.coco_scores(captions)}
 
     def theirs() -> dict[str, float]:
         bleu = Bleu(4).compute_score(known, given, verbose=0)[0]
@@ -59,7 +59,7 @@ def main() -> None:
         return {name: 100 * value for name, value in [*zip(BLEU, bleu, strict=True), *found.items()]}
 
     a, b = ours(), theirs()
-    a["METEOR"] = meteor_spice.java_scores(captions.references, captions.written)[0][0].value
+    a["METEOR"] = meteor_spice.meteor_spice(captions.references, captions.hypotheses)[0][0].value
     b["METEOR"] = 100 * Meteor().compute_score(known, given)[0]
     for name, value in b.items():
         print(f"{name:8} ours {a[name]:.6f}, pycocoevalcap's {value:.6f}")

@@ -10,7 +10,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.data.images import read_square
 from caption.search import Hypothesis, follow, search
-from caption.visualise.figures import Look
+from caption.visualise.figures import AttentionMaps
 
 
 @torch.inference_mode()
@@ -26,17 +26,19 @@ def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list
     return search(captioner.decoder, memory, config, heads=True)[0]
 
 
-def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
+def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
     """Where the model looked at these words."""
-    return Look(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
+    return AttentionMaps(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
 
 
-def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
+def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
     """The same for each head alone."""
     assert hypothesis.heads is not None
     weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
     cells = captioner.encoder.cells
-    return [Look(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)]
+    return [
+        AttentionMaps(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)
+    ]
 
 
 def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:

@@ -59,4 +59,4 @@ def test_nothing_to_measure_is_no_number_and_no_warning(recwarn: pytest.Warnings
 def test_entropy_is_of_words() -> None:
     """One word with attention on one place, two with it on all four: two thirds of ln 4."""
     score = entropy([np.array([[1.0, 0, 0, 0]]), np.full((2, 4), 0.25)])
-    assert score.value == pytest.approx(2 / 3 * math.log(4)) and score.each[0] == 0
+    assert score.value == pytest.approx(2 / 3 * math.log(4)) and score.per_image[0] == 0

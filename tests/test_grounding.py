@@ -12,7 +12,7 @@ from caption.data.images import fit_image
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.categories import NAMES, plural
-from caption.evaluation.grounding import Found, Objects, grounding_scores
+from caption.evaluation.grounding import GroundingCounts, Instances, grounding_scores
 
 CELLS = FeatureGrid.even(4, 4, 16)
 
@@ -35,7 +35,7 @@ def instance_file(path: Path, objects: list[tuple[int, str, tuple[slice, slice]]
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
+def objects(tmp_path: Path) -> Instances:
     """Picture 5, 8 x 8: a star in its upper left quarter, two squares on the right."""
     boxes = [
         (5, "star", (slice(0, 4), slice(0, 4))),
@@ -43,7 +43,7 @@ def objects(tmp_path: Path) -> Objects:
         (5, "square", (slice(4, 8), slice(4, 8))),
     ]
     fit = partial(fit_image, size=16, fit="squash")
-    return Objects(instance_file(tmp_path / "instances.json", boxes, (8, 8)), fit)
+    return Instances(instance_file(tmp_path / "instances.json", boxes, (8, 8)), fit)
 
 
 def looking_at(*cells: int) -> np.ndarray:
@@ -51,18 +51,18 @@ def looking_at(*cells: int) -> np.ndarray:
     return np.eye(16)[list(cells)]
 
 
-def test_hits_and_misses(objects: Objects) -> None:
+def test_hits_and_misses(objects: Instances) -> None:
     """Words that name nothing, or nothing in the picture, do not count; any object of the category will do."""
     words = ["a", "star", "squares", "square", "square", "circle"]
     found = objects.look(words, looking_at(5, 0, 3, 15, 12, 0), 5, CELLS)
     assert (found.words, found.hits) == (4, 3)  # the square in the lower left is not there
     assert found.area == pytest.approx((0.25 + 3 * 0.3125), abs=0.02)
     assert found.centre_hits == 1  # the star, one of whose corners is the middle of the picture
-    assert objects.look(["a", "circle"], looking_at(0, 0), 5, CELLS) == Found()
-    assert objects.look(["star"], looking_at(0), 6, CELLS) == Found()  # another picture
+    assert objects.look(["a", "circle"], looking_at(0, 0), 5, CELLS) == GroundingCounts()
+    assert objects.look(["star"], looking_at(0), 6, CELLS) == GroundingCounts()  # another picture
 
 
-def test_correctness_is_the_share_inside(objects: Objects) -> None:
+def test_correctness_is_the_share_inside(objects: Instances) -> None:
     inside = objects.look(["star"], looking_at(0), 5, CELLS).inside
     outside = objects.look(["star"], looking_at(15), 5, CELLS).inside
     even = objects.look(["star"], np.full((1, 16), 1 / 16), 5, CELLS)
@@ -72,25 +72,25 @@ def test_correctness_is_the_share_inside(objects: Objects) -> None:
     assert half == pytest.approx((inside + outside) / 2, rel=0.1)
 
 
-def test_scores_are_shares_of_all_words(objects: Objects) -> None:
+def test_scores_are_shares_of_all_words(objects: Instances) -> None:
     found = [
         objects.look(["star", "star"], looking_at(0, 15), 5, CELLS),
         objects.look(["star"], looking_at(0), 5, CELLS),
-        Found(),
+        GroundingCounts(),
     ]
     scores = {score.name: score for score in grounding_scores(found, ", references")}
     assert scores["pointing, references"].value == pytest.approx(200 / 3)
     assert scores["chance of both, references"].value == pytest.approx(25)
     assert scores["words that name an object, references"].value == 3
-    assert np.isnan(scores["pointing, references"].each[2])
+    assert np.isnan(scores["pointing, references"].per_image[2])
 
 
 def test_what_the_crop_leaves_out_does_not_count(tmp_path: Path) -> None:
     """A wide picture: the model sees its middle; a dog at its left end is not there for it."""
     boxes = [(1, "dog", (slice(0, 8), slice(0, 4))), (2, "dog", (slice(0, 8), slice(12, 16)))]
     path = instance_file(tmp_path / "wide.json", boxes, (8, 32))
-    objects = Objects(path, partial(fit_image, size=16, fit="crop"))
-    assert objects.look(["dog"], looking_at(0), 1, CELLS) == Found()
+    objects = Instances(path, partial(fit_image, size=16, fit="crop"))
+    assert objects.look(["dog"], looking_at(0), 1, CELLS) == GroundingCounts()
     seen = objects.look(["dog"], looking_at(4), 2, CELLS)  # columns 12 to 16 of 32: the left quarter of the middle
     assert seen.words == seen.hits == 1 and seen.inside > 0.8
 
@@ -105,14 +105,14 @@ def test_polygons_and_crowds_as_coco_has_them(tmp_path: Path) -> None:
     images, categories = [{"id": 1, "height": 8, "width": 8}], [{"id": 1, "name": "person"}]
     path = tmp_path / "coco.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    mask = Objects(path, partial(fit_image, size=8, fit="squash")).mask(1, 1)
+    mask = Instances(path, partial(fit_image, size=8, fit="squash")).mask(1, 1)
     assert mask[:4, :4].all() and mask[:, 6:].all() and mask.sum() == 32
 
 
 def test_names_of_several_words(tmp_path: Path) -> None:
     """The longest name counts: a hot dog is no dog. Its attention is the mean of its words'."""
     boxes = [(1, name, (slice(0, 4), slice(0, 4))) for name in ("dog", "hot dog", "person", "wine glass", "bus")]
-    objects = Objects(instance_file(tmp_path / "i.json", boxes, (8, 8)), partial(fit_image, size=16, fit="squash"))
+    objects = Instances(instance_file(tmp_path / "i.json", boxes, (8, 8)), partial(fit_image, size=16, fit="squash"))
     text = "two men eat hot dogs and a puppy drinks three glasses of wine near double decker buses"
     caption = text.split()
     names = {start: (" ".join(caption[start:stop]), category) for start, stop, category in objects.named(caption)}
@@ -142,7 +142,7 @@ def test_what_is_named_otherwise(tmp_path: Path) -> None:
     """Compounds and colours that look like names; categories in capitals and with underscores."""
     names = ("Person", "bus", "orange", "Traffic_light", "skis", "train", "dining table", "tie")
     boxes = [(1, name, (slice(0, 4), slice(0, 4))) for name in names]
-    objects = Objects(instance_file(tmp_path / "i.json", boxes, (8, 8)), lambda image: image)
+    objects = Instances(instance_file(tmp_path / "i.json", boxes, (8, 8)), lambda image: image)
 
     def named(text: str) -> list[str]:
         caption = text.split()
@@ -153,7 +153,7 @@ def test_what_is_named_otherwise(tmp_path: Path) -> None:
     assert named("people play table tennis in tie dye near a bus and a jet ski") == ["people", "bus"]
 
 
-def test_instances_of_other_pictures_are_refused(objects: Objects) -> None:
+def test_instances_of_other_pictures_are_refused(objects: Instances) -> None:
     objects.check_covers([5], ["anything.jpg"], "file, test")  # it tells no names
     with pytest.raises(UserError, match=r"has no picture 6 \(x.jpg\) of file, test; give that split's instances"):
         objects.check_covers([5, 6], ["5.jpg", "x.jpg"], "file, test")
@@ -164,16 +164,16 @@ def test_instances_of_other_pictures_are_refused(objects: Objects) -> None:
 
 
 @pytest.mark.parametrize("outline", [[], [[0, 0, 1, 1]], {"size": [8, 8]}, None])
-def test_unusable_outlines_are_found_at_once(objects: Objects, tmp_path: Path, outline: object) -> None:
+def test_unusable_outlines_are_found_at_once(objects: Instances, tmp_path: Path, outline: object) -> None:
     content = json.loads(Path(objects.path).read_text())
     content["annotations"][1]["segmentation"] = outline
     (tmp_path / "bad.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="annotation 2 has neither polygons"):
-        Objects(tmp_path / "bad.json", lambda image: image)
+        Instances(tmp_path / "bad.json", lambda image: image)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"annotations": [], "images": []}'])
 def test_what_is_no_instance_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "no.json").write_text(text)
     with pytest.raises(UserError, match="not a COCO instance file"):
-        Objects(tmp_path / "no.json", lambda image: image)
+        Instances(tmp_path / "no.json", lambda image: image)

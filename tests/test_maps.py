@@ -12,7 +12,7 @@ from caption.config import EncoderConfig
 from caption.data.images import Fit, Window, open_image, read_square, window
 from caption.encoders.base import Encoder
 from caption.encoders.grid import FeatureGrid
-from caption.visualise.upsample import centred, peak, upsample
+from caption.visualise.upsample import center_prior, peak, upsample
 
 CELLS = [
     FeatureGrid.even(7, 7, 224),
@@ -62,7 +62,7 @@ def test_a_window_of_a_larger_picture() -> None:
 
 def test_attention_on_the_middle() -> None:
     for cells in [*CELLS, FeatureGrid.even(1, 1, 32), FeatureGrid(1, 1, 224, 0.0, 32.0)]:
-        weights = centred(cells)
+        weights = center_prior(cells)
         assert weights.sum() == pytest.approx(1) and (weights > 0).sum() <= 4
         row, column = peak(upsample(weights[None], cells)[0], cells)
         middle = (cells.size - 1) / 2

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from caption.evaluation import meteor_spice
 from caption.evaluation.bootstrap import Score
-from caption.evaluation.coco import Captions, captions_from_text, official
+from caption.evaluation.coco import Captions, captions_from_text, coco_scores
 from caption.evaluation.diversity import diversity
 from caption.evaluation.ngrams import Words
 from caption.training.run_dir import coco_results
@@ -27,7 +27,7 @@ FLICKR8K = Path(__file__).parents[2] / "shared/data/flickr8k/Flickr8k_text"
 def scores_of(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, Score]:
     """Of tokenised captions."""
     captions = Captions(list(written), [list(several) for several in references])
-    return {score.name: score for score in official(captions)}
+    return {score.name: score for score in coco_scores(captions)}
 
 
 def test_bleu_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_bleu_uses_every_reference_and_is_a_corpus_score() -> None:
 
 def test_captions_of_no_word() -> None:
     scores = scores_of([[], ["a"]], [[["a", "b"]], [["a"]]])
-    assert scores["BLEU-1"].each[0] == 0 and scores["ROUGE-L"].each.tolist() == [0, 100]
+    assert scores["BLEU-1"].per_image[0] == 0 and scores["ROUGE-L"].per_image.tolist() == [0, 100]
     assert all(math.isfinite(score.value) for score in scores.values())
     assert all(score.value == 0 for name, score in scores_of([[]], [[["a"]]]).items() if "BP" not in name)
 
@@ -86,7 +86,7 @@ def flickr8k() -> tuple[list[Words], list[list[Words]]]:
     captions = captions_from_text(
         [several[0] for several in texts.values()], [several[1:] for several in texts.values()]
     )
-    return captions.written, captions.references
+    return captions.hypotheses, captions.references
 
 
 def as_strings(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[dict, dict]:
@@ -110,7 +110,7 @@ def test_equal_to_pycocoevalcap(source: str) -> None:
     theirs["CIDEr-D"] = Cider().compute_score(known, captions)
     for name, (value, values) in theirs.items():
         assert ours[name].value == pytest.approx(100 * value, abs=1e-6), name
-        assert np.allclose(ours[name].each, 100 * np.array(values), atol=1e-6), name
+        assert np.allclose(ours[name].per_image, 100 * np.array(values), atol=1e-6), name
 
 
 def test_bleu_equals_nltk() -> None:
@@ -133,15 +133,15 @@ def test_meteor_equals_its_program(meteor: Any, monkeypatch: pytest.MonkeyPatch)
     references = [[chance.choices(words, k=chance.randint(3, 12)) for _ in range(3)] for _ in range(60)]
     written = [chance.choice([several[0], chance.choices(words, k=8), ["x"]]) for several in references]
     value, each = meteor.compute_score(*as_strings(written, references))
-    scores, missing = meteor_spice.java_scores(references, written)
+    scores, missing = meteor_spice.meteor_spice(references, written)
     assert scores[0].name == "METEOR" and all(line.startswith("SPICE is left out") for line in missing)
     assert scores[0].value == pytest.approx(100 * value, abs=1e-9)
-    assert np.allclose(scores[0].each, 100 * np.array(each), atol=1e-9)
+    assert np.allclose(scores[0].per_image, 100 * np.array(each), atol=1e-9)
 
 
 def test_without_java_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: None)
-    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
+    scores, missing = meteor_spice.meteor_spice([[["a"]]], [["a"]])
     assert scores == [] and len(missing) == 1
     assert "no java here" in missing[0] and "default-jre-headless" in missing[0] and "\n" not in missing[0]
 
@@ -156,7 +156,7 @@ def test_a_program_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch)
             return ""
 
     monkeypatch.setattr(meteor, "Meteor", Silent)
-    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
+    scores, missing = meteor_spice.meteor_spice([[["a"]]], [["a"]])
     assert scores == [] and missing[0].startswith("METEOR is left out: its program failed")
 
 
@@ -176,7 +176,7 @@ def test_spice_is_asked_when_its_models_are_there(monkeypatch: pytest.MonkeyPatc
             return 0.3, [{"All": {"f": 0.2 if written[i] == ["a"] else float("nan")}} for i in known]
 
     monkeypatch.setattr(spice, "Spice", Program)
-    scores, missing = meteor_spice.java_scores([[["a"]], [["b"]]], [["a"], ["b"]])
+    scores, missing = meteor_spice.meteor_spice([[["a"]], [["b"]]], [["a"], ["b"]])
     assert [(score.name, score.value) for score in scores] == [("SPICE", 10.0)]
     assert len(missing) == 1 and "METEOR is left out: its program failed (no memory)" in missing[0]
 

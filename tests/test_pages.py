@@ -12,10 +12,10 @@ from PIL import Image
 
 from caption.data.images import Window
 from caption.encoders.grid import FeatureGrid
-from caption.evaluation.report import CHUNK, Report, item
+from caption.evaluation.report import CHUNK, Report, report_entry
 from caption.search import Hypothesis
 from caption.visualise.figures import DIM
-from caption.visualise.html import PIXELS, entry, write_page
+from caption.visualise.html import PIXELS, image_entry, write_page
 from caption.visualise.upsample import upsample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -76,8 +76,8 @@ def captions(tmp_path: Path) -> tuple[Path, list[Hypothesis]]:
     words = [["a", "red", "</script>"], ["one", "two"]]
     picture = Image.new("RGB", (200, 100), (255, 255, 255))
     entries = [
-        entry(picture, Window(0.5, 0, 0.5, 1), "wide.png", list(zip(words, found, strict=True))),
-        entry(picture, Window(), "other.png", [(["x", "y"], hypothesis(2, 2))]),
+        image_entry(picture, Window(0.5, 0, 0.5, 1), "wide.png", list(zip(words, found, strict=True))),
+        image_entry(picture, Window(), "other.png", [(["x", "y"], hypothesis(2, 2))]),
     ]
     write_page(tmp_path / "page.html", "title & <more>", GRID, entries)
     return tmp_path / "page.html", found
@@ -120,7 +120,7 @@ def test_heads_one_by_one(page: Any, tmp_path: Path) -> None:
     found = found._replace(heads=heads, weights=heads.mean(1))
     picture = Image.new("RGB", (100, 100), (255, 255, 255))
     told = [(["a", "red", "dog"], found)]
-    write_page(tmp_path / "page.html", "heads", GRID, [entry(picture, Window(), "a.png", told, ["one", "two"])])
+    write_page(tmp_path / "page.html", "heads", GRID, [image_entry(picture, Window(), "a.png", told, ["one", "two"])])
     page.goto((tmp_path / "page.html").as_uri())
     page.locator(".word").nth(1).click()
     assert np.abs(drawn(page) - expected(found.weights[1])).max() < 0.01
@@ -183,7 +183,9 @@ def report(tmp_path: Path) -> tuple[Path, list[Hypothesis]]:
         written.write_pictures(numbers, np.full((len(numbers), 3, 96, 96), 255, np.uint8))
     written.write_looks(words, found)
     items = [
-        item(f"{n}.png", words[n], found[n], ["a <b> reference"], {"CIDEr-D": n * 7 % 120}, ["wrong size"] * (n % 2))
+        report_entry(
+            f"{n}.png", words[n], found[n], ["a <b> reference"], {"CIDEr-D": n * 7 % 120}, ["wrong size"] * (n % 2)
+        )
         for n in range(count)
     ]
     record = {"train": {"cross_entropy": 1.0}, "val": {"cross_entropy": 1.0}, "scores": {"BLEU-4": 1.0}}
@@ -267,7 +269,7 @@ def test_five_thousand_pictures_open_fast(page: Any, tmp_path: Path) -> None:
     written = Report(tmp_path, FeatureGrid.even(3, 3, 96))
     written.write_pictures(range(40), np.full((40, 3, 96, 96), 255, np.uint8))
     written.write_looks([words] * count, [one] * count)
-    items = [item(f"{n}.png", words, one, [" ".join(words)] * 5, {"CIDEr-D": n % 97}, []) for n in range(count)]
+    items = [report_entry(f"{n}.png", words, one, [" ".join(words)] * 5, {"CIDEr-D": n % 97}, []) for n in range(count)]
     written.write_index("run", "how", {"CIDEr-D": 50.0}, {}, [], items)
     page.goto((tmp_path / "index.html").as_uri())
     assert page.locator("article").count() >= 20

@@ -8,9 +8,9 @@ from caption.evaluation.bootstrap import Score, compare, intervals, mean, quotie
 
 def test_a_mean_and_a_share() -> None:
     score = mean("m", [0.2, 0.4, 0.9])
-    assert score.value == pytest.approx(50) and score.each.tolist() == pytest.approx([20, 40, 90])
+    assert score.value == pytest.approx(50) and score.per_image.tolist() == pytest.approx([20, 40, 90])
     share = Score("s", np.array([[1, 2], [0, 0], [3, 6.0]]))  # a picture without words has no share
-    assert share.value == pytest.approx(50) and np.isnan(share.each[1])
+    assert share.value == pytest.approx(50) and np.isnan(share.per_image[1])
     assert Score("q", np.array([[3, 2.0]]), quotient).value == pytest.approx(1.5)
 
 

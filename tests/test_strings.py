@@ -20,7 +20,7 @@ from caption.data.vocabulary import SPECIALS
 from caption.encoders.cnn import CNNS, SharedBlock
 from caption.errors import UserError
 from caption.evaluation import table
-from caption.evaluation.string_accuracy import reading_scores, spells
+from caption.evaluation.string_accuracy import is_string_set, string_accuracy
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
 from preprocess.strings import CHARACTERS, FONTS, boxes, draw_named, lay_out, make_string, read_font, split_of
@@ -70,7 +70,9 @@ def test_captions_are_the_strings(strings: Path) -> None:
         drawn = [make_string(1, split, number) for number in range(count)]
         references = CaptionData(strings, split).references()
         assert [texts[0].replace(" ", "") for texts in references] == drawn
-        assert references == [[" ".join(text)] for text in drawn] and spells([[t.split()] for (t,) in references])
+        assert references == [[" ".join(text)] for text in drawn] and is_string_set(
+            [[t.split()] for (t,) in references]
+        )
     words = read_vocabulary(strings).words
     drawn = [make_string(1, "train", number) for number in range(COUNTS[0])]
     assert set(words) == {*SPECIALS, *"".join(drawn)} <= {*SPECIALS, *CHARACTERS}
@@ -236,18 +238,18 @@ def test_exact_match_and_character_error_rate() -> None:
     """By hand: one right; one substitution of 3; one insertion to 2; all 4 characters missing."""
     written = [list("ab1"), list("xyz"), list("abc"), []]
     right = [list("ab1"), list("xyy"), list("ab"), list("1234")]
-    exact, errors = reading_scores(written, right)
+    exact, errors = string_accuracy(written, right)
     assert (exact.name, errors.name) == ("exact match", "character error rate")
-    assert exact.value == 25 and exact.each.tolist() == [100, 0, 0, 0]
+    assert exact.value == 25 and exact.per_image.tolist() == [100, 0, 0, 0]
     assert errors.value == pytest.approx(100 * (0 + 1 + 1 + 4) / (3 + 3 + 2 + 4))
-    assert errors.each.tolist() == pytest.approx([0, 100 / 3, 50, 100])
+    assert errors.per_image.tolist() == pytest.approx([0, 100 / 3, 50, 100])
 
 
 def test_character_error_rate_is_nltk_s() -> None:
     chance = np.random.default_rng(0)
     pairs = [["".join(chance.choice(list("ab1"), size)) for size in chance.integers(1, 7, 2)] for _ in range(50)]
     total = sum(edit_distance(*pair) for pair in pairs)
-    errors = reading_scores([list(ours) for ours, _ in pairs], [list(right) for _, right in pairs])[1]
+    errors = string_accuracy([list(ours) for ours, _ in pairs], [list(right) for _, right in pairs])[1]
     assert errors.value == pytest.approx(100 * total / sum(len(right) for _, right in pairs))
 
 

@@ -36,7 +36,7 @@ class Score(NamedTuple):
         return float(self.combine(self.parts.sum(0)))
 
     @property
-    def each(self) -> Values:
+    def per_image(self) -> Values:
         """The score of every picture alone [N]."""
         return self.combine(self.parts)
 

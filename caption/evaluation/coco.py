@@ -14,7 +14,7 @@ from caption.evaluation.rouge import rouge_l
 class Captions(NamedTuple):
     """Captions of some pictures beside their references, in the tokens of the server."""
 
-    written: list[Words]
+    hypotheses: list[Words]
     references: list[list[Words]]
 
 
@@ -27,12 +27,12 @@ def _words(text: str) -> Words:
     return " ".join(tokenise(text)).split()
 
 
-def official(captions: Captions) -> list[Score]:
+def coco_scores(captions: Captions) -> list[Score]:
     """BLEU-1 to 4 (and without brevity penalty, and the length ratio), ROUGE-L, CIDEr-D; from 0 to 100, CIDEr-D to
     1,000."""
-    ngrams = list(count_ngrams(captions.references, captions.written))
+    ngrams = list(count_ngrams(captions.references, captions.hypotheses))
     return [
-        *bleu(captions.references, captions.written, ngrams),
-        rouge_l(captions.references, captions.written),
-        cider_d(captions.references, captions.written, ngrams),
+        *bleu(captions.references, captions.hypotheses, ngrams),
+        rouge_l(captions.references, captions.hypotheses),
+        cider_d(captions.references, captions.hypotheses, ngrams),
     ]

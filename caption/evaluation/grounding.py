@@ -21,12 +21,12 @@ from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.categories import NAMES, OTHERS, plural
-from caption.visualise.upsample import centred, peak, upsample
+from caption.visualise.upsample import center_prior, peak, upsample
 
 Mask = NDArray[np.bool_]
 
 
-class Found(NamedTuple):
+class GroundingCounts(NamedTuple):
     """Sums over the words that name an object of their picture."""
 
     words: float = 0
@@ -36,11 +36,11 @@ class Found(NamedTuple):
     centre_inside: float = 0  # the same for attention on the picture's middle
     centre_hits: float = 0
 
-    def plus(self, other: "Found") -> "Found":
-        return Found(*(a + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: "GroundingCounts") -> "GroundingCounts":
+        return GroundingCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-class Objects:
+class Instances:
     """The objects of a set of pictures, by the words that name them."""
 
     def __init__(self, path: str | Path, fit: Callable[[Image.Image], Image.Image]) -> None:
@@ -98,18 +98,20 @@ class Objects:
         """What chance and the picture's middle would get: area, centre_inside and centre_hits of a word."""
         mask = self.mask(image_id, category)
         assert mask is not None
-        return float(mask.mean()), *_inside(centred(cells), mask, cells)
+        return float(mask.mean()), *_inside(center_prior(cells), mask, cells)
 
-    def look(self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, cells: FeatureGrid) -> Found:
+    def look(
+        self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, cells: FeatureGrid
+    ) -> GroundingCounts:
         """Hold the attention [T, L] of a caption's words against the objects that they name; names of what is not in
         the picture, or not in the part that the model sees, do not count. A name of several words has the mean of
         their attention."""
-        found = Found()
+        found = GroundingCounts()
         for start, stop, category in self.named(words):
             mask = self.mask(image_id, category)
             if mask is not None:
                 own = _inside(np.asarray(weights[start:stop], np.float64).mean(0), mask, cells)
-                found = found.plus(Found(1, *own, *self._ignorant(image_id, category, cells)))
+                found = found.plus(GroundingCounts(1, *own, *self._ignorant(image_id, category, cells)))
         return found
 
 
@@ -119,9 +121,9 @@ def _inside(weights: NDArray[np.float64], mask: Mask, cells: FeatureGrid) -> tup
     return float(attention[mask].sum() / max(attention.sum(), 1e-12)), float(mask[peak(attention, cells)])
 
 
-def grounding_scores(found: Sequence[Found], suffix: str = "") -> list[Score]:
+def grounding_scores(found: Sequence[GroundingCounts], suffix: str = "") -> list[Score]:
     """Percentages over all words that name an object; `suffix` says of which captions."""
-    table = np.array(found, np.float64).reshape(-1, len(Found._fields))
+    table = np.array(found, np.float64).reshape(-1, len(GroundingCounts._fields))
     columns = {
         "attention correctness": 1,
         "attention correctness of the centre": 4,

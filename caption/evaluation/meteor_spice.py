@@ -18,7 +18,7 @@ STAGES = (1.0, 0.6, 0.8, 0.6)
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 
 
-def java_scores(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> tuple[list[Score], list[str]]:
+def meteor_spice(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> tuple[list[Score], list[str]]:
     """METEOR and SPICE of tokenised captions, as they can be had, and a line for each that cannot, with the remedy."""
     scores: list[Score] = []
     if shutil.which("java") is None:

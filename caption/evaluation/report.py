@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from caption.data.images import encode_jpeg
 from caption.encoders.grid import FeatureGrid
-from caption.evaluation.table import Range, blocks, cell
+from caption.evaluation.table import Interval, blocks, cell
 from caption.files import atomic_write
 from caption.search import Hypothesis
 from caption.visualise.figures import draw_curves
-from caption.visualise.html import HELP, as_script, caption_entry, cells_entry, look_entry, shell
+from caption.visualise.html import HELP, as_script, caption_entry, cells_entry, html_document, look_entry
 
 CHUNK = 50  # pictures whose attention lies in one file
 SORTS = ("CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
@@ -49,11 +49,11 @@ class Report:
         title: str,
         told: str,
         values: Mapping[str, float],
-        ranges: Mapping[str, Range],
+        ranges: Mapping[str, Interval],
         records: Sequence[Mapping[str, Any]],
         items: Sequence[Mapping[str, Any]],
     ) -> None:
-        """The page itself. `told` says how it was scored, `records` are of log.jsonl, `items` of `item`."""
+        """The page itself. `told` says how it was scored, `records` are of log.jsonl, `items` of `report_entry`."""
         sorts = [name for name in SORTS if name in values]
         content = {"chunk": CHUNK, "sorts": sorts, "cells": cells_entry(self.cells), "items": items}
         script = f"const report = {as_script(content)};\n"
@@ -67,7 +67,7 @@ class Report:
         if records:
             body += [_examples(records, [item["name"] for item in items])]
         body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
-        page = shell(
+        page = html_document(
             title,
             "\n".join(body),
             ["viewer.css", "report.css"],
@@ -87,7 +87,7 @@ CONTROLS = """<div id="controls">
 </div>"""
 
 
-def item(
+def report_entry(
     name: str,
     words: Sequence[str],
     hypothesis: Hypothesis,
@@ -106,7 +106,7 @@ def item(
     }
 
 
-def _table(values: Mapping[str, float], ranges: Mapping[str, Range]) -> str:
+def _table(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
     tables = []
     for block in blocks(values):
         head = "".join(f"<th>{html.escape(column)}<th>95 %" for column in block.columns)

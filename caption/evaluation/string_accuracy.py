@@ -9,12 +9,12 @@ from caption.evaluation.bootstrap import Score
 from caption.evaluation.ngrams import Words
 
 
-def spells(references: Sequence[Sequence[Words]]) -> bool:
+def is_string_set(references: Sequence[Sequence[Words]]) -> bool:
     """Whether captions are strings: every picture has one, and all its words are single characters."""
     return all(len(texts) == 1 and all(len(word) == 1 for word in texts[0]) for texts in references)
 
 
-def reading_scores(written: Sequence[Words], references: Sequence[Words]) -> list[Score]:
+def string_accuracy(written: Sequence[Words], references: Sequence[Words]) -> list[Score]:
     """Of what was read and the string that is there, characters of each picture, in percent.
 
     Exact match: pictures of which every character is right. Character error rate: insertions, deletions and

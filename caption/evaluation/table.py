@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from caption.data.vocabulary import tokenise
 from caption.evaluation.bootstrap import Difference, Score, quotient
-from caption.evaluation.coco import Captions, official
-from caption.evaluation.grounding import Objects
-from caption.evaluation.meteor_spice import java_scores
+from caption.evaluation.coco import Captions, coco_scores
+from caption.evaluation.grounding import Instances
+from caption.evaluation.meteor_spice import meteor_spice
 from caption.evaluation.scene_truth import judge, read_scene, truth_scores
-from caption.evaluation.string_accuracy import reading_scores, spells
+from caption.evaluation.string_accuracy import is_string_set, string_accuracy
 from caption.search import Hypothesis
 
-Range = tuple[float, float]
+Interval = tuple[float, float]
 
 
 def score_captions(captions: Captions, java: bool) -> tuple[list[Score], list[str]]:
     """The official scores, and a line for each that cannot be had here."""
-    more, missing = java_scores(captions.references, captions.written) if java else ([], [])
-    return official(captions) + more, missing
+    more, missing = meteor_spice(captions.references, captions.hypotheses) if java else ([], [])
+    return coco_scores(captions) + more, missing
 
 
 def entropy(weights: Sequence[NDArray[np.floating]]) -> Score:
@@ -34,7 +34,7 @@ def entropy(weights: Sequence[NDArray[np.floating]]) -> Score:
 
 
 def truth(
-    words: Sequence[Sequence[str]], objects: Objects, image_ids: Sequence[int]
+    words: Sequence[Sequence[str]], objects: Instances, image_ids: Sequence[int]
 ) -> tuple[list[Score], list[list[str]]]:
     """Captions of drawn shapes held against their scenes: shares of all captions, and apart of pictures with and
     without a combination that was never trained on; and what there is to say of each picture. Nothing for others.
@@ -60,7 +60,7 @@ def reading(words: Sequence[Sequence[str]], references: Sequence[Sequence[str]])
     """Captions that are strings, a word a character (`preprocess strings`, or a set of one's own), held against the
     string that is in the picture. Nothing for others."""
     strings = [[tokenise(text) for text in texts] for texts in references]
-    return reading_scores(words, [texts[0] for texts in strings]) if spells(strings) else []
+    return string_accuracy(words, [texts[0] for texts in strings]) if is_string_set(strings) else []
 
 
 class Block(NamedTuple):
@@ -89,7 +89,7 @@ def digits(name: str, value: float) -> int:
     return 0 if isinstance(value, int) or name.startswith("words") else 3 if name == "length ratio" else 2
 
 
-def cell(name: str, values: Mapping[str, float], ranges: Mapping[str, Range]) -> tuple[str, str]:
+def cell(name: str, values: Mapping[str, float], ranges: Mapping[str, Interval]) -> tuple[str, str]:
     """A score and its interval, if it has one."""
     value = values[name]
     if not math.isfinite(value):
@@ -99,7 +99,7 @@ def cell(name: str, values: Mapping[str, float], ranges: Mapping[str, Range]) ->
     return f"{value:.{d}f}", span
 
 
-def table(values: Mapping[str, float], ranges: Mapping[str, Range]) -> str:
+def table(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
     """For a terminal: one line a score, with the interval where there is one."""
     found = blocks(values)
     wide = max(len(row) for block in found for row in block.rows) + 2
@@ -129,7 +129,7 @@ def comparison(differences: Sequence[Difference]) -> str:
 
 def per_picture(scores: Sequence[Score], hypotheses: Sequence[Hypothesis]) -> list[dict[str, Any]]:
     """Every score of every picture alone, None where it has none; and what the model thought of its caption."""
-    each = {score.name: score.each.tolist() for score in scores}
+    each = {score.name: score.per_image.tolist() for score in scores}
     return [
         {
             "log_probability": hypothesis.log_probability,

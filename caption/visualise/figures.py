@@ -23,7 +23,7 @@ KINDS = (".png", ".pdf", ".svg", ".jpg", ".gif")  # of figures
 FRAME = 900  # milliseconds that a word of an animation is shown
 
 
-class Look(NamedTuple):
+class AttentionMaps(NamedTuple):
     """Where a model looked at each of the T words of a caption."""
 
     weights: NDArray[np.floating]  # [T, L]
@@ -32,7 +32,7 @@ class Look(NamedTuple):
     name: str = ""  # of the model
 
 
-def brightness(look: Look, size: tuple[int, int], window: Window = WHOLE) -> NDArray[np.float32]:
+def brightness(look: AttentionMaps, size: tuple[int, int], window: Window = WHOLE) -> NDArray[np.float32]:
     """How brightly a picture of (height, width) is drawn for each word [T, H, W]: 1 where the model looked most."""
     maps = upsample(look.weights, look.cells, size, window)
     maps /= np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
@@ -42,7 +42,7 @@ def brightness(look: Look, size: tuple[int, int], window: Window = WHOLE) -> NDA
 def draw_attention(
     picture: NDArray[np.uint8],
     words: Sequence[str],
-    looks: Sequence[Look],
+    looks: Sequence[AttentionMaps],
     title: str,
     path: str | Path,
     window: Window = WHOLE,
@@ -75,7 +75,7 @@ def draw_attention(
 
 
 def _panel(
-    axis: Axes, picture: NDArray[np.uint8], light: NDArray[np.float32], look: Look, t: int, window: Window
+    axis: Axes, picture: NDArray[np.uint8], light: NDArray[np.float32], look: AttentionMaps, t: int, window: Window
 ) -> None:
     """The picture as lit for word t."""
     axis.imshow((picture * light[..., None]).astype(np.uint8))
@@ -99,7 +99,7 @@ def _outline(axis: Axes, cells: FeatureGrid, location: int, size: tuple[int, int
 def _animate(
     picture: NDArray[np.uint8],
     words: Sequence[str],
-    looks: Sequence[Look],
+    looks: Sequence[AttentionMaps],
     title: str,
     path: str | Path,
     window: Window,

@@ -15,7 +15,7 @@ from caption.data.images import Window, encode_jpeg, to_array
 from caption.encoders.grid import FeatureGrid
 from caption.files import atomic_write
 from caption.search import Hypothesis
-from caption.visualise.upsample import spread
+from caption.visualise.upsample import resampling_matrix
 
 PAGES = Path(__file__).with_name("assets")  # scripts and styles
 PIXELS = 64  # rows and columns of the maps that a page makes
@@ -27,7 +27,7 @@ HELP = (
 
 
 def write_page(path: Path, title: str, cells: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
-    """One file with everything in it, for the entries of `entry`."""
+    """One file with everything in it, for the entries of `image_entry`."""
     body = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p><div id="controls"></div><div id="list"></div>'
     script = (
         f"const cells = {as_script(cells_entry(cells))}, entries = {as_script(entries)};\n"
@@ -37,10 +37,12 @@ def write_page(path: Path, title: str, cells: FeatureGrid, entries: Sequence[dic
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
     with atomic_write(path) as part:
-        part.write_text(shell(title, body, ["viewer.css"], ["viewer.js"], script), encoding="utf-8")
+        part.write_text(html_document(title, body, ["viewer.css"], ["viewer.js"], script), encoding="utf-8")
 
 
-def shell(title: str, body: str, styles: Sequence[str], scripts: Sequence[str], last: str, before: str = "") -> str:
+def html_document(
+    title: str, body: str, styles: Sequence[str], scripts: Sequence[str], last: str, before: str = ""
+) -> str:
     """A whole page; `before` stands in front of the scripts, `last` is a script behind them."""
     style = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in styles)
     script = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in scripts)
@@ -59,11 +61,11 @@ def as_script(values: Any) -> str:
 
 def cells_entry(cells: FeatureGrid) -> dict[str, Any]:
     """Where the regions lie, and the page's share of the upsampling: each cell's share at each of its pixels."""
-    down, across = (spread(count, cells, PIXELS).round(5).tolist() for count in (cells.rows, cells.columns))
+    down, across = (resampling_matrix(count, cells, PIXELS).round(5).tolist() for count in (cells.rows, cells.columns))
     return {**cells._asdict(), "down": down, "across": across}
 
 
-def entry(
+def image_entry(
     picture: Image.Image,
     window: Window,
     name: str,

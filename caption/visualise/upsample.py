@@ -13,7 +13,9 @@ Map = NDArray[np.float32]
 
 
 @cache
-def spread(count: int, cells: FeatureGrid, pixels: int, start: float = 0.0, extent: float = 1.0) -> NDArray[np.float64]:
+def resampling_matrix(
+    count: int, cells: FeatureGrid, pixels: int, start: float = 0.0, extent: float = 1.0
+) -> NDArray[np.float64]:
     """Share of each of `count` cells in a row (or column) at each pixel [pixels, count]; those of a pixel sum to one.
 
     A cell reaches half a step to both sides of its middle and is blurred by a Gaussian of half a step, like the
@@ -43,8 +45,8 @@ def upsample(
     """
     height, width = size or (cells.size, cells.size)
     grids = np.asarray(weights, np.float64).reshape(-1, cells.rows, cells.columns)
-    down = spread(cells.rows, cells, height, window.top, window.height)
-    across = spread(cells.columns, cells, width, window.left, window.width)
+    down = resampling_matrix(cells.rows, cells, height, window.top, window.height)
+    across = resampling_matrix(cells.columns, cells, width, window.left, window.width)
     maps: Map = (down @ grids @ across.T).astype(np.float32)
     return maps
 
@@ -61,7 +63,7 @@ def peak(attention: Map, cells: FeatureGrid) -> tuple[int, int]:
     return low + row, low + column
 
 
-def centred(cells: FeatureGrid) -> NDArray[np.float64]:
+def center_prior(cells: FeatureGrid) -> NDArray[np.float64]:
     """Attention [L] on the middle of the picture, shared by the cells around it: what knows nothing but that
     photographers put things there."""
 
