@@ -19,8 +19,9 @@ from caption.data import dataset, embeddings, hdf5
 from caption.data.vocabulary import Vocabulary
 from caption.device import allow_tf32, choose_device, choose_precision, free_memory, tune_malloc
 from caption.errors import UserError
-from caption.evaluation.coco import captions_from_text, coco_scores
+from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.generate import generate
+from caption.evaluation.metrics import VALIDATION, score_captions
 from caption.ops import torch_compile
 from caption.training import loop, run_dir
 from caption.training.self_critical import Critic
@@ -179,7 +180,7 @@ def write_epoch(
     texts: list[str],
 ) -> dict[str, float]:
     """Score the captions of the validation split, write all of an epoch down, and return the scores."""
-    scored = coco_scores(captions_from_text(texts, val.references()))
+    scored = score_captions(CaptionSet(texts, val.references()), VALIDATION).scores
     scores = {score.name: score.value for score in scored}
     run_dir.write_text(log.folder / "captions_val.json", run_dir.coco_results(val.image_ids, texts))
     shown, each = val.file_names[:EXAMPLES], {score.name: score.per_image for score in scored}

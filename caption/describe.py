@@ -1,52 +1,50 @@
-"""One picture described: its captions, and where the model looked."""
+"""Caption a single image and return the attention to each word."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from caption.captioner import Captioner
 from caption.config import SearchConfig
-from caption.data.images import read_square
+from caption.data.images import fit_image, to_array
 from caption.search import Hypothesis, follow, search
 from caption.visualise.figures import AttentionMaps
 
 
 @torch.inference_mode()
-def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list[str]) -> list[Hypothesis]:
-    """The model's captions of a picture, the best first; or the given words, if any, as it sees them."""
-    image = read_square(path, captioner.image.size, captioner.image.fit)
+def describe(captioner: Captioner, image: Image.Image, config: SearchConfig, words: list[str]) -> list[Hypothesis]:
+    """Return the model's captions of an RGB image, best first; or, if there are any, `words` as the only caption."""
+    square = to_array(fit_image(image, captioner.image.size, captioner.image.fit))
     device = next(captioner.parameters()).device
     if not captioner.decoder.stochastic:
         config = dataclasses.replace(config, attend="expectation")
-    memory = captioner.encode(torch.from_numpy(image).unsqueeze(0).to(device))
-    if given:
-        return follow(captioner.decoder, memory, captioner.vocabulary.encode(given), config.attend, heads=True)
+    memory = captioner.encode(torch.from_numpy(square).unsqueeze(0).to(device))
+    if words:
+        return follow(captioner.decoder, memory, captioner.vocabulary.encode(words), config.attend, heads=True)
     return search(captioner.decoder, memory, config, heads=True)[0]
 
 
-def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
-    """Where the model looked at these words."""
-    return AttentionMaps(hypothesis.weights[: len(words)].numpy(), captioner.encoder.cells, hypothesis.locations, name)
+def attention_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
+    """Return the attention to these words of a caption, all heads together."""
+    weights = hypothesis.weights[: len(words)].numpy()
+    return AttentionMaps(weights, captioner.encoder.cells, hypothesis.locations, name)
 
 
-def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
-    """The same for each head alone."""
+def head_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
+    """Return the attention of each head to these words of a caption."""
     assert hypothesis.heads is not None
-    weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
-    cells = captioner.encoder.cells
-    return [
-        AttentionMaps(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)
-    ]
+    heads = zip(hypothesis.heads[: len(words)].unbind(1), captioner.head_names, strict=True)  # M times [T, L]
+    return [AttentionMaps(weights.numpy(), captioner.encoder.cells, name=name) for weights, name in heads]
 
 
-def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
-    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose, `heads`
-    the weights of each head by its name."""
+def to_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
+    """Return a caption in plain values: for each word its attention weights as rows and columns of the grid, the `gate`
+    beta, the `location` (row, column) that hard attention chose, and the weights of each head by its name."""
     grid = captioner.encoder.grid
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
-    steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
+    steps = [{"word": word, "weights": rows} for word, rows in zip(words, weights, strict=True)]
     for step, gate in zip(steps, hypothesis.gates or [], strict=False):
         step["gate"] = gate
     for step, location in zip(steps, hypothesis.locations or [], strict=False):

@@ -141,7 +141,7 @@ def test_evaluation_by_two_is_that_of_one(shapes: Path, tmp_path: Path) -> None:
     """The same scores and captions, pictures shared unevenly; only the first process writes and prints."""
     train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *GIVEN])
     given = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
-    given += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
+    given += ["--instances", str(shapes.with_name("shapes_instances.json"))]
     evaluate.main(given)
     one = json.loads((tmp_path / "scores_test.json").read_text())
     (tmp_path / "scores_test.json").unlink()

@@ -19,7 +19,6 @@ from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS
 from caption.encoders.cnn import CNNS, SharedBlock
 from caption.errors import UserError
-from caption.evaluation import table
 from caption.evaluation.string_accuracy import is_string_set, string_accuracy
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
@@ -251,12 +250,6 @@ def test_character_error_rate_is_nltk_s() -> None:
     total = sum(edit_distance(*pair) for pair in pairs)
     errors = string_accuracy([list(ours) for ours, _ in pairs], [list(right) for _, right in pairs])[1]
     assert errors.value == pytest.approx(100 * total / sum(len(right) for _, right in pairs))
-
-
-def test_only_strings_are_scored_as_strings() -> None:
-    assert [score.name for score in table.reading([["a"]], [["a b"]])] == ["exact match", "character error rate"]
-    assert table.reading([["a"]], [["a dog"]]) == []
-    assert table.reading([["a"]], [["a b", "a b"]]) == []  # several captions of a picture
 
 
 def test_instances_hold_only_what_is_known(strings: Path) -> None:

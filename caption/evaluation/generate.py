@@ -1,4 +1,4 @@
-"""Captions of a whole split: the decoder's search, over every batch of a loader."""
+"""Generate captions for all images of a split."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,20 +7,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from caption import distributed
 from caption.captioner import Captioner
 from caption.config import SearchConfig
+from caption.data.dataset import Batch, CaptionData
 from caption.device import autocast, to_device
+from caption.evaluation.grounding import GroundingCounts, Instances
 from caption.ops.recurrent_linear import unrolled
 from caption.progress import ProgressBar
 from caption.search import Hypothesis, search
 
 
 class Generated(NamedTuple):
-    """What the model says of an image, and where it looked."""
+    """The captions of an image, and the attention of the model that wrote them."""
 
     image: int  # its number in the split
-    hypotheses: list[Hypothesis]  # the best first
-    references: list[tuple[list[str], Tensor]]  # if asked for: words, and where the model looked at them [T, L]
+    hypotheses: list[Hypothesis]  # best first
+    references: list[tuple[list[str], Tensor]]  # words of each reference and attention [T, L] to them, if asked for
 
 
 @torch.inference_mode()
@@ -32,15 +35,18 @@ def generate(
     precision: str,
     references: bool = False,
 ) -> Iterator[Generated]:
-    """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
-    attention the expectation). An image is encoded once for both. The weights must not change before all is read."""
+    """Yield the captions of each image.
+
+    With `references`, each also has the attention to its references under teacher forcing (for hard attention the
+    expectation); the image is encoded once for both. The weights must not change before the iteration ends.
+    """
     captioner.eval()
     with unrolled(captioner.decoder):
         for batch in ProgressBar(loader, "caption", "batches"):
-            read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
+            attention: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
             with autocast(device, precision):
                 memory = captioner.encode(to_device(batch.images, device))
-                found = search(captioner.decoder, memory, config)
+                hypotheses = search(captioner.decoder, memory, config)
                 if references:
                     captions = to_device(batch.captions, device)
                     weights = captioner.decoder(memory, captions, batch.lengths).weights
@@ -48,5 +54,31 @@ def generate(
                     for b, q in (batch.lengths > 0).nonzero().tolist():
                         length = int(batch.lengths[b, q])
                         words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())
-                        read[b].append((words, weights[b, q, : length - 1]))
-            yield from map(Generated, batch.indices, found, read)
+                        attention[b].append((words, weights[b, q, : length - 1]))
+            yield from map(Generated, batch.indices, hypotheses, attention)
+
+
+def caption_split(
+    captioner: Captioner,
+    split: CaptionData,
+    loader: DataLoader[Batch],
+    config: SearchConfig,
+    device: torch.device,
+    precision: str,
+    instances: Instances | None,
+) -> tuple[list[Hypothesis], list[GroundingCounts]]:
+    """Return the best caption of each image in the order of the split, gathered from all processes; and, with
+    `instances`, the grounding of its references."""
+    best: dict[int, Hypothesis] = {}
+    grounding: dict[int, GroundingCounts] = {}
+    for generated in generate(captioner, loader, config, device, precision, references=instances is not None):
+        index = generated.image
+        best[index] = generated.hypotheses[0]
+        if instances:
+            counts = GroundingCounts()
+            for words, weights in generated.references:
+                image_id = split.image_ids[index]
+                counts = counts.plus(instances.count(words, weights.numpy(), image_id, captioner.encoder.cells))
+            grounding[index] = counts
+    best, grounding = distributed.gather(best), distributed.gather(grounding)
+    return [best[index] for index in sorted(best)], [grounding[index] for index in sorted(grounding)]
