@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from caption.config.captioning import CaptioningConfig
 from caption.config.cli import parse, run
+from caption.config.inference import CaptioningConfig
 from caption.data.images import BadImage, open_image, window
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
@@ -89,7 +89,7 @@ def caption_images(
             draw_attention(np.asarray(shown), words, maps, caption, figures[path], seen)
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        write_page(Path(args.output), "Attention to each word", captioner.encoder.cells, entries)
+        write_page(Path(args.output), "Attention for each word", captioner.encoder.cells, entries)
     if len(errors) == len(paths) == 1:
         raise errors[0]
     if errors:

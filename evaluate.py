@@ -13,7 +13,7 @@ import torch
 from caption import distributed
 from caption.captioner import Captioner, check_features, check_fits
 from caption.config.cli import parse, run
-from caption.config.evaluation import ComparisonConfig, EvaluationConfig
+from caption.config.inference import ComparisonConfig, EvaluationConfig
 from caption.data import dataset
 from caption.device import choose_device, choose_precision, tune_malloc
 from caption.errors import UserError

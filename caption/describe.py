@@ -1,4 +1,4 @@
-"""Caption a single image and return the attention to each word."""
+"""Caption a single image and return the attention for each word."""
 
 import dataclasses
 from typing import Any
@@ -27,13 +27,13 @@ def describe(captioner: Captioner, image: Image.Image, config: SearchConfig, wor
 
 
 def attention_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
-    """Return the attention to these words of a caption, all heads together."""
+    """Return the attention for these words of a caption, all heads together."""
     weights = hypothesis.weights[: len(words)].numpy()
     return AttentionMaps(weights, captioner.encoder.cells, hypothesis.locations, name)
 
 
 def head_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
-    """Return the attention of each head to these words of a caption."""
+    """Return the attention of each head for these words of a caption."""
     assert hypothesis.heads is not None
     heads = zip(hypothesis.heads[: len(words)].unbind(1), captioner.head_names, strict=True)  # M times [T, L]
     return [AttentionMaps(weights.numpy(), captioner.encoder.cells, name=name) for weights, name in heads]

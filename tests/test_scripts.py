@@ -21,7 +21,7 @@ from caption import checkpoint
 from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
-from caption.config.evaluation import EvaluationConfig
+from caption.config.inference import EvaluationConfig
 from caption.data.dataset import CaptionData
 from caption.data.images import open_image
 from caption.errors import UserError

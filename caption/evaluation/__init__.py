@@ -1,1 +1,1 @@
-"""Scores of generated captions and of the attention to their words."""
+"""Scores of generated captions and of attention."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,35 +15,24 @@ from caption.evaluation.ngrams import NGrams, Words, count_ngrams
 from caption.evaluation.scene_truth import Verdict, judge
 from caption.evaluation.string_accuracy import is_string_set
 
-Need = Literal["attention", "instances", "reference grounding", "scenes", "strings", "java"]
-
 
 @dataclass
 class CaptionSet:
-    """One generated caption for each of N images, and their references.
-
-    The other fields may be missing; metrics that need them are then left out.
-    """
+    """One generated caption for each of N images, their references, and what else is known of them."""
 
     captions: Sequence[str]
     references: Sequence[Sequence[str]]
     image_ids: Sequence[int] = ()
     attention: Sequence[NDArray[np.floating]] = ()  # [T, L] for each caption
     grid: FeatureGrid | None = None  # where the L locations lie
-    instances: Instances | None = None  # objects of the images
+    instances: Instances | None = None
     reference_grounding: Sequence[GroundingCounts] = ()  # of each image's references, under teacher forcing
     training_captions: Sequence[Words] | None = None
-    java: bool = False  # whether to run the metrics that need Java
+    java: bool = False  # whether to compute the metrics that need Java
 
     @cached_property
     def words(self) -> list[list[str]]:
-        """The words of each caption."""
         return [caption.split() for caption in self.captions]
-
-    @cached_property
-    def reference_words(self) -> list[list[list[str]]]:
-        """The words of each reference, as the vocabulary splits them."""
-        return [[tokenise(text) for text in texts] for texts in self.references]
 
     @cached_property
     def tokens(self) -> TokenisedCaptions:
@@ -53,49 +41,38 @@ class CaptionSet:
 
     @cached_property
     def ngrams(self) -> list[NGrams]:
-        """The n-grams of `tokens`."""
         return list(count_ngrams(*self.tokens))
 
     @cached_property
+    def strings(self) -> list[list[str]]:
+        """The string in each image, as its reference spells it, or nothing if references are no strings."""
+        references = [[tokenise(text) for text in texts] for texts in self.references]
+        return [texts[0] for texts in references] if is_string_set(references) else []
+
+    @cached_property
     def grounding(self) -> list[GroundingCounts]:
-        """The grounding of each caption. Needs "attention" and "instances"."""
-        assert self.instances is not None and self.grid is not None
+        """The grounding of each caption, or nothing without attention or instances."""
+        if not self.attention or self.instances is None or self.grid is None:
+            return []
         arguments = zip(self.words, self.attention, self.image_ids, strict=True)
-        return [self.instances.count(*each, self.grid) for each in arguments]
+        return [self.instances.count(*caption, self.grid) for caption in arguments]
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """The verdict on each caption of a drawn scene. Needs "scenes"."""
-        assert self.instances is not None
+        """The verdict on each caption, or nothing if the images' scenes are unknown."""
+        if self.instances is None or not self.instances.has_scenes:
+            return []
         scenes = map(self.instances.scene, self.image_ids)
         return [judge(words, scene) for words, scene in zip(self.words, scenes, strict=True)]
 
-    @cached_property
+    @property
     def unseen(self) -> list[bool]:
-        """Whether each drawn scene has a combination that is in no training image. Needs "scenes"."""
-        assert self.instances is not None
-        return [bool(self.instances.coco.imgs[image_id].get("unseen")) for image_id in self.image_ids]
+        """Whether each scene has a combination that no training image has."""
+        images = self.instances.coco.imgs if self.instances else {}
+        return [bool(images.get(image_id, {}).get("unseen")) for image_id in self.image_ids]
 
     @property
     def notes(self) -> list[list[str]]:
-        """Remarks on each caption for people to read: what is wrong with it, if its scene is known."""
-        if not self.has("scenes"):
-            return [[] for _ in self.captions]
-        pairs = zip(self.verdicts, self.unseen, strict=True)
-        return [verdict.notes + ["unseen combination"] * unseen for verdict, unseen in pairs]
-
-    def has(self, need: Need) -> bool:
-        """Whether the set has what a metric needs."""
-        match need:
-            case "attention":
-                return bool(self.attention)
-            case "instances":
-                return self.instances is not None
-            case "reference grounding":
-                return bool(self.reference_grounding)
-            case "scenes":
-                return self.instances is not None and self.instances.has_scenes
-            case "strings":
-                return is_string_set(self.reference_words)
-            case "java":
-                return self.java
+        """For people: what is wrong with each caption, if the scenes are known."""
+        pairs = zip(self.verdicts, self.unseen, strict=True) if self.verdicts else []
+        return [v.notes + ["unseen combination"] * unseen for v, unseen in pairs] or [[] for _ in self.captions]

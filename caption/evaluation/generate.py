@@ -23,7 +23,7 @@ class Generated(NamedTuple):
 
     image: int  # its number in the split
     hypotheses: list[Hypothesis]  # best first
-    references: list[tuple[list[str], Tensor]]  # words of each reference and attention [T, L] to them, if asked for
+    references: list[tuple[list[str], Tensor]]  # words of each reference and its attention [T, L], if asked for
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def generate(
 ) -> Iterator[Generated]:
     """Yield the captions of each image.
 
-    With `references`, each also has the attention to its references under teacher forcing (for hard attention the
+    With `references`, each also has the attention for its references under teacher forcing (for hard attention the
     expectation); the image is encoded once for both. The weights must not change before the iteration ends.
     """
     captioner.eval()

@@ -27,11 +27,11 @@ def meteor(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> 
     _check_installed()
     from pycocoevalcap.meteor.meteor import Meteor
 
-    known, written = _as_strings(references, captions)
+    known = [[" ".join(reference) for reference in texts] for texts in references]
     try:
         program = Meteor()
-        counts = [[float(x) for x in program._stat(written[i][0], known[i]).split()] for i in known]
-        return Score("METEOR", _statistics(counts), _meteor)
+        lines = [program._stat(" ".join(caption), texts) for caption, texts in zip(captions, known, strict=True)]
+        return Score("METEOR", _statistics([[float(x) for x in line.split()] for line in lines]), _meteor)
     except (OSError, ValueError) as error:
         raise Unavailable(f"METEOR is left out: its program failed ({error}); {INSTALL}") from None
 
@@ -47,8 +47,10 @@ def spice(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> S
             "SPICE is left out: it needs the two jars of Stanford CoreNLP 3.6.0 (400 MB); take them out of "
             f"https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip and put them into {folder}"
         )
+    known = {i: [" ".join(reference) for reference in texts] for i, texts in enumerate(references)}
+    written = {i: [" ".join(caption)] for i, caption in enumerate(captions)}
     try:
-        results = module.Spice().compute_score(*_as_strings(references, captions))[1]
+        results = module.Spice().compute_score(known, written)[1]
         return mean_score("SPICE", np.nan_to_num([result["All"]["f"] for result in results]))
     except Exception as error:  # its program may fail in any way
         raise Unavailable(f"SPICE is left out: its program failed ({error}); it wants Java 8") from None
@@ -63,14 +65,6 @@ def _check_installed() -> None:
         import pycocoevalcap.spice.spice  # noqa: F401
     except ImportError:
         raise Unavailable(f"METEOR and SPICE are left out: pycocoevalcap is not installed; {INSTALL}") from None
-
-
-def _as_strings(
-    references: Sequence[Sequence[Words]], captions: Sequence[Words]
-) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Return references and captions as the programs take them: texts by the number of the image."""
-    known = {i: [" ".join(reference) for reference in texts] for i, texts in enumerate(references)}
-    return known, {i: [" ".join(caption)] for i, caption in enumerate(captions)}
 
 
 def _statistics(counts: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from caption.errors import UserError
 from caption.evaluation.attention_entropy import attention_entropy
 from caption.evaluation.bleu import bleu
 from caption.evaluation.bootstrap import Score
-from caption.evaluation.caption_set import CaptionSet, Need
+from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.cider import cider_d
 from caption.evaluation.diversity import diversity
 from caption.evaluation.grounding import grounding_scores
@@ -27,9 +27,9 @@ class Metric:
 
     name: str
     compute: Callable[[CaptionSet], Sequence[Score] | Mapping[str, float]]
-    needs: tuple[Need, ...] = ()  # besides captions and references
+    needs: str = "captions"  # the attribute of CaptionSet without which it is left out
     validation: bool = False  # also computed after every epoch of training
-    sort_by: str = ""  # the score by which the report page offers to sort
+    sort_by: str = ""  # the score by which the report page can sort
 
 
 def _truth(c: CaptionSet) -> list[Score]:
@@ -46,17 +46,13 @@ METRICS = (
     Metric("BLEU", lambda c: bleu(*c.tokens, c.ngrams), validation=True, sort_by="BLEU-4"),
     Metric("ROUGE-L", lambda c: [rouge_l(*c.tokens)], validation=True, sort_by="ROUGE-L"),
     Metric("CIDEr-D", lambda c: [cider_d(*c.tokens, c.ngrams)], validation=True, sort_by="CIDEr-D"),
-    Metric("METEOR", lambda c: [meteor(*c.tokens)], ("java",), sort_by="METEOR"),
-    Metric("SPICE", lambda c: [spice(*c.tokens)], ("java",), sort_by="SPICE"),
-    Metric("strings", lambda c: string_accuracy(c.words, [texts[0] for texts in c.reference_words]), ("strings",)),
-    Metric("entropy", lambda c: [attention_entropy(c.attention)], ("attention",)),
-    Metric("grounding", lambda c: grounding_scores(c.grounding), ("attention", "instances")),
-    Metric(
-        "reference grounding",
-        lambda c: grounding_scores(c.reference_grounding, ", references"),
-        ("reference grounding",),
-    ),
-    Metric("truth", _truth, ("scenes",)),
+    Metric("METEOR", lambda c: [meteor(*c.tokens)], "java", sort_by="METEOR"),
+    Metric("SPICE", lambda c: [spice(*c.tokens)], "java", sort_by="SPICE"),
+    Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
+    Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
+    Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
+    Metric("references", lambda c: grounding_scores(c.reference_grounding, ", references"), "reference_grounding"),
+    Metric("truth", _truth, "verdicts"),
     Metric("diversity", lambda c: diversity(c.words, c.training_captions)),
 )
 
@@ -77,20 +73,20 @@ class Evaluation(NamedTuple):
         return {score.name: score.value for score in self.scores} | self.statistics
 
 
-def score_captions(captions: CaptionSet, names: Sequence[str] | None = None) -> Evaluation:
-    """Compute the named metrics, or else all, leaving out those that need what `captions` has not.
+def score_captions(captions: CaptionSet, names: Sequence[str] = ()) -> Evaluation:
+    """Compute the named metrics, or else all for which `captions` has what they need.
 
     Raises UserError for an unknown name.
     """
     metrics = {metric.name: metric for metric in METRICS}
-    if unknown := [name for name in names or () if name not in metrics]:
+    if unknown := [name for name in names if name not in metrics]:
         raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(metrics)}")
     evaluation = Evaluation([], {}, [])
-    for name in metrics if names is None else names:
-        if not all(map(captions.has, metrics[name].needs)):
+    for metric in [metrics[name] for name in names or metrics]:
+        if not getattr(captions, metric.needs):
             continue
         try:
-            result = metrics[name].compute(captions)
+            result = metric.compute(captions)
         except Unavailable as error:
             if str(error) not in evaluation.missing:  # METEOR and SPICE need the same programs
                 evaluation.missing.append(str(error))

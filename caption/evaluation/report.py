@@ -80,15 +80,9 @@ class Report:
         if records:
             body += [_examples(records, [entry["name"] for entry in entries])]
         body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
-        page = html_document(
-            title,
-            "\n".join(body),
-            ["viewer.css", "report.css"],
-            ["viewer.js", "report.js"],
-            before_scripts='<script src="data/index.js"></script>\n',
-        )
+        body += ['<script src="data/index.js"></script>']
         with atomic_write(self.folder / "index.html") as path:
-            path.write_text(page, encoding="utf-8")
+            path.write_text(html_document(title, "\n".join(body), ["viewer", "report"]), encoding="utf-8")
 
 
 def write_report(

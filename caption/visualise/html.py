@@ -37,25 +37,19 @@ def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
     with atomic_write(path) as temporary:
-        temporary.write_text(html_document(title, body, ["viewer.css"], ["viewer.js"], script), encoding="utf-8")
+        temporary.write_text(html_document(title, body, ["viewer"], script), encoding="utf-8")
 
 
-def html_document(
-    title: str,
-    body: str,
-    styles: Sequence[str],
-    scripts: Sequence[str],
-    last_script: str = "",
-    before_scripts: str = "",
-) -> str:
-    """Return a page with these assets inlined; `before_scripts` is HTML, `last_script` is JavaScript."""
-    style = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in styles)
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+def html_document(title: str, body: str, assets: Sequence[str], script: str = "") -> str:
+    """Return a page with the assets of these names (without .css, .js) inlined, and with `script` after them."""
+    styles, scripts = (
+        "\n".join((ASSETS / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets) for kind in ("css", "js")
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n<body>\n{body}\n{before_scripts}"
-        f"<script>\n{script}\n{last_script}</script>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{styles}</style>\n<body>\n{body}\n"
+        f"<script>\n{scripts}\n{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -102,7 +96,7 @@ def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any
 
 
 def attention_entry(words: Sequence[str], hypothesis: Hypothesis, heads: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the attention to each word of a caption: mean of all heads, and each of the named heads."""
+    """Return the attention for each word of a caption: mean of all heads, and each of the named heads."""
     gates, locations = hypothesis.gates, hypothesis.locations
     per_head = [] if hypothesis.heads is None else hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
     return {

@@ -1,4 +1,4 @@
-"""The options of evaluate.py."""
+"""The options of evaluate.py and caption_image.py."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -57,3 +57,30 @@ class ComparisonConfig:
     """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
     seed: int = 1
     """Seed of the resampling."""
+
+
+@dataclass(frozen=True)
+class CaptioningConfig:
+    """Caption images and show the attention for each word."""
+
+    checkpoint: str
+    """A run's best.pt."""
+    image: tuple[str, ...]
+    """Images, or folders of images."""
+    output: str = ""
+    """A figure (.png, .pdf, .svg, .jpg; .gif shows one word after the other), a page for a browser with all the
+    images (.html), or a folder for one figure per image; empty: none of these."""
+    format: Literal["png", "pdf", "svg", "jpg", "gif"] = "png"
+    """Of the figures in a folder."""
+    caption: str = ""
+    """Words to show the attention for, instead of the model's own caption."""
+    compare_with: str = ""
+    """Another model's best.pt, to draw its attention for the same words below."""
+    heads: bool = False
+    """If attention has several heads, draw each of them in the figures below their mean. A page has them all."""
+    json: bool = False
+    """Print words, log-probability and attention weights as JSON, one object per image, instead of the caption."""
+    device: str = "auto"
+    seed: int = 1
+    """Seed of sampled words and sampled locations."""
+    search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
