@@ -25,10 +25,8 @@ SHOWN = 448  # longer side of an image in figures and pages, in pixels
 def main(arguments: list[str]) -> None:
     args = parse(CaptioningConfig, arguments, "caption_image.py")
     paths = find_images(args.image)
-    figures: dict[Path, Path] = {}
     page = args.output.lower().endswith(".html")
-    if args.output and not page:
-        figures = figure_paths(Path(args.output), paths, args.format)
+    figures = figure_paths(Path(args.output), paths, args.format) if args.output and not page else {}
     if args.compare_with and not figures:
         raise UserError("--compare-with draws figures, so it needs --output with a figure's name or a folder")
     if args.caption and not tokenise(args.caption):
@@ -63,7 +61,7 @@ def caption_images(
         open_once = lru_cache(open_image)  # for models of the same image size
         try:
             image = open_once(path, captioner.image.size)
-            shown = image_to_show(path, image)
+            shown = image_to_show(path, image) if args.output else image
         except BadImage as error:  # the other images are captioned all the same
             errors.append(error)
             continue

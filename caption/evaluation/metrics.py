@@ -51,7 +51,11 @@ METRICS = (
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
     Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
     Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
-    Metric("references", lambda c: grounding_scores(c.reference_grounding, ", references"), "reference_grounding"),
+    Metric(
+        "reference grounding",
+        lambda c: grounding_scores(c.reference_grounding, suffix=", references"),
+        "reference_grounding",
+    ),
     Metric("truth", _truth, "verdicts"),
     Metric("diversity", lambda c: diversity(c.words, c.training_captions)),
 )
@@ -73,16 +77,16 @@ class Evaluation(NamedTuple):
         return {score.name: score.value for score in self.scores} | self.statistics
 
 
-def score_captions(captions: CaptionSet, names: Sequence[str] = ()) -> Evaluation:
+def score_captions(captions: CaptionSet, names: Sequence[str] | None = None) -> Evaluation:
     """Compute the named metrics, or else all for which `captions` has what they need.
 
     Raises UserError for an unknown name.
     """
     metrics = {metric.name: metric for metric in METRICS}
-    if unknown := [name for name in names if name not in metrics]:
+    if unknown := [name for name in names or () if name not in metrics]:
         raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(metrics)}")
     evaluation = Evaluation([], {}, [])
-    for metric in [metrics[name] for name in names or metrics]:
+    for metric in [metrics[name] for name in (metrics if names is None else names)]:
         if not getattr(captions, metric.needs):
             continue
         try:
