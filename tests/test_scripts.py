@@ -147,8 +147,8 @@ def test_caption_image_prints_the_caption_that_evaluate_scores(
     shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the image's PNG and from the data file; JSON agrees with the text."""
-    picture = shapes.with_name("shapes_test_000003.png")
-    arguments = ["--checkpoint", str(model), "--image", str(picture), "--max-length", "8"]
+    image = shapes.with_name("shapes_test_000003.png")
+    arguments = ["--checkpoint", str(model), "--image", str(image), "--max-length", "8"]
     caption_image.main([*arguments, "--output", str(tmp_path / "figures" / "out.png")])
     text, log_probability = capsys.readouterr().out.splitlines()
     assert Image.open(tmp_path / "figures" / "out.png").size[0] > 300
@@ -170,8 +170,8 @@ def test_a_caption_is_followed_by_two_models(
     shapes: Path, model: Path, tmp_path: Path, capsys, captioner: Captioner
 ) -> None:
     """It has the log-probability that search reports for it; the second model follows the same words."""
-    picture = str(shapes.with_name("shapes_test_000003.png"))
-    arguments = ["--checkpoint", str(model), "--image", picture, "--max-length", "8", "--json"]
+    image = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(model), "--image", image, "--max-length", "8", "--json"]
     caption_image.main(arguments)
     own = json.loads(capsys.readouterr().out)
     caption_image.main([*arguments, "--caption", own["caption"].upper()])
@@ -186,7 +186,7 @@ def test_a_caption_is_followed_by_two_models(
     other = Captioner(captioner.image, captioner.configs["encoder"], hard, captioner.vocabulary)
     checkpoint.save(tmp_path / "hard.pt", other.to_checkpoint())
     figure = tmp_path / "two.png"
-    two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", picture, "--caption", "a red circle", "--json"]
+    two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", image, "--caption", "a red circle", "--json"]
     caption_image.main([*two, "--attend", "most_probable", "--compare-with", str(model), "--output", str(figure)])
     result = json.loads(capsys.readouterr().out)
     assert result["caption"] == "a red circle" and Image.open(figure).size[0] > 600
@@ -217,8 +217,8 @@ def test_heads_are_drawn_below_their_mean(shapes: Path, tmp_path: Path, capsys, 
     other = Captioner(captioner.image, captioner.configs["encoder"], form, captioner.vocabulary)
     assert other.head_names == [f"layer {n}, head {m}" for n in (1, 2, 3) for m in (1, 2)]
     checkpoint.save(tmp_path / "heads.pt", other.to_checkpoint())
-    picture = str(shapes.with_name("shapes_test_000003.png"))
-    arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", picture, "--caption", "a red circle", "--json"]
+    image = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", image, "--caption", "a red circle", "--json"]
     caption_image.main([*arguments, "--output", str(tmp_path / "mean.png")])
     capsys.readouterr()
     caption_image.main([*arguments, "--output", str(tmp_path / "heads.png"), "--heads"])
@@ -237,24 +237,24 @@ def test_a_folder_gives_a_figure_for_each_image(
     shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Other files in it are ignored; a broken image is reported and stops no other."""
-    pictures = tmp_path / "pictures"
-    (pictures / "more").mkdir(parents=True)
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
     for number in (1, 2):
-        picture = Image.open(shapes.with_name(f"shapes_test_00000{number}.png"))
-        picture.resize((90, 40)).save(pictures / f"{number}.png")
-        picture.save(pictures / "more" / f"{number}.png")
-    (pictures / "notes.txt").write_text("no picture")
-    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image", str(pictures), str(pictures / "more")]
+        image = Image.open(shapes.with_name(f"shapes_test_00000{number}.png"))
+        image.resize((90, 40)).save(images / f"{number}.png")
+        image.save(images / "more" / f"{number}.png")
+    (images / "notes.txt").write_text("no image")
+    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image", str(images), str(images / "more")]
     caption_image.main([*arguments, "--output", str(tmp_path / "figures"), "--format", "jpg"])
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"1.jpg", "2.jpg", "1_2.jpg", "2_2.jpg"}
     assert capsys.readouterr().out.splitlines()[::3] == [
-        str(pictures / n) for n in ("1.png", "2.png", "more/1.png", "more/2.png")
+        str(images / n) for n in ("1.png", "2.png", "more/1.png", "more/2.png")
     ]
     caption_image.main([*arguments, "--json"])
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(objects) == 4 and all(0 < word["gate"] < 1 for image in objects for word in image["words"])
 
-    (pictures / "1.png").write_bytes(b"broken")
+    (images / "1.png").write_bytes(b"broken")
     page = tmp_path / "page.html"
     with pytest.raises(UserError, match="1 of 4 images could not be read"):
         caption_image.main([*arguments, "--output", str(page)])
@@ -264,10 +264,10 @@ def test_a_folder_gives_a_figure_for_each_image(
 def test_images_are_never_overwritten(shapes: Path, model: Path, tmp_path: Path) -> None:
     """Neither by their own figures, nor one figure by another; a page holds images of odd names, too."""
     (tmp_path / "own").mkdir()
-    picture = Image.open(shapes.with_name("shapes_test_000001.png"))
+    image = Image.open(shapes.with_name("shapes_test_000001.png"))
     names = ["a.png", "a_2.png", "own/a.png", os.fsdecode(b"caf\xe9 $x_{$.png")]
     for name in names:
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
     content = (tmp_path / "a.png").read_bytes()
     arguments = ["--checkpoint", str(model), "--max-length", "5", "--image"]
     for output in (tmp_path, tmp_path / "a.png"):
