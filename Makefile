@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite
 	$(BIN)/python train.py shapes-soft --data data/shapes.h5 --output runs/demo
 	$(BIN)/python evaluate.py --checkpoint runs/demo/best.pt --data data/shapes.h5 --split test --beam-size 3 \
-		--grounding data/shapes_instances.json --report runs/demo/report
+		--instances data/shapes_instances.json --report runs/demo/report
 	$(BIN)/python caption_image.py --checkpoint runs/demo/best.pt --image data/shapes-test/shapes_test_000001.png \
 		--output runs/demo/caption.png
 	@echo "look at runs/demo/caption.png (the picture, and where the model looked at each word), runs/demo/curves.png,"

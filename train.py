@@ -15,6 +15,7 @@ from caption.config.presets import parse_preset
 from caption.data import hdf5
 from caption.device import choose_device, choose_precision
 from caption.errors import UserError
+from caption.evaluation.generate import generate
 from caption.training import loop, run_dir, setup
 from caption.training.run_dir import RunLog
 from caption.training.self_critical import CaptionSampler
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
 def generate_captions(captioner: Captioner, data: setup.Data, config: Config, device: torch.device) -> list[str]:
     """Return a caption for each image of the validation split, in order."""
-    generated = loop.generate(captioner, data.val_loader, config.search, device, config.training.precision)
+    generated = generate(captioner, data.val_loader, config.search, device, config.training.precision)
     words = distributed.gather({item.image: item.hypotheses[0].words for item in generated})
     return [" ".join(captioner.vocabulary.decode(words[index])) for index in range(len(data.val))]
 

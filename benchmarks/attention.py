@@ -83,7 +83,7 @@ def measure(output: Path, variant: str, seed: int, source: str, epochs: int) -> 
     score = ["evaluate.py", "--checkpoint", str(folder / "best.pt"), "--data", source, "--split", "test", "--no-java"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".log").open("a") as log:
-        for command in (train, [*score, "--beam-size", "3", "--grounding", instances]):
+        for command in (train, [*score, "--beam-size", "3", "--instances", instances]):
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run([sys.executable, *command], stdout=log, stderr=log, env=environment, check=True)
     scores = json.loads((folder / "scores_test.json").read_text())["scores"]

@@ -21,7 +21,13 @@ from typing import Any
 import numpy as np
 
 from caption.data.dataset import CaptionDataset
-from caption.evaluation import coco, meteor_spice, ptb
+from caption.evaluation import ptb
+from caption.evaluation.bleu import bleu
+from caption.evaluation.cider import cider_d
+from caption.evaluation.coco import tokenise_captions
+from caption.evaluation.meteor_spice import meteor
+from caption.evaluation.ngrams import count_ngrams
+from caption.evaluation.rouge import rouge_l
 
 
 def main() -> None:
@@ -44,13 +50,15 @@ def main() -> None:
     if args.captions:
         found = {entry["image_id"]: entry["caption"] for entry in json.loads(Path(args.captions).read_text())}
         written = [found[image_id] for image_id in split.image_ids[: args.pictures]]
-    captions = coco.captions_from_text(written, references)
+    captions = tokenise_captions(references, written)
     print(f"{len(written)} captions, {sum(map(len, references))} references")
     known = {i: [" ".join(words) for words in several] for i, several in enumerate(captions.references)}
-    given = {i: [" ".join(words)] for i, words in enumerate(captions.written)}
+    given = {i: [" ".join(words)] for i, words in enumerate(captions.captions)}
 
     def ours() -> dict[str, float]:
-        return {score.name: score.value for score in coco.official(captions)}
+        ngrams = list(count_ngrams(*captions))
+        scores = [*bleu(*captions, ngrams), rouge_l(*captions), cider_d(*captions, ngrams)]
+        return {score.name: score.value for score in scores}
 
     def theirs() -> dict[str, float]:
         bleu = Bleu(4).compute_score(known, given, verbose=0)[0]
@@ -59,7 +67,7 @@ def main() -> None:
         return {name: 100 * value for name, value in [*zip(BLEU, bleu, strict=True), *found.items()]}
 
     a, b = ours(), theirs()
-    a["METEOR"] = meteor_spice.java_scores(captions.references, captions.written)[0][0].value
+    a["METEOR"] = meteor(*captions).value
     b["METEOR"] = 100 * Meteor().compute_score(known, given)[0]
     for name, value in b.items():
         print(f"{name:8} ours {a[name]:.6f}, pycocoevalcap's {value:.6f}")

@@ -1,63 +1,58 @@
-"""One picture described: its captions, and where the model looked."""
+"""Caption a single image and return the attention for each word."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from caption.captioner import Captioner
 from caption.config import SearchConfig
-from caption.data.images import read_square
+from caption.data.images import fit_image, to_array
 from caption.search import Hypothesis, force_decode, search
-from caption.visualise.figures import Look
+from caption.visualise.figures import AttentionMaps
 
 
 @torch.inference_mode()
-def describe(captioner: Captioner, path: Path, config: SearchConfig, given: list[str]) -> list[Hypothesis]:
-    """The model's captions of a picture, the best first; or the given words, if any, as it sees them."""
-    image = read_square(path, captioner.image.size, captioner.image.fit)
+def describe(captioner: Captioner, image: Image.Image, config: SearchConfig, words: list[str]) -> list[Hypothesis]:
+    """Return the model's captions of an RGB image, best first; or, if there are any, `words` as the only caption."""
+    square = to_array(fit_image(image, captioner.image.size, captioner.image.fit))
     device = next(captioner.parameters()).device
     if not captioner.decoder.stochastic:
         config = dataclasses.replace(config, hard_attention="expectation")
-    memory = captioner.encode(torch.from_numpy(image).unsqueeze(0).to(device))
-    if given:
-        return force_decode(
-            captioner.decoder, memory, captioner.vocabulary.encode(given), config.hard_attention, heads=True
-        )
+    memory = captioner.encode(torch.from_numpy(square).unsqueeze(0).to(device))
+    if words:
+        tokens = captioner.vocabulary.encode(words)
+        return force_decode(captioner.decoder, memory, tokens, config.hard_attention, heads=True)
     return search(captioner.decoder, memory, config, heads=True)[0]
 
 
-def as_list(values: torch.Tensor | None) -> list[Any] | None:
-    """Return the values as a list, if there are any."""
-    return None if values is None else values.tolist()
+def attention_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
+    """Return the attention for these words of a caption, all heads together."""
+    weights = hypothesis.weights[: len(words)].numpy()
+    locations = None if hypothesis.locations is None else hypothesis.locations.tolist()
+    return AttentionMaps(weights, captioner.encoder.feature_grid, locations, name)
 
 
-def look(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> Look:
-    """Where the model looked at these words."""
-    return Look(
-        hypothesis.weights[: len(words)].numpy(), captioner.encoder.feature_grid, as_list(hypothesis.locations), name
-    )
-
-
-def looks_of_heads(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[Look]:
-    """The same for each head alone."""
+def head_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
+    """Return the attention of each head for these words of a caption."""
     assert hypothesis.heads is not None
-    weights = hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
-    cells = captioner.encoder.feature_grid
-    return [Look(one.numpy(), cells, name=name) for one, name in zip(weights, captioner.head_names, strict=True)]
+    heads = zip(hypothesis.heads[: len(words)].unbind(1), captioner.head_names, strict=True)  # M times [T, L]
+    return [AttentionMaps(weights.numpy(), captioner.encoder.feature_grid, name=name) for weights, name in heads]
 
 
-def as_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
-    """A hypothesis in plain values; `gate` is beta, `location` the row and column that hard attention chose, `heads`
-    the weights of each head by its name."""
+def to_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:
+    """Return a caption in plain values: for each word its attention weights as rows and columns of the grid, the `gate`
+    beta, the `location` (row, column) that hard attention chose, and the weights of each head by its name."""
     grid = captioner.encoder.grid
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
-    steps = [{"word": word, "weights": cells} for word, cells in zip(words, weights, strict=True)]
-    for step, gate in zip(steps, as_list(hypothesis.gates) or [], strict=False):
-        step["gate"] = gate
-    for step, location in zip(steps, as_list(hypothesis.locations) or [], strict=False):
-        step["location"] = divmod(location, grid[1])
+    steps = [{"word": word, "weights": rows} for word, rows in zip(words, weights, strict=True)]
+    if hypothesis.gates is not None:
+        for step, gate in zip(steps, hypothesis.gates.tolist(), strict=False):
+            step["gate"] = gate
+    if hypothesis.locations is not None:
+        for step, location in zip(steps, hypothesis.locations.tolist(), strict=False):
+            step["location"] = divmod(location, grid[1])
     if hypothesis.heads is not None:
         for step, heads in zip(steps, hypothesis.heads, strict=False):
             step["heads"] = dict(zip(captioner.head_names, heads.view(-1, *grid).tolist(), strict=True))

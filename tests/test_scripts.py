@@ -1,4 +1,4 @@
-"""The commands that a user types: preprocess, train, evaluate, caption; and what they say to mistakes."""
+"""The commands that a user types, and their messages about mistakes."""
 
 import dataclasses
 import json
@@ -21,7 +21,9 @@ from caption import checkpoint
 from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
+from caption.config.inference import EvaluationConfig
 from caption.data.dataset import CaptionDataset
+from caption.data.images import open_image
 from caption.errors import UserError
 from caption.training.run_dir import coco_results
 from preprocess.__main__ import main as preprocess
@@ -38,39 +40,41 @@ def model(captioner: Captioner, tmp_path: Path) -> Path:
 
 
 def score(shapes: Path, model: Path, *more: str) -> dict[str, Any]:
-    """Run evaluate.py on the tiny test split; what it wrote."""
+    """Run evaluate.py on the tiny test split and return what it wrote."""
     arguments = ["--checkpoint", str(model), "--data", str(shapes), "--max-length", "8", "--no-java", *more]
     evaluate.main(arguments)
     return json.loads((model.parent / "scores_test.json").read_text())
 
 
-def test_evaluate(shapes: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every picture once, in the file's order, whatever the batches; scores and captions beside the checkpoint."""
+def test_evaluate_scores_every_image_once_in_the_order_of_the_file(
+    shapes: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the batches; scores and captions are written beside the checkpoint."""
     instances, captions = str(shapes.with_name("shapes_instances.json")), []
     for size in ("3", "32"):
-        told = score(shapes, model, "--batch-size", size, "--grounding", instances, "--beam-size", "2")
+        results = score(shapes, model, "--batch-size", size, "--instances", instances, "--beam-size", "2")
         captions.append(json.loads((model.parent / "captions_test.json").read_text()))
     assert captions[0] == captions[1]
     assert [entry["image_id"] for entry in captions[0]] == CaptionDataset(shapes, "test").image_ids
-    scores, output = told["scores"], capsys.readouterr().out
+    scores, output = results["scores"], capsys.readouterr().out
     names = {"BLEU-4", "BLEU-4, without BP", "ROUGE-L", "CIDEr-D", "truthful, unseen", "pointing", "distinct captions"}
     assert names <= set(scores)
-    assert told["search"]["beam_size"] == 2 and "test: 10 pictures, beam 2" in output
-    assert 0 < scores["attention entropy"] < np.log(16) + 1e-4 and "of even attention 2.77" in output
+    assert results["search"]["beam_size"] == 2 and "test: 10 images, beam 2" in output
+    assert 0 < scores["attention entropy"] < np.log(16) + 1e-4 and "uniform attention has 2.77" in output
     for name in names:
         line = next(line for line in output.splitlines() if line.startswith(name.split(",")[0] + " "))
         assert f"{scores[name]:.2f}" in line
-    for name, (low, high) in told["intervals"].items():
+    for name, (low, high) in results["intervals"].items():
         assert low <= scores[name] <= high or scores[name] == 0, name
-    assert [image["caption"] for image in told["images"]] == [entry["caption"] for entry in captions[0]]
-    cider = [image["scores"]["CIDEr-D"] for image in told["images"]]
+    assert [image["caption"] for image in results["images"]] == [entry["caption"] for entry in captions[0]]
+    cider = [image["scores"]["CIDEr-D"] for image in results["images"]]
     assert np.mean(cider) == pytest.approx(scores["CIDEr-D"])
 
 
 def test_evaluate_equals_the_official_program(
     shapes: Path, model: Path, meteor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From raw references and generated captions to every score, to four decimals: tokenised by the Java program."""
+    """With the Java program's tokens, from raw references and captions to every score, to four decimals."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -90,27 +94,29 @@ def test_evaluate_equals_the_official_program(
         assert ours[name] == pytest.approx(100 * scorer.compute_score(known, captions)[0], abs=1e-4), name
 
 
-def test_compare(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run against itself differs by nothing; against captions that are right, by much; captions that were not scored,
-    and other pictures, are refused."""
-    told = score(shapes, model)
+def test_compare_tells_equal_runs_from_better_ones(
+    shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run equals itself and is much worse than true captions. Captions that were not scored, and those of other
+    images, are refused."""
+    results = score(shapes, model)
     folder, right = str(model.parent), tmp_path / "right"
     split = CaptionDataset(shapes, "test")
     right.mkdir()
     (right / "captions_test.json").write_text(coco_results(split.image_ids, ["a"] * 10))  # as training leaves them
     with pytest.raises(UserError, match="scores_test.json: cannot be read; score that run first"):
         evaluate.main(["--compare", folder, str(right)])
-    for image, references in zip(told["images"], split.references(), strict=True):
+    for image, references in zip(results["images"], split.references(), strict=True):
         image["caption"] = references[0]
-    told["search"]["beam_size"] = 5
-    (right / "scores_test.json").write_text(json.dumps(told))
+    results["search"]["beam_size"] = 5
+    (right / "scores_test.json").write_text(json.dumps(results))
     capsys.readouterr()
-    grounding = ["--grounding", str(shapes.with_name("shapes_instances.json")), "--no-java"]
-    evaluate.main(["--compare", folder, folder, *grounding])
+    options = ["--instances", str(shapes.with_name("shapes_instances.json")), "--no-java"]
+    evaluate.main(["--compare", folder, folder, *options])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{shapes}, test: 10 pictures" and lines[2] == f"B: {folder}, beam 3"
+    assert lines[0] == f"{shapes}, test: 10 images" and lines[2] == f"B: {folder}, beam 3"
     assert all(line.endswith(" 1.0000") for line in lines[4:])
-    evaluate.main(["--compare", folder, str(right), *grounding])
+    evaluate.main(["--compare", folder, str(right), *options])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == f"B: {right}, beam 5"
     for name in ("CIDEr-D", "truthful "):
@@ -118,29 +124,31 @@ def test_compare(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
         assert line.endswith("real") and "+" in line
     assert next(line for line in lines if line.startswith("truthful ")).split()[2] == "100.00"
 
-    told["images"] = told["images"][1:]
-    (right / "scores_test.json").write_text(json.dumps(told))
-    with pytest.raises(UserError, match="was scored on 9 pictures of .* not on the 10"):
+    results["images"] = results["images"][1:]
+    (right / "scores_test.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match="was scored on 9 images of .* not on the 10"):
         evaluate.main(["--compare", folder, str(right)])
 
 
-def test_grounding_of_other_pictures_is_refused(shapes: Path, model: Path, tmp_path: Path) -> None:
-    """Before the first caption is made: another split's, another seed's."""
+def test_instances_of_other_images_are_refused(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """Those of another split and of another seed, before the first caption is generated."""
     instances = json.loads(shapes.with_name("shapes_instances.json").read_text())
     for change, message in (
-        ({"images": instances["images"][:50]}, "has no picture 2000000"),
+        ({"images": instances["images"][:50]}, "has no image 2000000"),
         ({"info": {"seed": 7}}, "drawn with seed 7"),
     ):
         (tmp_path / "other.json").write_text(json.dumps({**instances, **change}))
         with pytest.raises(UserError, match=message):
-            score(shapes, model, "--grounding", str(tmp_path / "other.json"))
+            score(shapes, model, "--instances", str(tmp_path / "other.json"))
     assert {path.name for path in model.parent.iterdir()} == {"best.pt"}
 
 
-def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same caption from the file's PNG as from the data set; JSON agrees with the text."""
-    picture = shapes.with_name("shapes_test_000003.png")
-    arguments = ["--checkpoint", str(model), "--image", str(picture), "--max-length", "8"]
+def test_caption_image_prints_the_caption_that_evaluate_scores(
+    shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the image's PNG and from the data file; JSON agrees with the text."""
+    image = shapes.with_name("shapes_test_000003.png")
+    arguments = ["--checkpoint", str(model), "--image", str(image), "--max-length", "8"]
     caption_image.main([*arguments, "--output", str(tmp_path / "figures" / "out.png")])
     text, log_probability = capsys.readouterr().out.splitlines()
     assert Image.open(tmp_path / "figures" / "out.png").size[0] > 300
@@ -158,10 +166,12 @@ def test_caption_image(shapes: Path, model: Path, tmp_path: Path, capsys: pytest
     assert written[3]["caption"] == result["caption"]
 
 
-def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
-    """A given caption has the log-probability that search reports for it; the second model looks at the same words."""
-    picture = str(shapes.with_name("shapes_test_000003.png"))
-    arguments = ["--checkpoint", str(model), "--image", picture, "--max-length", "8", "--json"]
+def test_a_caption_is_followed_by_two_models(
+    shapes: Path, model: Path, tmp_path: Path, capsys, captioner: Captioner
+) -> None:
+    """It has the log-probability that search reports for it; the second model follows the same words."""
+    image = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(model), "--image", image, "--max-length", "8", "--json"]
     caption_image.main(arguments)
     own = json.loads(capsys.readouterr().out)
     caption_image.main([*arguments, "--caption", own["caption"].upper()])
@@ -176,88 +186,111 @@ def test_given_words_and_two_models(shapes: Path, model: Path, tmp_path: Path, c
     other = Captioner(captioner.image, captioner.configs["encoder"], hard, captioner.vocabulary)
     checkpoint.save(tmp_path / "hard.pt", other.to_checkpoint())
     figure = tmp_path / "two.png"
-    two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", picture, "--caption", "a red circle", "--json"]
-    caption_image.main([*two, "--hard-attention", "argmax", "--against", str(model), "--output", str(figure)])
-    told = json.loads(capsys.readouterr().out)
-    assert told["caption"] == "a red circle" and Image.open(figure).size[0] > 600
-    for word in told["words"]:
+    two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", image, "--caption", "a red circle", "--json"]
+    caption_image.main([*two, "--attend", "most_probable", "--compare-with", str(model), "--output", str(figure)])
+    result = json.loads(capsys.readouterr().out)
+    assert result["caption"] == "a red circle" and Image.open(figure).size[0] > 600
+    for word in result["words"]:
         assert word["location"] == list(np.unravel_index(np.argmax(word["weights"]), (4, 4)))
 
 
-def test_several_heads(shapes: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
-    """A row for each head below their mean; their weights in the JSON; as wide a figure as without them."""
+def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show(
+    shapes: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is drawn of it, and by how many models; a JPEG may be decoded at reduced size for the model."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        caption_image, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path, size)
+    )
+    Image.open(shapes.with_name("shapes_test_000003.png")).save(tmp_path / "small.png")
+    Image.new("RGB", (1000, 800)).save(tmp_path / "large.jpg")
+    arguments = ["--checkpoint", str(model), "--max-length", "3", "--output", str(tmp_path / "figures")]
+    images = ["--image", str(tmp_path / "small.png"), str(tmp_path / "large.jpg")]
+    caption_image.main([*arguments, *images, "--compare-with", str(model)])
+    assert opened == ["small.png", "large.jpg", "large.jpg"]
+    assert max(caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32)).size) == 448
+
+
+def test_heads_are_drawn_below_their_mean(shapes: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
+    """The figure is as wide as without them; their weights are in the JSON."""
     form = dataclasses.replace(captioner.configs["decoder"], kind="transformer", heads=2)
     other = Captioner(captioner.image, captioner.configs["encoder"], form, captioner.vocabulary)
     assert other.head_names == [f"layer {n}, head {m}" for n in (1, 2, 3) for m in (1, 2)]
     checkpoint.save(tmp_path / "heads.pt", other.to_checkpoint())
-    picture = str(shapes.with_name("shapes_test_000003.png"))
-    arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", picture, "--caption", "a red circle", "--json"]
+    image = str(shapes.with_name("shapes_test_000003.png"))
+    arguments = ["--checkpoint", str(tmp_path / "heads.pt"), "--image", image, "--caption", "a red circle", "--json"]
     caption_image.main([*arguments, "--output", str(tmp_path / "mean.png")])
     capsys.readouterr()
     caption_image.main([*arguments, "--output", str(tmp_path / "heads.png"), "--heads"])
     mean, heads = (Image.open(tmp_path / f"{name}.png") for name in ("mean", "heads"))
     assert heads.height > 5 * mean.height and heads.width == mean.width
     for word in json.loads(capsys.readouterr().out)["words"]:
-        each = np.array([word["heads"][name] for name in other.head_names])
-        assert np.allclose(each.mean(0), word["weights"], atol=1e-6) and np.allclose(each.sum((1, 2)), 1, atol=1e-5)
+        weights = np.array([word["heads"][name] for name in other.head_names])
+        assert np.allclose(weights.mean(0), word["weights"], atol=1e-6) and np.allclose(
+            weights.sum((1, 2)), 1, atol=1e-5
+        )
     caption_image.main([*arguments, "--output", str(tmp_path / "page.html")])
     assert all(f'"name":"{name}"' in (tmp_path / "page.html").read_text() for name in other.head_names)
 
 
-def test_several_pictures(shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder: a figure for each picture, whatever else lies there; a broken one is told of and stops no other."""
-    pictures = tmp_path / "pictures"
-    (pictures / "more").mkdir(parents=True)
+def test_a_folder_gives_a_figure_for_each_image(
+    shapes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other files in it are ignored; a broken image is reported and stops no other."""
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
     for number in (1, 2):
-        picture = Image.open(shapes.with_name(f"shapes_test_00000{number}.png"))
-        picture.resize((90, 40)).save(pictures / f"{number}.png")
-        picture.save(pictures / "more" / f"{number}.png")
-    (pictures / "notes.txt").write_text("no picture")
-    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image", str(pictures), str(pictures / "more")]
+        image = Image.open(shapes.with_name(f"shapes_test_00000{number}.png"))
+        image.resize((90, 40)).save(images / f"{number}.png")
+        image.save(images / "more" / f"{number}.png")
+    (images / "notes.txt").write_text("no image")
+    arguments = ["--checkpoint", str(model), "--max-length", "5", "--image", str(images), str(images / "more")]
     caption_image.main([*arguments, "--output", str(tmp_path / "figures"), "--format", "jpg"])
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"1.jpg", "2.jpg", "1_2.jpg", "2_2.jpg"}
     assert capsys.readouterr().out.splitlines()[::3] == [
-        str(pictures / n) for n in ("1.png", "2.png", "more/1.png", "more/2.png")
+        str(images / n) for n in ("1.png", "2.png", "more/1.png", "more/2.png")
     ]
     caption_image.main([*arguments, "--json"])
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(objects) == 4 and all(0 < word["gate"] < 1 for told in objects for word in told["words"])
+    assert len(objects) == 4 and all(0 < word["gate"] < 1 for image in objects for word in image["words"])
 
-    (pictures / "1.png").write_bytes(b"broken")
+    (images / "1.png").write_bytes(b"broken")
     page = tmp_path / "page.html"
-    with pytest.raises(UserError, match="1 of 4 pictures could not be read"):
+    with pytest.raises(UserError, match="1 of 4 images could not be read"):
         caption_image.main([*arguments, "--output", str(page)])
-    assert "1.png" in capsys.readouterr().err and page.read_text().count('"picture":"data:image') == 3
+    assert "1.png" in capsys.readouterr().err and page.read_text().count('"image":"data:image') == 3
 
 
-def test_pictures_are_never_written_over(shapes: Path, model: Path, tmp_path: Path) -> None:
-    """By their own figures, or one figure by another; odd names are no reason to lose a page."""
+def test_images_are_never_overwritten(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """Neither by their own figures, nor one figure by another; a page holds images of odd names, too."""
     (tmp_path / "own").mkdir()
-    picture = Image.open(shapes.with_name("shapes_test_000001.png"))
+    image = Image.open(shapes.with_name("shapes_test_000001.png"))
     names = ["a.png", "a_2.png", "own/a.png", os.fsdecode(b"caf\xe9 $x_{$.png")]
     for name in names:
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
     content = (tmp_path / "a.png").read_bytes()
     arguments = ["--checkpoint", str(model), "--max-length", "5", "--image"]
     for output in (tmp_path, tmp_path / "a.png"):
-        with pytest.raises(UserError, match="a.png is one of the pictures"):
+        with pytest.raises(UserError, match="a.png is one of the images"):
             caption_image.main([*arguments, str(tmp_path / "a.png"), "--output", str(output)])
     assert (tmp_path / "a.png").read_bytes() == content
     paths = [str(tmp_path / name) for name in (*names, "a.png")]  # one of them twice
     caption_image.main([*arguments, *paths, "--output", str(tmp_path / "figures")])
     assert len(list((tmp_path / "figures").iterdir())) == 4
     caption_image.main([*arguments, *paths, "--output", str(tmp_path / "page.html")])
-    assert (tmp_path / "page.html").read_text().count('"picture":"data:image') == 4
+    assert (tmp_path / "page.html").read_text().count('"image":"data:image') == 4
     odd = tmp_path / "$x_{$"
     odd.mkdir()
     (odd / "best.pt").write_bytes(model.read_bytes())
-    caption_image.main([*arguments, paths[0], "--against", str(odd / "best.pt"), "--output", str(tmp_path / "two.png")])
+    caption_image.main(
+        [*arguments, paths[0], "--compare-with", str(odd / "best.pt"), "--output", str(tmp_path / "2.png")]
+    )
     (tmp_path / "own" / "b.pdf").write_bytes(b"%PDF")  # Pillow writes such, and reads none
     caption_image.main([*arguments, str(tmp_path / "own")])
 
 
-def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
-    """One line that names the value, the rule and the remedy."""
+def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """It names the value, the rule and the remedy."""
     other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
     picture, (data, out) = str(shapes.with_name("shapes_test_000003.png")), (str(shapes), str(tmp_path / "new"))
     torch.save({"x": 1}, tmp_path / "x.pt")
@@ -276,19 +309,19 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         (evaluate, ["--checkpoint", str(tmp_path / "x.pt"), "--data", data], "not a checkpoint of this program"),
         (evaluate, ["--checkpoint", str(model), "--data", str(other)], "is not the model's"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--beam-size", "0"], "beam_size is 0"),
-        (evaluate, ["--checkpoint", str(model), "--data", data, "--grounding", data], "not a COCO instance file"),
-        (train, ["shapes-soft", *start, "--training.reinforce.samples", "2"], "reinforce is set, but .*attention hard"),
-        (train, ["shapes-soft", *start, "--search.hard-attention", "sample"], "hard_attention is sample, but .*hard"),
-        (evaluate, ["--checkpoint", str(model), "--data", data, "--hard-attention", "sample"], "attention is soft"),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, "--against", str(model)], "needs --output"),
+        (evaluate, ["--checkpoint", str(model), "--data", data, "--instances", data], "not a COCO instance file"),
+        (train, ["shapes-soft", *start, "--training.reinforce.draws", "2"], "reinforce is set, but .*selection hard"),
+        (train, ["shapes-soft", *start, "--search.attend", "draw"], "attend is draw, which needs .*hard"),
+        (evaluate, ["--checkpoint", str(model), "--data", data, "--attend", "draw"], "this model's attention is soft"),
+        (caption_image, ["--checkpoint", str(model), "--image", picture, "--compare-with", "x.pt"], "needs --output"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such image"),
         (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated image"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, data, "--output", "a.png"], "give a folder"),
-        (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no picture in this folder"),
-        (caption_image, ["--checkpoint", str(model), "--image"], "names no picture|Missing"),
+        (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no image in this folder"),
+        (caption_image, ["--checkpoint", str(model), "--image"], "names no image|Missing"),
     ]  # fmt: skip
     for script, arguments, message in cases:
         with pytest.raises(UserError, match=message) as caught:
@@ -306,7 +339,7 @@ def test_mistakes(shapes: Path, model: Path, tmp_path: Path) -> None:
         ["-m", "preprocess", "flickr8k", "--images", "nowhere", "--text", "nowhere", "--output", "never.h5"],
     ],
 )
-def test_exit_code_two_and_one_line(command: list[str], tmp_path: Path) -> None:
+def test_a_mistake_exits_with_code_2_and_one_line(command: list[str], tmp_path: Path) -> None:
     command = [str(ROOT / command[0]) if command[0].endswith(".py") else command[0], *command[1:]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -318,7 +351,7 @@ def test_exit_code_two_and_one_line(command: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("main", [train.main, evaluate.main, caption_image.main, preprocess])
-def test_help(main, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_options(main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     output = capsys.readouterr().out
@@ -327,7 +360,7 @@ def test_help(main, capsys: pytest.CaptureFixture[str]) -> None:
         assert "flickr8k-soft" in output and "--training.learning-rate" in output and "--resume" in output
 
 
-def test_options_of_the_search_stand_alone() -> None:
+def test_options_of_the_search_have_no_prefix() -> None:
     arguments = ["--checkpoint", "c", "--data", "d", "--beam-size", "7", "--length-penalty", "0.5"]
-    found = parse(evaluate.Arguments, arguments, "evaluate.py")
-    assert found.search == SearchConfig(beam_size=7, length_penalty=0.5)
+    args = parse(EvaluationConfig, arguments, "evaluate.py")
+    assert args.search == SearchConfig(beam_size=7, length_penalty=0.5)

@@ -1,1 +1,1 @@
-"""Scores of generated captions, and of where the model looked."""
+"""Scores of generated captions and of attention."""

@@ -9,37 +9,40 @@ from numpy.typing import NDArray
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.ngrams import NGrams, Words, look_up
 
-TINY, SMALL = 1e-15, 1e-9  # COCO's, against division by zero
+TINY, SMALL = 1e-15, 1e-9  # COCO's constants against division by zero
 
 
 def bleu(references: Sequence[Sequence[Words]], captions: Sequence[Words], ngrams: Iterable[NGrams]) -> list[Score]:
-    """BLEU-1 to 4 with the brevity penalty, as COCO's server reports them, and the same without it, as the paper.
+    """Return BLEU-1 to 4 with the brevity penalty, as COCO's server reports them, and without it, as the paper does.
 
-    A picture adds, for each n, the n-grams that also stand in a reference (each at most as often as in the reference
-    that has it most often) and all its n-grams; and its words and those of the reference closest in length.
+    An image contributes, for each n, the number of its n-grams that occur in a reference (each at most as often as in
+    the reference that has it most often) and of all its n-grams; and the length of the caption and of the reference
+    closest in length.
     """
-    group = np.repeat(np.arange(len(captions)), [len(several) for several in references])  # picture of each reference
-    parts = []
-    for n, (written, known, number) in enumerate(ngrams, 1):
-        key = group[known.text] * number + known.gram
-        order = np.lexsort((known.times, key))
-        last = np.append(np.diff(key[order]) != 0, True)[: len(key)]  # each picture's largest count of an n-gram
-        most = look_up(key[order][last], known.times[order][last].astype(float), written.text * number + written.gram)
-        matched = np.bincount(written.text, np.minimum(written.times, most), len(captions))
-        parts += [matched, np.array([max(0, len(caption) - n + 1) for caption in captions], float)]
+    group = np.repeat(np.arange(len(captions)), [len(texts) for texts in references])  # image of each reference
+    columns = []
+    for n, (in_captions, in_references, distinct) in enumerate(ngrams, 1):
+        key = group[in_references.text] * distinct + in_references.gram
+        order = np.lexsort((in_references.times, key))
+        last = np.append(np.diff(key[order]) != 0, True)[: len(key)]  # an image's largest count of an n-gram
+        wanted = in_captions.text * distinct + in_captions.gram
+        limit = look_up(key[order][last], in_references.times[order][last].astype(float), wanted)
+        matched = np.bincount(in_captions.text, np.minimum(in_captions.times, limit), len(captions))
+        columns += [matched, np.array([max(0, len(caption) - n + 1) for caption in captions], float)]
     lengths = [len(caption) for caption in captions]
     closest = [
-        min((abs(len(reference) - length), len(reference)) for reference in several)[1]
-        for several, length in zip(references, lengths, strict=True)
+        min((abs(len(reference) - length), len(reference)) for reference in texts)[1]
+        for texts, length in zip(references, lengths, strict=True)
     ]
-    table = np.stack([*parts, np.array(lengths, float), np.array(closest, float)], 1)  # [N, 10]
-    with_penalty = [Score(f"BLEU-{n}", table, partial(_combine, n=n, penalty=True)) for n in (1, 2, 3, 4)]
-    without = [Score(f"BLEU-{n}, without BP", table, partial(_combine, n=n, penalty=False)) for n in (1, 2, 3, 4)]
+    table = np.stack([*columns, np.array(lengths, float), np.array(closest, float)], 1)  # [N, 10]
+    with_penalty = [Score(f"BLEU-{n}", table, partial(_bleu, n=n, penalty=True)) for n in (1, 2, 3, 4)]
+    without = [Score(f"BLEU-{n}, without BP", table, partial(_bleu, n=n, penalty=False)) for n in (1, 2, 3, 4)]
     return [*with_penalty, *without, Score("length ratio", table[:, 8:], _length_ratio)]
 
 
-def _combine(sums: NDArray[np.float64], n: int, penalty: bool) -> NDArray[np.float64]:
-    """Sums [..., 10] -> BLEU-n in percent: the geometric mean of the precisions of 1- to n-grams, times the penalty."""
+def _bleu(sums: NDArray[np.float64], n: int, penalty: bool) -> NDArray[np.float64]:
+    """Return BLEU-n in percent from sums [..., 10]: the geometric mean of the precisions of 1- to n-grams, times the
+    brevity penalty."""
     precisions = (sums[..., 0 : 2 * n : 2] + TINY) / (sums[..., 1 : 2 * n : 2] + SMALL)
     score = 100 * precisions.prod(-1) ** (1 / n)
     if penalty:
@@ -48,5 +51,5 @@ def _combine(sums: NDArray[np.float64], n: int, penalty: bool) -> NDArray[np.flo
 
 
 def _length_ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Words written over words of the references closest in length; a plain ratio, not in percent."""
+    """Return the captions' length over that of the references closest in length, not in percent."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))

@@ -1,7 +1,7 @@
-"""A score that is a function of sums over pictures: its value, its value for one picture, its uncertainty.
+"""Scores that are functions of sums over images: value, value per image, confidence interval, paired test.
 
-Corpus BLEU is such a function, of n-gram counts; a mean over pictures is one, of values and ones; a share of words is
-one, of hits and words. So intervals and comparisons are written once, for all of them.
+Corpus BLEU is a function of summed n-gram counts, a mean over images one of summed values and ones, a fraction of words
+one of summed hits and words. Intervals and comparisons are therefore implemented once for all of them.
 """
 
 import math
@@ -12,64 +12,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Interval = tuple[float, float]
 
 RESAMPLES = 10_000
-ENTRIES = 2_500_000  # pictures times resamples in memory at a time
+MAX_ENTRIES = 2_500_000  # images times resamples in memory at a time
+
+
+def percentage(sums: Values) -> Values:
+    """Return 100 times the first sum over the second, [..., 2] -> [...]; NaN where the second is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values: Values = 100 * sums[..., 0] / sums[..., 1]
+    return values
 
 
 def ratio(sums: Values) -> Values:
-    """[..., 2] -> 100 times the first over the second; not a number where there is nothing to divide by."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares: Values = 100 * sums[..., 0] / sums[..., 1]
-    return shares
+    """Return the first sum over the second, [..., 2] -> [...], not in percent."""
+    return percentage(sums) / 100
 
 
 class Score(NamedTuple):
-    """One score of N pictures."""
+    """A score of N images."""
 
     name: str
-    parts: Values  # [N, K], what each picture adds
-    combine: Callable[[Values], Values] = ratio  # sums [..., K] -> the score [...]
+    statistics: Values  # [N, K], what each image contributes to the K sums
+    formula: Callable[[Values], Values] = percentage  # sums [..., K] -> scores [...]
 
     @property
     def value(self) -> float:
-        return float(self.combine(self.parts.sum(0)))
+        """The score of all images."""
+        return float(self.formula(self.statistics.sum(0)))
 
     @property
-    def each(self) -> Values:
-        """The score of every picture alone [N]."""
-        return self.combine(self.parts)
+    def per_image(self) -> Values:
+        """The score of each image alone [N]."""
+        return self.formula(self.statistics)
 
 
-def quotient(sums: Values) -> Values:
-    """[..., 2] -> the first over the second, not in percent."""
-    return ratio(sums) / 100
-
-
-def mean(name: str, values: Sequence[float] | Values) -> Score:
-    """The mean of a value in [0, 1] a picture, times 100."""
+def mean_score(name: str, values: Sequence[float] | Values) -> Score:
+    """Return the mean of one value in [0, 1] per image, in percent, as a score."""
     column = np.asarray(values, np.float64)
     return Score(name, np.stack([column, np.ones_like(column)], 1))
 
 
-def intervals(scores: Sequence[Score], seed: int = 1) -> list[tuple[float, float]]:
-    """95 % confidence interval of each score by the percentile bootstrap (Efron, 1979; for BLEU Koehn, 2004).
+def intervals(scores: Sequence[Score], seed: int = 1) -> list[Interval]:
+    """Return 95 % confidence intervals of the scores by the percentile bootstrap (Efron, 1979; for BLEU Koehn, 2004).
 
-    Pictures are drawn with replacement, the same for all scores; what varies is the choice of pictures, and not the
-    training of the model.
+    Images are sampled with replacement, the same for all scores. The interval covers the choice of images, not the
+    randomness of training.
     """
-    return [_range(values) for values in _resample(scores, seed)]
+    return [_interval(values) for values in _resample(scores, seed)]
 
 
 class Difference(NamedTuple):
-    """Of two models on the same pictures, the second minus the first."""
+    """A score of two models on the same images."""
 
     name: str
     first: float
     second: float
-    low: float  # 95 % confidence interval of the difference
+    low: float  # 95 % confidence interval of second - first
     high: float
-    p: float  # how often chance alone makes at least such a difference
+    p: float  # probability of a difference at least this large if the models were exchangeable
 
     @property
     def value(self) -> float:
@@ -77,63 +79,63 @@ class Difference(NamedTuple):
 
 
 def compare(first: Sequence[Score], second: Sequence[Score], seed: int = 1) -> list[Difference]:
-    """Are the differences between two models real? The paired bootstrap for intervals, approximate randomisation for
-    p: the two models' results are exchanged picture by picture with a chance of one half (Noreen, 1989; Riezler and
-    Maxwell, 2005).
+    """Compare two models' scores, given in the same order.
 
-    The two hold the same scores in the same order. Raises ValueError when they are not of as many pictures.
+    Intervals come from the paired bootstrap. p comes from approximate randomisation: the two models' results are
+    exchanged for each image with probability one half (Noreen, 1989; Riezler and Maxwell, 2005). Raises ValueError when
+    the numbers of images differ.
     """
-    sizes = {len(score.parts) for score in (*first, *second)}
+    sizes = {len(score.statistics) for score in (*first, *second)}
     if len(sizes) > 1:
-        raise ValueError(f"scores of {' and '.join(map(str, sorted(sizes)))} pictures cannot be paired")
-    drawn = _resample([*first, *second], seed)
+        raise ValueError(f"scores of {' and '.join(map(str, sorted(sizes)))} images cannot be paired")
+    resampled = _resample([*first, *second], seed)
     exchanged = _exchange(first, second, seed)
-    found = []
+    differences = []
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        low, high = _range(drawn[len(first) + i] - drawn[i])
-        chances = exchanged[i][np.isfinite(exchanged[i])]
-        extreme = int((np.abs(chances) >= abs(b.value - a.value) - 1e-9).sum())
-        p = (extreme + 1) / (len(chances) + 1) if math.isfinite(b.value - a.value) else math.nan
-        found.append(Difference(a.name, a.value, b.value, low, high, p))
-    return found
+        low, high = _interval(resampled[len(first) + i] - resampled[i])
+        by_chance = exchanged[i][np.isfinite(exchanged[i])]
+        extreme = int((np.abs(by_chance) >= abs(b.value - a.value) - 1e-9).sum())
+        p = (extreme + 1) / (len(by_chance) + 1) if math.isfinite(b.value - a.value) else math.nan
+        differences.append(Difference(a.name, a.value, b.value, low, high, p))
+    return differences
 
 
-def _range(values: Values) -> tuple[float, float]:
-    if np.isnan(values).all():  # of no word at all
+def _interval(values: Values) -> Interval:
+    if np.isnan(values).all():
         return math.nan, math.nan
     low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
 def _resample(scores: Sequence[Score], seed: int) -> list[Values]:
-    """The scores [R] of R samples of the pictures, each as large as the set itself."""
-    generator, count = np.random.default_rng(seed), len(scores[0].parts)
-    tables = {id(score.parts): score.parts for score in scores}  # BLEU's are all one
+    """Return each score [R] on R bootstrap samples of the N images, each of N images."""
+    generator, count = np.random.default_rng(seed), len(scores[0].statistics)
+    tables = {id(score.statistics): score.statistics for score in scores}  # BLEU-1 to 4 share one table
     results: list[list[Values]] = [[] for _ in scores]
     for chunk in _chunks(count):
-        drawn = generator.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=chunk * count).reshape(chunk, count).astype(np.float64)
-        sums = {key: times @ table for key, table in tables.items()}  # how often each picture is drawn, times its part
+        sampled = generator.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
+        times = np.bincount(sampled.ravel(), minlength=chunk * count).reshape(chunk, count).astype(np.float64)
+        sums = {key: times @ table for key, table in tables.items()}  # weighted by how often each image is sampled
         for result, score in zip(results, scores, strict=True):
-            result.append(score.combine(sums[id(score.parts)]))
+            result.append(score.formula(sums[id(score.statistics)]))
     return [np.concatenate(result) for result in results]
 
 
 def _exchange(first: Sequence[Score], second: Sequence[Score], seed: int) -> list[Values]:
-    """Differences [R] of every score after R random exchanges of pictures between the two models."""
-    generator, count = np.random.default_rng(seed), len(first[0].parts)
-    pairs = {id(a.parts): (a.parts, b.parts) for a, b in zip(first, second, strict=True)}
+    """Return the difference of each score [R] after R random exchanges of images between the two models."""
+    generator, count = np.random.default_rng(seed), len(first[0].statistics)
+    pairs = {id(a.statistics): (a.statistics, b.statistics) for a, b in zip(first, second, strict=True)}
     results: list[list[Values]] = [[] for _ in first]
     for chunk in _chunks(count):
         swapped = (generator.random((chunk, count)) < 0.5).astype(np.float64)
-        gained = {key: swapped @ (b - a) for key, (a, b) in pairs.items()}  # by the first; the second loses it
+        gains = {key: swapped @ (b - a) for key, (a, b) in pairs.items()}  # the first model's; the second loses them
         for result, a, b in zip(results, first, second, strict=True):
-            gain = gained[id(a.parts)]
-            result.append(b.combine(b.parts.sum(0) - gain) - a.combine(a.parts.sum(0) + gain))
+            gain = gains[id(a.statistics)]
+            result.append(b.formula(b.statistics.sum(0) - gain) - a.formula(a.statistics.sum(0) + gain))
     return [np.concatenate(result) for result in results]
 
 
-def _chunks(pictures: int) -> list[int]:
-    """All resamples, as many at a time as memory is set aside for."""
-    size = min(RESAMPLES, max(1, ENTRIES // pictures))
+def _chunks(images: int) -> list[int]:
+    """Return the number of resamples to compute at a time, RESAMPLES in all, within MAX_ENTRIES."""
+    size = min(RESAMPLES, max(1, MAX_ENTRIES // images))
     return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]

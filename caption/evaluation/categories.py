@@ -1,8 +1,8 @@
-"""Words by which captions name COCO's 80 categories."""
+"""The words with which captions name COCO's 80 categories."""
 
-# Beside the category's own name. A word that means something else as often as not (glass, chicken as food, baseball as
-# a game, trunk, baby, which may be an animal's) is left out, or stands only with what makes it clear: better a miss
-# than a wrong place.
+# Names besides the category's own. An ambiguous word (glass, chicken as food, baseball as a game, trunk, baby, which
+# may be an animal's) is left out, or listed only in phrases that make it clear:
+# better to miss a name than to find a wrong one.
 NAMES: dict[str, tuple[str, ...]] = {
     "person": (
         "man", "woman", "boy", "girl", "child", "kid", "toddler", "infant", "lady", "guy", "gentleman",
@@ -107,7 +107,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "toothbrush": ("tooth brush",),
 }  # fmt: skip
 
-# What looks like a name and is none, or is another's, or a colour: it stands in the way of the shorter name in it.
+# Phrases that contain a name but do not name that category, and colours; the longest match keeps the name in them out.
 OTHERS = (
     "orange", "couple of", "apple pie", "apple tree", "banana bread", "banana tree", "bear hug",
     "bed spread", "bird bath", "bird house", "boat house", "book case", "book shelf", "book store",
@@ -130,7 +130,7 @@ IRREGULAR = {
 
 
 def plural(name: str) -> str:
-    """The plural of a noun, or of the last word of a name of several ("glass of wine": of the first).
+    """Return the plural of a noun, or of a phrase by its last word (of "glass of wine" by the first).
 
     >>> [plural(name) for name in ("dog", "bus", "baby", "knife", "glass of wine", "hot dog")]
     ['dogs', 'buses', 'babies', 'knives', 'glasses of wine', 'hot dogs']

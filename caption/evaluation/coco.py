@@ -1,38 +1,24 @@
-"""The scores of COCO's caption server that need no Java, equal to its own; and how captions are read for them."""
+"""Tokenise captions as COCO's caption server does before it computes BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from caption.evaluation.bleu import bleu
-from caption.evaluation.bootstrap import Score
-from caption.evaluation.cider import cider_d
-from caption.evaluation.ngrams import Words, count_ngrams
+from caption.evaluation.ngrams import Words
 from caption.evaluation.ptb import tokenise
-from caption.evaluation.rouge import rouge_l
 
 
-class Captions(NamedTuple):
-    """Captions of some pictures beside their references, in the tokens of the server."""
+class TokenisedCaptions(NamedTuple):
+    """The server's tokens of N images' references and of one caption for each."""
 
-    written: list[Words]
     references: list[list[Words]]
+    captions: list[Words]
 
 
-def captions_from_text(written: Sequence[str], references: Sequence[Sequence[str]]) -> Captions:
-    return Captions([_words(text) for text in written], [[_words(text) for text in texts] for texts in references])
+def tokenise_captions(references: Sequence[Sequence[str]], captions: Sequence[str]) -> TokenisedCaptions:
+    """Tokenise the references of each image and the caption written for it."""
+    return TokenisedCaptions([[_split(text) for text in texts] for texts in references], [_split(c) for c in captions])
 
 
-def _words(text: str) -> Words:
-    """Tokens parted at every space: a few, such as "1 1/2", have one inside, where the server's scorers cut them."""
+def _split(text: str) -> Words:
+    """Split tokens at every space: a few, such as "1 1/2", contain one, and the server's scorers split them."""
     return " ".join(tokenise(text)).split()
-
-
-def official(captions: Captions) -> list[Score]:
-    """BLEU-1 to 4 (and without brevity penalty, and the length ratio), ROUGE-L, CIDEr-D; from 0 to 100, CIDEr-D to
-    1,000."""
-    ngrams = list(count_ngrams(captions.references, captions.written))
-    return [
-        *bleu(captions.references, captions.written, ngrams),
-        rouge_l(captions.references, captions.written),
-        cider_d(captions.references, captions.written, ngrams),
-    ]

@@ -1,20 +1,31 @@
-"""How varied captions are, and how new: what similarity to references does not tell."""
+"""Diversity and novelty of captions, which similarity to references does not measure."""
 
 from collections.abc import Iterable, Sequence
 
+from caption.data.dataset import CaptionDataset
+from caption.data.hdf5 import read_manifest
+from caption.data.vocabulary import tokenise
 from caption.evaluation.ngrams import Words
 
 
 def diversity(captions: Sequence[Words], training: Iterable[Words] | None) -> dict[str, float]:
-    """Tokenised captions -> words used, mean length, and in percent of the captions: those that are different, those
-    that no training caption equals (left out without training captions)."""
+    """Return the number of different words, the mean length, and in percent of the captions: those that differ from one
+    another, and those that equal no training caption (left out when `training` is None)."""
     texts = [tuple(caption) for caption in captions]
-    found: dict[str, float] = {
+    values: dict[str, float] = {
         "distinct captions": 100 * len(set(texts)) / max(1, len(texts)),
         "vocabulary used": len({word for text in texts for word in text}),
         "mean length": sum(map(len, texts)) / max(1, len(texts)),
     }
     if training is not None:
         known = {tuple(caption) for caption in training}
-        found["not in training"] = 100 * sum(text not in known for text in texts) / max(1, len(texts))
-    return found
+        values["not in training"] = 100 * sum(text not in known for text in texts) / max(1, len(texts))
+    return values
+
+
+def read_training_captions(path: str) -> list[list[str]] | None:
+    """Return the words of all captions of a data file's training split, or None if it has no such split."""
+    if "train" not in read_manifest(path)["splits"]:
+        return None
+    references = CaptionDataset(path, "train").references()
+    return [tokenise(text) for texts in references for text in texts] or None

@@ -1,14 +1,14 @@
-"""Does the attention of a word fall on what it names? Measured on masks in COCO's instance format.
+"""Whether the attention of a word falls on the object it names, measured on masks in COCO's instance format.
 
-Attention correctness (Liu et al., 2017): the share of a word's attention that lies inside the object. The pointing
-game (Zhang et al., 2016): whether its maximum does. Both on the very maps that figures show, and beside two that know
-nothing of the picture: chance, and attention on the picture's middle.
+Attention correctness (Liu et al., 2017) is the fraction of a word's attention inside the object. The pointing game
+(Zhang et al., 2016) asks whether its maximum is inside. Both use the very maps that figures show and stand beside two
+baselines that ignore the image: chance, and attention on the centre of the image.
 """
 
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,62 +17,66 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
 
+from caption.data.dataset import CaptionDataset
+from caption.data.hdf5 import read_image_config, read_manifest
+from caption.data.images import fit_image
+from caption.data.scenes import SceneObject
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.categories import NAMES, OTHERS, plural
-from caption.visualise.upsample import centred, peak, upsample
+from caption.evaluation.scene_truth import read_scene
+from caption.visualise.upsample import center_prior, peak, upsample
 
 Mask = NDArray[np.bool_]
 
 
-class Found(NamedTuple):
-    """Sums over the words that name an object of their picture."""
+class GroundingCounts(NamedTuple):
+    """Sums over the words that name an object of their image."""
 
     words: float = 0
-    inside: float = 0  # share of the attention inside the object's mask
-    hits: float = 0  # maximum inside
-    area: float = 0  # share of the picture that the mask covers: what chance would give for both
-    centre_inside: float = 0  # the same for attention on the picture's middle
+    inside: float = 0  # fraction of the attention inside the object's mask
+    hits: float = 0  # maximum inside the mask
+    area: float = 0  # fraction of the image that the mask covers: chance level of both measures
+    centre_inside: float = 0  # `inside` of attention on the centre of the image
     centre_hits: float = 0
 
-    def plus(self, other: "Found") -> "Found":
-        return Found(*(a + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: "GroundingCounts") -> "GroundingCounts":
+        return GroundingCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-class Objects:
-    """The objects of a set of pictures, by the words that name them."""
+class Instances:
+    """The annotated objects of a set of images, with the words that name them."""
 
     def __init__(self, path: str | Path, fit: Callable[[Image.Image], Image.Image]) -> None:
-        """`fit` brings a mask into the square that the model sees. Raises UserError for no COCO instance file."""
+        """Read a COCO instance file; `fit` brings a mask into the square that the model sees.
+
+        Raises UserError when it is not a COCO instance file.
+        """
         self.path, self.fit = path, fit
         self.coco = _read(path)
-        self.names: dict[tuple[str, ...], int | None] = {}  # words -> category; None: they name nothing
+        self.names: dict[tuple[str, ...], int | None] = {}  # words -> category; None: they name no object
         for number, category in self.coco.cats.items():
             own = category["name"].lower().replace("_", " ")
             for name in (own, *NAMES.get(own, ())):
                 self.names |= {tuple(form.split()): number for form in (name, plural(name))}
         self.names |= {tuple(form.split()): None for name in OTHERS for form in {name, f"{name}s"} - {"oranges"}}
         self.longest = max(map(len, self.names))
-        self.mask = lru_cache(512)(self._mask)  # a picture's captions name the same things
-        self._ignorant = lru_cache(512)(self._without_looking)
+        self.mask = lru_cache(512)(self._mask)  # captions of an image name the same objects
+        self._baselines = lru_cache(512)(self._compute_baselines)
 
     def check_covers(self, image_ids: Sequence[int], file_names: Sequence[str], what: str) -> None:
-        """Raises UserError unless these are the pictures that the file tells of."""
+        """Raise UserError unless the file annotates these images; `what` names them in the message."""
         for image_id, name in zip(image_ids, file_names, strict=True):
-            known = self.coco.imgs.get(image_id)
-            if known is None:
-                raise UserError(
-                    f"{self.path}: has no picture {image_id} ({name}) of {what}; give that split's instances"
-                )
-            other = Path(known.get("file_name", name)).name
+            image = self.coco.imgs.get(image_id)
+            if image is None:
+                raise UserError(f"{self.path}: has no image {image_id} ({name}) of {what}; give that split's instances")
+            other = Path(image.get("file_name", name)).name
             if other != Path(name).name:
-                raise UserError(
-                    f"{self.path}: its picture {image_id} is {other}, in {what} {name}; another data set's?"
-                )
+                raise UserError(f"{self.path}: its image {image_id} is {other}, in {what} {name}; another data set's?")
 
     def named(self, words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-        """(first word, one past the last, category) of every name in a caption, the longest that fits at each place."""
+        """Yield (first word, one past the last, category) of each object name in a caption, longest match first."""
         start = 0
         while start < len(words):
             for stop in range(min(len(words), start + self.longest), start, -1):
@@ -85,43 +89,67 @@ class Objects:
             else:
                 start += 1
 
-    def _mask(self, image_id: int, category: int) -> Mask | None:
-        """Where the model sees the category in a picture, any number of times [S, S]; None: nowhere."""
-        annotations = [a for a in self.coco.imgToAnns[image_id] if a["category_id"] == category]
-        if not annotations:
-            return None
-        whole = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
-        mask: Mask = np.asarray(self.fit(Image.fromarray(whole * np.uint8(255)))) > 127
-        return mask if mask.any() else None
+    def count(
+        self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, grid: FeatureGrid
+    ) -> GroundingCounts:
+        """Hold the attention [T, L] of a caption's words against the objects that they name.
 
-    def _without_looking(self, image_id: int, category: int, cells: FeatureGrid) -> tuple[float, float, float]:
-        """What chance and the picture's middle would get: area, centre_inside and centre_hits of a word."""
-        mask = self.mask(image_id, category)
-        assert mask is not None
-        return float(mask.mean()), *_inside(centred(cells), mask, cells)
-
-    def look(self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, cells: FeatureGrid) -> Found:
-        """Hold the attention [T, L] of a caption's words against the objects that they name; names of what is not in
-        the picture, or not in the part that the model sees, do not count. A name of several words has the mean of
-        their attention."""
-        found = Found()
+        Names of objects that are not in the image, or outside what the model sees of it, do not count. A name of
+        several words has the mean of their attention.
+        """
+        counts = GroundingCounts()
         for start, stop, category in self.named(words):
             mask = self.mask(image_id, category)
             if mask is not None:
-                own = _inside(np.asarray(weights[start:stop], np.float64).mean(0), mask, cells)
-                found = found.plus(Found(1, *own, *self._ignorant(image_id, category, cells)))
-        return found
+                inside = _inside(np.asarray(weights[start:stop], np.float64).mean(0), mask, grid)
+                counts = counts.plus(GroundingCounts(1, *inside, *self._baselines(image_id, category, grid)))
+        return counts
+
+    def scene(self, image_id: int) -> list[SceneObject]:
+        """Return the objects of a drawn image; see `has_scenes`."""
+        categories = {number: category["name"] for number, category in self.coco.cats.items()}
+        return read_scene(self.coco.imgToAnns[image_id], categories)
+
+    @property
+    def has_scenes(self) -> bool:
+        """Whether every object has a colour and a centre, as `preprocess shapes` writes them."""
+        return all({"colour", "centre"} <= annotation.keys() for annotation in self.coco.anns.values())
+
+    def _mask(self, image_id: int, category: int) -> Mask | None:
+        """Return where the model sees objects of the category in an image [S, S], or None if it sees none."""
+        annotations = [a for a in self.coco.imgToAnns[image_id] if a["category_id"] == category]
+        if not annotations:
+            return None
+        union = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
+        mask: Mask = np.asarray(self.fit(Image.fromarray(union * np.uint8(255)))) > 127
+        return mask if mask.any() else None
+
+    def _compute_baselines(self, image_id: int, category: int, grid: FeatureGrid) -> tuple[float, float, float]:
+        """Return area, centre_inside and centre_hits of a word that names the category."""
+        mask = self.mask(image_id, category)
+        assert mask is not None
+        return float(mask.mean()), *_inside(center_prior(grid), mask, grid)
 
 
-def _inside(weights: NDArray[np.float64], mask: Mask, cells: FeatureGrid) -> tuple[float, float]:
-    """Of attention [L]: its share inside the mask, and whether its maximum is there."""
-    attention = upsample(weights[None], cells)[0]
-    return float(attention[mask].sum() / max(attention.sum(), 1e-12)), float(mask[peak(attention, cells)])
+def read_instances(path: str, split: CaptionDataset) -> Instances | None:
+    """Return the instances of a split, with masks fitted as its images were, or None if `path` is empty.
+
+    Raises UserError when the file annotates other images.
+    """
+    if not path:
+        return None
+    image = read_image_config(split.path)
+    instances = Instances(path, partial(fit_image, size=image.size, fit=image.fit))
+    instances.check_covers(split.image_ids, split.file_names, f"{split.path}, {split.split}")
+    seed = instances.coco.dataset.get("info", {}).get("seed")
+    if seed is not None and seed != read_manifest(split.path)["source"].get("seed"):
+        raise UserError(f"{path}: of images drawn with seed {seed}, but those of {split.path} are of another")
+    return instances
 
 
-def grounding_scores(found: Sequence[Found], suffix: str = "") -> list[Score]:
-    """Percentages over all words that name an object; `suffix` says of which captions."""
-    table = np.array(found, np.float64).reshape(-1, len(Found._fields))
+def grounding_scores(counts: Sequence[GroundingCounts], suffix: str = "") -> list[Score]:
+    """Return percentages over all words that name an object; `suffix`, added to the names, says of which captions."""
+    table = np.array(counts, np.float64).reshape(-1, len(GroundingCounts._fields))
     columns = {
         "attention correctness": 1,
         "attention correctness of the centre": 4,
@@ -133,9 +161,15 @@ def grounding_scores(found: Sequence[Found], suffix: str = "") -> list[Score]:
     return [*scores, Score("words that name an object" + suffix, table[:, :1], lambda sums: sums[..., 0])]
 
 
+def _inside(weights: NDArray[np.float64], mask: Mask, grid: FeatureGrid) -> tuple[float, float]:
+    """Return the fraction of attention [L] inside the mask, and whether its maximum is inside."""
+    attention = upsample(weights[None], grid)[0]
+    return float(attention[mask].sum() / max(attention.sum(), 1e-12)), float(mask[peak(attention, grid)])
+
+
 def _read(path: str | Path) -> COCO:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
         if not coco.cats or any("segmentation" not in annotation for annotation in coco.anns.values()):
             raise KeyError("segmentation")
@@ -145,7 +179,5 @@ def _read(path: str | Path) -> COCO:
         outline = annotation["segmentation"]
         polygons = isinstance(outline, list) and outline and all(len(corners) >= 6 for corners in outline)
         if not polygons and not (isinstance(outline, dict) and {"size", "counts"} <= outline.keys()):
-            raise UserError(
-                f"{path}: annotation {number} has neither polygons of three corners or more, nor runs of pixels"
-            )
+            raise UserError(f"{path}: annotation {number} has neither polygons of three corners or more, nor an RLE")
     return coco

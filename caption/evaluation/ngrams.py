@@ -1,4 +1,4 @@
-"""n-grams of all captions of a split, counted at once: what BLEU and CIDEr-D are made of."""
+"""Count the n-grams of all captions of a split at once, for BLEU and CIDEr-D."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,52 +11,51 @@ Integers = NDArray[np.int64]
 
 
 class Counts(NamedTuple):
-    """How often each n-gram stands in each text; one row for every pair that occurs, sorted by text, then n-gram."""
+    """How often each n-gram occurs in each text: one row per pair that occurs, sorted by text, then n-gram."""
 
     text: Integers
-    gram: Integers  # numbers from 0
+    gram: Integers  # numbered from 0
     times: Integers
 
 
 class NGrams(NamedTuple):
-    """The n-grams of one length n, in captions written and in references; n-grams have the same numbers in both."""
+    """The n-grams of one length n in captions and references; both number n-grams alike."""
 
-    written: Counts  # text: the picture
-    references: Counts  # text: the reference, in the order of all pictures' references
-    number: int  # of different n-grams
+    captions: Counts  # text: the image
+    references: Counts  # text: the reference, numbered over all images
+    distinct: int  # number of different n-grams
 
 
 def count_ngrams(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> Iterator[NGrams]:
-    """For n = 1, 2, 3, 4; `references` holds those of each picture, `captions` the one written for it."""
+    """Yield the n-grams for n = 1, 2, 3, 4 of one caption per image and the references of each image."""
     texts = [*captions, *(reference for group in references for reference in group)]
     numbers: dict[str, int] = {}
     words = np.array([numbers.setdefault(word, len(numbers)) for text in texts for word in text], np.int64)
-    text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])  # which text each word stands in
-    gram = words  # the n-gram that begins at each word
+    text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])  # the text of each word
+    gram = words  # the n-gram that begins at each word; -1 where the text ends before it does
     for n in (1, 2, 3, 4):
         if n > 1:  # an n-gram is an (n-1)-gram and one more word of the same text
-            whole = text[n - 1 :] == text[: len(text) - n + 1]
-            starts = np.flatnonzero(whole)
+            starts = np.flatnonzero(text[n - 1 :] == text[: len(text) - n + 1])
             following = words[starts + n - 1]
             longer = np.full_like(gram, -1)
-            distinct, longer[starts] = np.unique(gram[starts] * len(numbers) + following, return_inverse=True)
-            gram, number = longer, len(distinct)
+            unique, longer[starts] = np.unique(gram[starts] * len(numbers) + following, return_inverse=True)
+            gram, distinct = longer, len(unique)
         else:
-            number = len(numbers)
-        there = gram >= 0
-        pairs, count = np.unique(text[there] * max(number, 1) + gram[there], return_counts=True)
-        row_text, row_gram = np.divmod(pairs, max(number, 1))
+            distinct = len(numbers)
+        complete = gram >= 0
+        pairs, count = np.unique(text[complete] * max(distinct, 1) + gram[complete], return_counts=True)
+        row_text, row_gram = np.divmod(pairs, max(distinct, 1))
         end = np.searchsorted(row_text, len(captions))
         yield NGrams(
             Counts(row_text[:end], row_gram[:end], count[:end]),
             Counts(row_text[end:] - len(captions), row_gram[end:], count[end:]),
-            number,
+            distinct,
         )
 
 
 def look_up(keys: Integers, values: NDArray[np.float64], wanted: Integers) -> NDArray[np.float64]:
-    """The values of the wanted keys, 0 for those that are not there; `keys` are sorted."""
+    """Return the values of the wanted keys, 0 for missing ones; `keys` are sorted."""
     if not len(keys):
         return np.zeros(len(wanted))
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, values[places], 0)
+    positions = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[positions] == wanted, values[positions], 0)

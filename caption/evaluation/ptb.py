@@ -1,299 +1,76 @@
-"""The words of a caption as the COCO caption server sees them, without Java.
+"""Tokenise captions as the COCO caption server does, without Java.
 
 The server runs the PTBTokenizer of Stanford CoreNLP 3.4.1 with -preserveLines and -lowerCase and then drops the
-punctuation marks listed in pycocoevalcap.  `tokenise` gives the same tokens: `" ".join(tokenise(caption))` is the
-string that is scored.  The rules below were found by watching what that program prints, not by reading it;
-tests/test_ptb.py compares both on all captions of Flickr8k and on thousands of lines of stress text.
+punctuation marks listed in pycocoevalcap. `tokenise` gives the same tokens: `" ".join(tokenise(caption))` is the string
+that is scored. The rules were found by watching what that program prints, not by reading it;
+tests/evaluation/test_ptb.py compares both on all captions of Flickr8k and on thousands of lines of stress text.
 
-At every position all rules are tried.  The one that reaches farthest wins, the text it must see behind its token
-included; among equals, the first.
+At each position all rules are tried. The one that reaches farthest wins, including the text that it requires after its
+token; among equals, the first.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
 
-# What pycocoevalcap drops.  It compares lower-cased tokens with capital brackets, so that -lrb- and the like survive.
+from caption.evaluation.ptb_rules import SHAPES, rules
+
+# What pycocoevalcap drops. It compares lower-cased tokens with capital brackets, so that -lrb- and the like survive.
 DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
-
-BRACKETS = str.maketrans({"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"})
-SYMBOLS = str.maketrans(
-    dict.fromkeys("€₠¤\x80", "$")
-    | {"£": "#", "¢": "cents", "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
-    | dict.fromkeys("‘‛‹\x91", "`")
-    | dict.fromkeys("’›\x92", "'")
-    | dict.fromkeys("“«\x93", "``")
-    | dict.fromkeys('"”»\x94', "''")
-)
-
-# Abbreviations whose full stop belongs to them: titles; what may end a sentence; with a capital; before a number.
-TITLES = """
-    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen
-    gov govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs
-    pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm
-"""
-ABBREVIATIONS = """
-    al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec ed.d esq est etc ext
-    feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla
-    penn ph.d plc ppte ppty pte ptes pty ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt
-    wed wis wisc wyo
-"""
-CAPITAL_ABBREVIATIONS = "ark az del ill la mass miss ore pa tex wash"
-NUMBER_ABBREVIATIONS = "art ca fig figs no nos op pp prop"
-# Before these words a letter with a full stop ("plan b. The ...") ends a sentence and loses the stop.
-STARTERS = """
-    a about according additionally after an as at but earlier he her here however if in it last many more mr. ms.
-    now once one other our she since so some such that the their then there these they this we what when while yet
-    you
-"""
-EXTENSIONS = """
-    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py
-    sql tar txt wav x xml zip
-"""
-
-
-def _any(words: str) -> str:
-    return "(?i:" + "|".join(map(re.escape, sorted(words.split(), key=len, reverse=True))) + ")"
-
-
-class _Shapes(dict[int, str]):
-    """What a character beyond ASCII counts as in the rules.
-
-    é is any letter, U+0301 any accent, 0 a digit, ² a small digit, U+2010 a hyphen, U+2000 a space, ¦ any other sign
-    that is kept; NUL is deleted, as is all beyond U+FFFF, emoji among them.  The rest have rules of their own.
-    """
-
-    def __missing__(self, code: int) -> str:
-        self[code] = shape = self.find(chr(code))
-        return shape
-
-    @staticmethod
-    def find(character: str) -> str:
-        code, kind = ord(character), unicodedata.category(character)
-        if code > 0xFFFF:
-            return "\0"
-        if character in "‐‑֊":
-            return "\u2010"
-        if (0x2C2 <= code <= 0x36F and kind[0] != "L") or (
-            (0x36F < code < 0xAD0 or 0xE00 < code < 0xED0) and kind in ("Mn", "Mc")
-        ):
-            return "\u0301"
-        if kind[0] == "L":
-            return "é"
-        if character in "²³¹⁰" or 0x2074 <= code <= 0x2079 or 0x2080 <= code <= 0x2089:
-            return "²"
-        if kind == "Nd":
-            return "0"
-        if character in "\u3000" or 0x2000 <= code <= 0x200A:
-            return "\u2000"
-        if character in "\xa0\xad\x85\x80\x91\x92\x93\x94\x96\x97…–—―‘’‛‹›“”«»‚„‟€₠¤£¢¼½¾⅓⅔⁄٫٬":
-            return character
-        return "¦" if _printed(code, kind) else "\0"
-
-
-def _printed(code: int, kind: str) -> bool:
-    """Whether a character that is no letter becomes a token of its own."""
-    return (
-        code in (0xA1, *range(0xA5, 0xC0), 0xD7, 0xF7, 0x37E, 0x387, 0xE3F, 0x20A4, 0x3001, 0x3002, 0x3012, 0x30FB)
-        or 0x2016 <= code <= 0x2023
-        or (0x2030 <= code <= 0x2044 and code not in (0x203C, 0x203D, 0x2043))
-        or (0x2070 <= code <= 0x208E and kind != "Cn")
-        or 0x2100 <= code <= 0x214F
-        or 0x2155 <= code <= 0x215E
-        or 0x2190 <= code <= 0x2BFF
-        or 0xFF01 <= code <= 0xFF65
-        or code in (0xFFE0, 0xFFE1, 0xFFE5, 0xFFE6)
-    )
-
-
-SHAPES = _Shapes((code, chr(code)) for code in range(128))
-
-
-def _plain(text: str) -> str:
-    return text.replace("\xad", "").lower()
-
-
-def _bracketed(text: str) -> str:
-    return text.lower().replace("(", "-lrb-").replace(")", "-rrb-")
-
-
-def _symbol(text: str) -> str:
-    return text.lower().translate(BRACKETS).translate(SYMBOLS)
-
-
-def _spaced(text: str) -> str:
-    return text.lower().replace(" ", "\xa0")
-
-
-def _joined(text: str) -> str:
-    return _bracketed(_spaced(text))
-
-
-def _clitic(text: str) -> str:
-    text = _plain(text).replace("&apos;", "'")
-    return re.sub("[’\x92]", "'", re.sub("[‘‛\x91]", "`", text))
-
-
-Rule = tuple[str, str, Callable[[str], str]]
-
-
-def _rules() -> list[Rule]:
-    """Token, what must follow it, and how the token is written: with spaces where it falls apart."""
-    apostrophe = "(?:['’\x92]|&apos;)"
-    any_quote = "(?:['’‘‛`\x91\x92]|&apos;)"
-    letter = "[A-Za-zé]"
-    alnum = "[A-Za-z0-9é\xad]"
-    accented = "&[aeiouAEIOU](?:acute|grave|uml);"
-    word = rf"(?:{letter}|\u0301|{accented})(?:[A-Za-z0-9é\xad\u0301]|{accented})*"
-    name = rf"(?:[dloDLO]{any_quote}{alnum}{{2,}}|{alnum}+)"
-    part = rf"(?:[dlDLoO]{any_quote}{alnum}{{2,}}|{alnum}+|(?:{letter}\.){{2,}})"
-    joined = rf"{name}(?:[-_\u2010]{part})*"
-    firm = r"[A-Z]+(?:(?:&(?:amp;)?|\+)[A-Z]+)+"
-    dotted = r"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:(?:[A-Za-z]\.){2,}|[A-Za-z0-9\xad]+))+"
-    slashed = r"[A-Za-z0-9\xad]+(?:-[A-Za-z]+){0,2}"
-    space = r"[ \t\n\xa0\u2000]"
-    tag = (
-        r"(?:<[A-Za-z][A-Za-z0-9_:.-]*(?: +[A-Za-z][A-Za-z0-9_:.-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?)* */? *>"
-        r"|</[A-Za-z][A-Za-z0-9_:.-]* *>|<[!?][A-Za-z-][^>]*>)"
-    )
-    mailbox = r"[^ \t\n\"<>|(){}]"
-    host = r"[^ \t\n\xa0\"<>|().{}]"
-    label = r"(?:[^ \t\n\"`'<>|.!?(){},-_$]+\.)"
-    # As many labels as can be, or as few, so that more of it is a path: the longer token wins.
-    site, short_site = (
-        rf"(?:(?i:www)\.(?:[^ \t\n\"<>|.!?(){{}},]+\.){many}[A-Za-z]{{2,4}}|{label}{many}(?i:com|net|org|edu))"
-        for many in ("+", "+?")
-    )
-    eye = "[-^x=~<>']"
-    end = "(?![A-Za-z0-9])"
-    return [
-        # markup
-        (tag, "", _spaced),
-        ("&[lL][tT];", "", lambda _: "<"),
-        ("&[gG][tT];", "", lambda _: ">"),
-        ("&[aA][mM][pP];", "", lambda _: "&"),
-        ("&nbsp;", "", lambda _: ""),
-        ("(?i:&md;)|&[mn]dash;", "", lambda _: "--"),
-        ("&quot;", "", lambda _: "''"),
-        ("&apos;", "", lambda _: "'"),
-        (r"&(?i:ht|tl|ur|lr|qc|ql|qr|odq|cdq|quot);|&#\d+;", "", str.lower),
-        # contractions
-        (r"[A-Za-z\xad]+?(?<![nN])", rf"[nN]{any_quote}[tT]", _plain),
-        (rf"[nN]{any_quote}[tT]", "", _clitic),
-        (rf"{alnum}+|{word}(?:[.!?]{word})*", rf"(?i:{apostrophe}(?:[smd]|ll|re|ve))", _plain),
-        ("(?i:cannot)", end, lambda text: f"{text[:3]} {text[3:]}".lower()),
-        ("(?i:gonna|wanna|gotta|gimme|lemme)", end, lambda text: f"{text[:3]} {text[3:]}".lower()),
-        ("'[tT]", "(?i:is|was)", str.lower),
-        ("(?i:'(?:[smd]|ll|re|ve)(?![A-Za-z])|(?:[’\x92]|&apos;)(?:[smd]|ll|re|ve))", "", _clitic),
-        (rf"(?i:{apostrophe}(?:em|till?|cause|n{apostrophe}|n(?=\s|$)|(?<!')n|[2-9]0s))", "", str.lower),
-        (rf"{apostrophe}\d\d", f"(?:{space}|$)", str.lower),
-        (rf"(?i:[djl]{apostrophe})", "", str.lower),
-        (rf"(?i:y{apostrophe})", letter, str.lower),
-        (rf"(?i:(?:dunkin|somethin|ol){apostrophe})", "", str.lower),
-        (rf"(?i:o{any_quote}o)", "", str.lower),
-        ("(?i:c'mon)", "", str.lower),
-        (rf"(?i:(?:li|nat)'l|ev'ry|nor'easter|s'mores|cont'd\.|cap{apostrophe}n)", "", str.lower),
-        (rf"(?i:(?:[oe]|ne){any_quote}er|o{any_quote}clock)", end, str.lower),
-        (rf"{letter}+[aeiouyAEIOUY]{any_quote}[aeiouA-Z]{letter}*", "", _plain),
-        # words
-        (word, "", _plain),
-        (joined, "", _plain),
-        (rf"[A-HJ-XZn]{any_quote}[A-Za-zé\xad]{{2,}}", "", _plain),
-        ("(?i:pro|anti)-", "", _plain),
-        (rf"{slashed}(?:\\?/{slashed}){{1,2}}", "", _plain),
-        (rf"(?:{word})(?:[.!?](?:{word}))+", "", _plain),
-        # abbreviations
-        (rf"{_any(TITLES)}\.", "", _plain),
-        (rf"(?:{_any(ABBREVIATIONS)}|(?=[A-Z]){_any(CAPITAL_ABBREVIATIONS)})\.", r"[\s\S]{0,2}", _plain),
-        (dotted, "", _plain),
-        # numbers
-        (r"[-+]?[.,:٫٬]?\d+(?:[.,:٫٬]\d+)*", "", _plain),
-        (r"\d{1,4}[- \xa0]\d{1,4}(?:\\?/|⁄)\d{1,4}", "", _joined),
-        (r"\d+⁄\d+|\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", "", _plain),
-        (r"(?:\(\d{2,3}\)[ \xa0]?|\+{0,2}(?:\d{2,4}[- \xa0])?\d{2,4}[- \xa0])\d{3,4}[- \xa0]?\d{3,5}", "", _joined),
-        (r"\+{0,2}(?:\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5}", "", _plain),
-        # other abbreviations
-        (rf"{_any(NUMBER_ABBREVIATIONS)}\.", rf"{space}?\d", _plain),
-        (rf"(?:{joined}|{dotted}|{firm}|{word}(?:[.!?]{word})*)\.", "[,;:]", _plain),
-        (r"[A-Za-z](?:\.[A-Za-z])*\.", "", _plain),
-        (r"[A-Za-z]", rf"\.{space}+(?:(?=[A-Z]){_any(STARTERS)}|{tag})(?:{space}|$)", _plain),
-        (firm, "", lambda text: _plain(text.replace("&amp;", "&"))),
-        (r"[cC]\+\+|[cCfF]#|[A-Z]+\$", "", _plain),
-        (rf"{alnum}+(?:\.{alnum}+)*\.{_any(EXTENSIONS)}", r"(?:[\s.,!?]|$)", _plain),
-        # addresses
-        (rf"(?i:https?)://{mailbox}+[^ \t\n\"<>|(){{}}.,!?-]", "", str.lower),
-        (site, "", str.lower),
-        (rf"{short_site}/{mailbox}+[^ \t\n\"<>|.!?(){{}},-]", "", str.lower),
-        (rf"(?:<|(?i:&lt;))?[A-Za-z0-9](?:(?!\xa0){mailbox})*@(?:{host}+\.)*{host}+>?", "", str.lower),
-        ("@[A-Za-z_][A-Za-z0-9_]*", "", _plain),
-        (rf"\#(?:{letter}|\u0301)+", "", _plain),
-        # faces
-        (r"[<>]?[:;=][-o*']?[()DPdpO@|\\[\]{]", "(?![A-Za-z0-9])", _bracketed),
-        (rf"\({eye}[_.]?{eye}\)|{eye}_{eye}", "", _bracketed),
-        # punctuation
-        (r"\.{3,5}|\.(?:[ \xa0]\.){2,4}|[…\x85]", "", lambda _: "..."),
-        ("[!?]+", "", str.lower),
-        ("-{2,4}|[–—―\x96\x97]", "", lambda _: "--"),
-        ("-{5,}", "", str.lower),
-        ("[‘’‛‹›“”«»‚„‟\x91-\x94`]{1,2}", "", _symbol),
-        (r"\*+|#+|@+|_+|²+|<<?|>>?|''|(?:\\\*)+", "", str.lower),
-        (r"[^\0-\x1f\x7f\u0301\u2010\u2000\s]", "", _symbol),
-    ]
 
 
 @cache
 def _compiled() -> list[tuple[re.Pattern[str], Callable[[str], str]]]:
-    return [(re.compile(f"({token}){ahead}"), spell) for token, ahead, spell in _rules()]
+    return [(re.compile(f"({token}){ahead}"), spell) for token, ahead, spell in rules()]
 
 
-def _step(text: str, shape: str, place: int) -> tuple[list[str], int]:
-    """The tokens at this place, mostly one, and where they end."""
-    reach, stop, spell = place, place + 1, None
-    for rule, how in _compiled():
-        match = rule.match(shape, place)
+def _next_tokens(text: str, shape: str, start: int) -> tuple[list[str], int]:
+    """Return the tokens that begin at `start`, mostly one, and where they end."""
+    reach, stop, spell = start, start + 1, None
+    for pattern, spelling in _compiled():
+        match = pattern.match(shape, start)
         if match and match.end() > reach:
-            reach, stop, spell = match.end(), match.end(1), how
-    words = spell(text[place:stop]).split(" ") if spell else []
+            reach, stop, spell = match.end(), match.end(1), spelling
+    words = spell(text[start:stop]).split(" ") if spell else []
     return [word for word in words if word and word not in DROPPED], stop
 
 
 _BLANK = re.compile("[ \t\n][ \t\n\xa0\u2000]*")
-# Text up to the next space that no rule joins with what comes after it, so that its tokens can be remembered.
-_ALONE = re.compile(r"[A-Za-z,'\"!?;:/-]+(?= |$)|[A-Za-z,'\"!?;:/-]*\.$")
+# Text up to the next space that no rule joins with what follows, so that its tokens can be cached.
+_INDEPENDENT = re.compile(r"[A-Za-z,'\"!?;:/-]+(?= |$)|[A-Za-z,'\"!?;:/-]*\.$")
 
 
 @lru_cache(1 << 16)
-def _alone(text: str) -> tuple[str, ...]:
+def _tokenise_independent(text: str) -> tuple[str, ...]:
     tokens: list[str] = []
-    place = 0
-    while place < len(text):
-        found, place = _step(text, text + "\n", place)
-        tokens += found
+    position = 0
+    while position < len(text):
+        new, position = _next_tokens(text, text + "\n", position)
+        tokens += new
     return tuple(tokens)
 
 
 def tokenise(text: str) -> list[str]:
-    """Tokens of one caption.
+    """Return the tokens of one caption.
 
-    They do not depend on the next caption of a file.  The program does look across the end of a line in one case:
-    "plan b." loses its full stop where the next caption begins with a word like "A" or "The".
+    They do not depend on the next caption of a file. The program looks across the end of a line in one case: "plan b."
+    loses its full stop where the next caption begins with a word like "A" or "The".
 
     >>> tokenise("A man's hat, and/or 2 U.S. flags (don't ask).")
     ['a', 'man', "'s", 'hat', 'and/or', '2', 'u.s.', 'flags', '-lrb-', 'do', "n't", 'ask', '-rrb-']
     """
-    # A line feed is a space to pycocoevalcap; what else ends a line does so here too.
+    # A line feed is a space to pycocoevalcap; other line separators end a line here, too.
     text = re.sub("[\v\f\r\u2028\u2029]", "\n", text.replace("\n", " "))
     shape = (text if text.isascii() else text.translate(SHAPES)) + "\n"
     tokens: list[str] = []
-    place = 0
-    while place < len(text):
-        if blank := _BLANK.match(shape, place):
-            place = blank.end()
-        elif chunk := _ALONE.match(shape, place):
-            tokens += _alone(chunk[0])
-            place = chunk.end()
+    position = 0
+    while position < len(text):
+        if blank := _BLANK.match(shape, position):
+            position = blank.end()
+        elif chunk := _INDEPENDENT.match(shape, position):
+            tokens += _tokenise_independent(chunk[0])
+            position = chunk.end()
         else:
-            found, place = _step(text, shape, place)
-            tokens += found
+            new, position = _next_tokens(text, shape, position)
+            tokens += new
     return tokens

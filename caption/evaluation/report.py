@@ -1,4 +1,4 @@
-"""A page for a whole split: scores, curves, and every caption beside its references, with attention."""
+"""A report page for a split: scores, curves, and each image with its caption, references and attention."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -8,76 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caption.data.dataset import CaptionDataset
 from caption.data.images import encode_jpeg
+from caption.data.sampler import sequential_batches
 from caption.encoders.grid import FeatureGrid
-from caption.evaluation.table import Range, blocks, cell
+from caption.evaluation.bootstrap import Interval
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.metrics import SORTS
+from caption.evaluation.results import Results
+from caption.evaluation.table import blocks, format_score
 from caption.files import atomic_write
+from caption.progress import ProgressBar
 from caption.search import Hypothesis
 from caption.visualise.figures import draw_curves
-from caption.visualise.html import HELP, as_script, caption_entry, cells_entry, look_entry, shell
+from caption.visualise.html import HELP, as_script, attention_entry, caption_entry, grid_entry, html_document
 
-CHUNK = 50  # pictures whose attention lies in one file
-SORTS = ("CIDEr-D", "BLEU-4", "ROUGE-L", "METEOR", "SPICE")
-
-
-class Report:
-    """The page in a folder: index.html, pictures/, data/. Pictures are written as they come, index.html last."""
-
-    def __init__(self, folder: Path, cells: FeatureGrid) -> None:
-        """Nothing is left of an earlier report in the folder."""
-        self.folder, self.cells = folder, cells
-        for part in ("pictures", "data"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        for mine in ("index.html", "curves.svg", "pictures/[0-9]*.jpg", "data/index.js", "data/looks-*.js"):
-            for path in folder.glob(mine):
-                path.unlink()
-
-    def write_pictures(self, numbers: Sequence[int], pictures: NDArray[np.uint8]) -> None:
-        """uint8 [B, 3, S, S], for the pictures of these numbers."""
-        for number, picture in zip(numbers, pictures, strict=True):
-            (self.folder / "pictures" / f"{number:06d}.jpg").write_bytes(encode_jpeg(picture, 80))
-
-    def write_looks(self, words: Sequence[Sequence[str]], hypotheses: Sequence[Hypothesis]) -> None:
-        """Attention, in files that the page reads when it needs them."""
-        looks = [look_entry(*pair) for pair in zip(words, hypotheses, strict=True)]
-        for number, start in enumerate(range(0, len(looks), CHUNK)):
-            script = f"gotLooks({number}, {as_script(looks[start : start + CHUNK])});\n"
-            (self.folder / "data" / f"looks-{number:04d}.js").write_text(script, encoding="utf-8")
-
-    def write_index(
-        self,
-        title: str,
-        told: str,
-        values: Mapping[str, float],
-        ranges: Mapping[str, Range],
-        records: Sequence[Mapping[str, Any]],
-        items: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """The page itself. `told` says how it was scored, `records` are of log.jsonl, `items` of `item`."""
-        sorts = [name for name in SORTS if name in values]
-        content = {"chunk": CHUNK, "sorts": sorts, "cells": cells_entry(self.cells), "items": items}
-        script = f"const report = {as_script(content)};\n"
-        (self.folder / "data" / "index.js").write_text(script, encoding="utf-8")
-        body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(told)}</p>", '<div class="columns">']
-        body += [_table(values, ranges)]
-        if records:
-            draw_curves([dict(record) for record in records], self.folder / "curves.svg")
-            body += ['<img class="curves" src="curves.svg" alt="losses and scores over the epochs">']
-        body += ["</div>"]
-        if records:
-            body += [_examples(records, [item["name"] for item in items])]
-        body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
-        page = shell(
-            title,
-            "\n".join(body),
-            ["viewer.css", "report.css"],
-            ["viewer.js", "report.js"],
-            "",
-            '<script src="data/index.js"></script>\n',
-        )
-        with atomic_write(self.folder / "index.html") as part:
-            part.write_text(page, encoding="utf-8")
-
+CHUNK = 50  # images whose attention is in one file
+BATCH = 32  # images read at a time
 
 CONTROLS = """<div id="controls">
 <label>the <select id="order"><option>worst</option><option>best</option></select> first</label>
@@ -87,7 +34,88 @@ CONTROLS = """<div id="controls">
 </div>"""
 
 
-def item(
+class Report:
+    """The page in a folder: index.html, images/, data/. Images are written as they come, index.html last."""
+
+    def __init__(self, folder: Path, grid: FeatureGrid) -> None:
+        """Make the folder and remove the files of an earlier report in it."""
+        self.folder, self.grid = folder, grid
+        for name in ("images", "data"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for pattern in ("index.html", "curves.svg", "images/[0-9]*.jpg", "data/index.js", "data/attention-*.js"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    def write_images(self, numbers: Sequence[int], images: NDArray[np.uint8]) -> None:
+        """Write images uint8 [B, 3, S, S] of these numbers in the split."""
+        for number, image in zip(numbers, images, strict=True):
+            (self.folder / "images" / f"{number:06d}.jpg").write_bytes(encode_jpeg(image, 80))
+
+    def write_attention(self, words: Sequence[Sequence[str]], hypotheses: Sequence[Hypothesis]) -> None:
+        """Write the attention of all captions to files that the page loads when it needs them."""
+        entries = [attention_entry(*pair) for pair in zip(words, hypotheses, strict=True)]
+        for number, start in enumerate(range(0, len(entries), CHUNK)):
+            script = f"attentionLoaded({number}, {as_script(entries[start : start + CHUNK])});\n"
+            (self.folder / "data" / f"attention-{number:04d}.js").write_text(script, encoding="utf-8")
+
+    def write_index(
+        self,
+        title: str,
+        subtitle: str,
+        values: Mapping[str, float],
+        ranges: Mapping[str, Interval],
+        records: Sequence[Mapping[str, Any]],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write the page itself, from the records of log.jsonl and the entries of `report_entry`."""
+        sorts = [name for name in sort_order() if name in values]
+        content = {"chunk": CHUNK, "sorts": sorts, "grid": grid_entry(self.grid), "entries": entries}
+        script = f"const report = {as_script(content)};\n"
+        (self.folder / "data" / "index.js").write_text(script, encoding="utf-8")
+        body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subtitle)}</p>", '<div class="columns">']
+        body += [_score_tables(values, ranges)]
+        if records:
+            draw_curves([dict(record) for record in records], self.folder / "curves.svg")
+            body += ['<img class="curves" src="curves.svg" alt="losses and scores over the epochs">']
+        body += ["</div>"]
+        if records:
+            body += [_examples(records, [entry["name"] for entry in entries])]
+        body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
+        body += ['<script src="data/index.js"></script>']
+        with atomic_write(self.folder / "index.html") as path:
+            path.write_text(html_document(title, "\n".join(body), ["viewer", "report"]), encoding="utf-8")
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    split: CaptionDataset,
+    captions: CaptionSet,
+    hypotheses: Sequence[Hypothesis],
+    results: Results,
+    records: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the report of a split, with the curves of the run whose records of log.jsonl are given."""
+    assert captions.grid is not None
+    report = Report(folder, captions.grid)
+    for numbers in ProgressBar(sequential_batches(len(split), BATCH), "images", "batches"):
+        report.write_images(numbers, split.read_images(numbers).numpy())
+    report.write_attention(captions.words, hypotheses)
+    rows = zip(captions.words, hypotheses, captions.references, results.images, captions.notes, strict=True)
+    entries = [
+        report_entry(image["file_name"], words, hypothesis, references, image["scores"], notes)
+        for words, hypothesis, references, image, notes in rows
+    ]
+    report.write_index(title, subtitle, results.scores, results.intervals, records, entries)
+
+
+def sort_order() -> list[str]:
+    """Return the scores by which the page can sort, CIDEr-D first."""
+    return sorted(SORTS, key=lambda name: name != "CIDEr-D")
+
+
+def report_entry(
     name: str,
     words: Sequence[str],
     hypothesis: Hypothesis,
@@ -95,34 +123,34 @@ def item(
     scores: Mapping[str, float | None],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """One picture; `notes` are what the page can choose by."""
-    kept = [scores[sort] for sort in SORTS if sort in scores]
+    """Return an image's entry on the page, which can be filtered by its notes."""
+    shown = [scores[sort] for sort in sort_order() if sort in scores]
     return {
         "name": name,
         **caption_entry(words, hypothesis),
         "references": list(references),
-        "scores": [None if value is None else round(value, 2) for value in kept],
+        "scores": [None if value is None else round(value, 2) for value in shown],
         "notes": list(notes),
     }
 
 
-def _table(values: Mapping[str, float], ranges: Mapping[str, Range]) -> str:
+def _score_tables(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
     tables = []
     for block in blocks(values):
         head = "".join(f"<th>{html.escape(column)}<th>95 %" for column in block.columns)
         rows = []
         for row, names in block.rows.items():
-            cells = [cell(name, values, ranges) for name in names]
-            numbers = "".join(f'<td class="number">{value}<td>{span}' for value, span in cells)
+            scores = [format_score(name, values, ranges) for name in names]
+            numbers = "".join(f'<td class="number">{value}<td>{interval}' for value, interval in scores)
             rows.append(f"<tr><td>{html.escape(row)}{numbers}")
         tables.append(f"<table><thead><tr><th>{head}<tbody>{''.join(rows)}</table>")
     return "\n".join(tables)
 
 
 def _examples(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """The same pictures' captions in every epoch, with a bar as long as their CIDEr-D."""
+    """Return the captions of the same images after each epoch, with bars in proportion to their CIDEr-D."""
     numbers = {name: number for number, name in enumerate(names)}
-    blocks = []
+    examples = []
     for name in records[-1]["examples"]:
         if name not in numbers:  # the report is of another split than the run's examples
             continue
@@ -134,10 +162,10 @@ def _examples(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str
             )
             text = html.escape(record["examples"][name])
             rows.append(f'<tr><td class="number">{record["epoch"]}<td>{bar}<td>{text}')
-        picture = f'<img loading="lazy" src="pictures/{numbers[name]:06d}.jpg" alt="{html.escape(name)}">'
+        image = f'<img loading="lazy" src="images/{numbers[name]:06d}.jpg" alt="{html.escape(name)}">'
         table = f"<table><thead><tr><th>epoch<th>CIDEr-D<th>caption<tbody>{''.join(rows)}</table>"
-        blocks.append(f"<div>{picture}{table}</div>")
-    if not blocks:
+        examples.append(f"<div>{image}{table}</div>")
+    if not examples:
         return ""
-    summary = "<summary>The same pictures, epoch by epoch</summary>"
-    return f'<details>{summary}<div class="examples">{"".join(blocks)}</div></details>'
+    summary = "<summary>The same images, epoch by epoch</summary>"
+    return f'<details>{summary}<div class="examples">{"".join(examples)}</div></details>'

@@ -1,4 +1,4 @@
-"""Is a string read right? For captions that are strings, a word a character."""
+"""Exact match and character error rate, for captions that are strings with one character per word."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from caption.evaluation.bootstrap import Score
 from caption.evaluation.ngrams import Words
 
 
-def spells(references: Sequence[Sequence[Words]]) -> bool:
-    """Whether captions are strings: every picture has one, and all its words are single characters."""
+def is_string_set(references: Sequence[Sequence[Words]]) -> bool:
+    """Return whether the captions are strings: one per image, and every word a single character."""
     return all(len(texts) == 1 and all(len(word) == 1 for word in texts[0]) for texts in references)
 
 
-def reading_scores(written: Sequence[Words], references: Sequence[Words]) -> list[Score]:
-    """Of what was read and the string that is there, characters of each picture, in percent.
+def string_accuracy(captions: Sequence[Words], references: Sequence[Words]) -> list[Score]:
+    """Return two scores, in percent, of captions against the string in each image.
 
-    Exact match: pictures of which every character is right. Character error rate: insertions, deletions and
-    substitutions (Levenshtein's distance) over all strings, divided by all their characters; more than 100 where too
-    much is written.
+    Exact match is the fraction of images with every character right. The character error rate is the number of
+    insertions, deletions and substitutions (Levenshtein distance) over the number of characters of all references; it
+    exceeds 100 where captions are much too long.
     """
-    edits = [edit_distance(ours, right) for ours, right in zip(written, references, strict=True)]
+    edits = [edit_distance(*pair) for pair in zip(captions, references, strict=True)]
     ones = np.ones(len(edits))
     exact = np.array([edit == 0 for edit in edits], np.float64)
-    lengths = np.array([len(right) for right in references], np.float64)
+    lengths = np.array([len(reference) for reference in references], np.float64)
     return [
         Score("exact match", np.stack([exact, ones], 1)),
         Score("character error rate", np.stack([np.array(edits, np.float64), lengths], 1)),

@@ -1,9 +1,9 @@
-"""Train one epoch, validate, generate: plain arguments in, numbers out."""
+"""Train one epoch, validate: plain arguments in, numbers out."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,9 @@ from torch.utils.data import DataLoader
 
 from caption import distributed, ops
 from caption.captioner import Captioner
-from caption.config import SearchConfig, TrainingConfig
+from caption.config import TrainingConfig
 from caption.data.dataset import Batch
-from caption.device import autocast, to_device
 from caption.progress import ProgressBar, Sized
-from caption.search import Hypothesis, search
 from caption.training import losses, schedule
 from caption.training.objective import MicroBatchLoss, Objective, decode
 from caption.training.self_critical import CaptionSampler
@@ -120,40 +118,3 @@ def validate(captioner: Captioner, loader: DataLoader[Any], config: TrainingConf
     ranks = distributed.gather({distributed.rank(): sums}).values()
     totals = {name: sum(rank.get(name, 0.0) for rank in ranks) for rank in ranks for name in rank}
     return {name: value / totals["words"] for name, value in totals.items() if name != "words"}
-
-
-class Generated(NamedTuple):
-    """What the model says of an image, and where it looked."""
-
-    image: int  # its number in the split
-    hypotheses: list[Hypothesis]  # the best first
-    references: list[tuple[list[str], Tensor]]  # if asked for: words, and where the model looked at them [T, L]
-
-
-@torch.inference_mode()
-def generate(
-    captioner: Captioner,
-    loader: DataLoader[Any],
-    config: SearchConfig,
-    device: torch.device,
-    precision: str,
-    references: bool = False,
-) -> Iterator[Generated]:
-    """Captions of every image; with `references`, also how its own captions are read, by teacher forcing (of hard
-    attention the expectation). An image is encoded once for both. The weights must not change before all is read."""
-    captioner.eval()
-    with ops.reuse_weights(captioner.decoder):
-        for batch in ProgressBar(loader, "caption", "batches"):
-            read: list[list[tuple[list[str], Tensor]]] = [[] for _ in batch.indices]
-            with autocast(device, precision):
-                memory = captioner.encode(to_device(batch.images, device))
-                found = search(captioner.decoder, memory, config)
-                if references:
-                    captions = to_device(batch.captions, device)
-                    weights = captioner.decoder(memory, captions, batch.lengths).weights
-                    weights = weights.float().cpu()  # [B, Q, T, L]
-                    for b, q in (batch.lengths > 0).nonzero().tolist():
-                        length = int(batch.lengths[b, q])
-                        words = captioner.vocabulary.decode(batch.captions[b, q, :length].tolist())
-                        read[b].append((words, weights[b, q, : length - 1]))
-            yield from map(Generated, batch.indices, found, read)

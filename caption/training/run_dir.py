@@ -21,7 +21,8 @@ from caption.config import Config
 from caption.config.validation import from_dict
 from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
-from caption.evaluation.coco import captions_from_text, official
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.metrics import VALIDATION, score_captions
 from caption.files import atomic_write
 from caption.visualise.figures import draw_curves
 
@@ -47,10 +48,10 @@ class RunLog:
         captions: list[str],
     ) -> dict[str, float]:
         """Score the captions of the validation split, log the epoch and return the scores by name."""
-        results = official(captions_from_text(captions, val.references()))
+        results = score_captions(CaptionSet(captions, val.references()), VALIDATION).scores
         scores = {score.name: score.value for score in results}
         write_text(self.folder / "captions_val.json", coco_results(val.image_ids, captions))
-        names, per_image = val.file_names[:EXAMPLES], {score.name: score.each for score in results}
+        names, per_image = val.file_names[:EXAMPLES], {score.name: score.per_image for score in results}
         record: dict[str, Any] = {
             "epoch": epoch,
             "train": trained,

@@ -1,4 +1,4 @@
-"""Attention over the picture, and curves of training; drawn into files, so that no display is needed."""
+"""Figures of attention over an image and of training curves, drawn into files without a display."""
 
 import math
 from collections.abc import Sequence
@@ -18,131 +18,131 @@ from caption.encoders.grid import FeatureGrid
 from caption.files import atomic_write
 from caption.visualise.upsample import FULL_IMAGE, upsample
 
-DIM = 0.2  # brightness where the model did not look at all
-KINDS = (".png", ".pdf", ".svg", ".jpg", ".gif")  # of figures
-FRAME = 900  # milliseconds that a word of an animation is shown
+MIN_BRIGHTNESS = 0.2  # where there is no attention
+FRAME_MS = 900  # for which an animation shows a word
 
 
-class Look(NamedTuple):
-    """Where a model looked at each of the T words of a caption."""
+class AttentionMaps(NamedTuple):
+    """The attention of a model to each of the T words of a caption."""
 
     weights: NDArray[np.floating]  # [T, L]
-    cells: FeatureGrid
-    locations: Sequence[int] | None = None  # that hard attention chose, one a word
-    name: str = ""  # of the model
+    grid: FeatureGrid
+    locations: Sequence[int] | None = None  # those that hard attention chose, one per word
+    name: str = ""  # of the model or the head
 
 
-def brightness(look: Look, size: tuple[int, int], window: CropBox = FULL_IMAGE) -> NDArray[np.float32]:
-    """How brightly a picture of (height, width) is drawn for each word [T, H, W]: 1 where the model looked most."""
-    maps = upsample(look.weights, look.cells, size, window)
-    maps /= np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
-    return np.float32(DIM) + np.float32(1 - DIM) * maps
+def brightness(maps: AttentionMaps, size: tuple[int, int], window: CropBox = FULL_IMAGE) -> NDArray[np.float32]:
+    """Return the brightness of an image of (height, width) for each word [T, H, W], 1 at the maximum of attention."""
+    light = upsample(maps.weights, maps.grid, size, window)
+    light /= np.maximum(light.max((1, 2), keepdims=True), 1e-12)
+    return np.float32(MIN_BRIGHTNESS) + np.float32(1 - MIN_BRIGHTNESS) * light
 
 
 def draw_attention(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     words: Sequence[str],
-    looks: Sequence[Look],
+    maps: Sequence[AttentionMaps],
     title: str,
     path: str | Path,
     window: CropBox = FULL_IMAGE,
 ) -> None:
-    """The picture uint8 [H, W, 3], then once a word, bright where the model looked; the cell that hard attention chose
-    is outlined. Several models' looks stand one below the other. PNG, PDF, SVG or JPEG by the path's ending; GIF shows
-    one word after the other.
+    """Draw the image uint8 [H, W, 3], then again for each word, bright where attention is.
+
+    The cell that hard attention chose is outlined. The rows of several models (or heads) stand one below the other.
+    The ending of the path chooses PNG, PDF, SVG or JPEG, or a GIF that shows one word after the other.
     """
     if Path(path).suffix.lower() == ".gif":
-        _animate(picture, words, looks, title, path, window)
+        _animate(image, words, maps, title, path, window)
         return
-    lines = math.ceil((len(words) + 1) / (6 if len(looks) == 1 else 9))  # the same words of all models stand together
+    lines = math.ceil((len(words) + 1) / (6 if len(maps) == 1 else 9))  # rows of panels for each model
     columns = math.ceil((len(words) + 1) / lines)
-    tall = 2.2 * min(1.5, picture.shape[0] / picture.shape[1])
-    size = (2.2 * columns, (tall + 0.25) * lines * len(looks) + 0.5)
+    height = 2.2 * min(1.5, image.shape[0] / image.shape[1])
+    size = (2.2 * columns, (height + 0.25) * lines * len(maps) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(lines * len(looks), columns, squeeze=False)
+    axes = figure.subplots(lines * len(maps), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for model, look in enumerate(looks):
-        first, *rest = axes[model :: len(looks)].flat
-        first.imshow(picture)
-        first.set_title(look.name, fontsize=13, parse_math=False)
-        light = brightness(look, picture.shape[:2], window)
+    for number, model in enumerate(maps):
+        first, *rest = axes[number :: len(maps)].flat
+        first.imshow(image)
+        first.set_title(model.name, fontsize=13, parse_math=False)
+        light = brightness(model, image.shape[:2], window)
         for t, (axis, word) in enumerate(zip(rest, words, strict=False)):
-            _panel(axis, picture, light[t], look, t, window)
+            _draw_word(axis, image, light[t], model, t, window)
             axis.set_title(word, fontsize=13, parse_math=False)
     figure.suptitle(title, fontsize=14, wrap=True, parse_math=False)
     _save(figure, path)
 
 
-def _panel(
-    axis: Axes, picture: NDArray[np.uint8], light: NDArray[np.float32], look: Look, t: int, window: CropBox
+def _draw_word(
+    axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int, window: CropBox
 ) -> None:
-    """The picture as lit for word t."""
-    axis.imshow((picture * light[..., None]).astype(np.uint8))
-    if look.locations is not None:
-        _outline(axis, look.cells, look.locations[t], picture.shape[:2], window)
+    """Draw the image, lit for word t."""
+    axis.imshow((image * light[..., None]).astype(np.uint8))
+    if maps.locations is not None:
+        _outline(axis, maps.grid, maps.locations[t], image.shape[:2], window)
 
 
-def _outline(axis: Axes, cells: FeatureGrid, location: int, size: tuple[int, int], window: CropBox) -> None:
-    """A square around a cell of the grid, white on black, to be seen on any picture."""
-    wide, high = (window.width * size[1] / cells.size, window.height * size[0] / cells.size)  # of a pixel of the square
-    x, y = cells.corner(location)
-    # The middle of a first pixel is 0, its edge -0.5, in the square and in the picture alike.
+def _outline(axis: Axes, grid: FeatureGrid, location: int, size: tuple[int, int], window: CropBox) -> None:
+    """Draw a square around a cell of the grid, white on black to be visible on any image."""
+    wide, high = (window.width * size[1] / grid.size, window.height * size[0] / grid.size)  # a pixel of the square
+    x, y = grid.corner(location)
+    # The centre of the first pixel is 0 and its edge -0.5, in the square and in the image.
     left = (x + 0.5) * wide + window.left * size[1] - 0.5
     top = (y + 0.5) * high + window.top * size[0] - 0.5
     for colour, line in (("black", 3.5), ("white", 1.5)):
         axis.add_patch(
-            Rectangle((left, top), cells.step * wide, cells.step * high, fill=False, edgecolor=colour, linewidth=line)
+            Rectangle((left, top), grid.step * wide, grid.step * high, fill=False, edgecolor=colour, linewidth=line)
         )
 
 
 def _animate(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     words: Sequence[str],
-    looks: Sequence[Look],
+    maps: Sequence[AttentionMaps],
     title: str,
     path: str | Path,
     window: CropBox,
 ) -> None:
-    """A GIF: the picture with the whole caption, then a word at a time."""
-    tall = 4.0 * min(1.5, picture.shape[0] / picture.shape[1])
-    lights = [brightness(look, picture.shape[:2], window) for look in looks]
+    """Save a GIF of the image with its caption, then of one word after the other."""
+    height = 4.0 * min(1.5, image.shape[0] / image.shape[1])
+    lights = [brightness(model, image.shape[:2], window) for model in maps]
     frames = []
     for t in range(-1, len(words)):
-        figure = Figure(figsize=(4.0 * len(looks), tall + 0.6), layout="constrained")
-        for axis, look, light in zip(figure.subplots(1, len(looks), squeeze=False).flat, looks, lights, strict=True):
+        figure = Figure(figsize=(4.0 * len(maps), height + 0.6), layout="constrained")
+        for axis, model, light in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, lights, strict=True):
             axis.axis("off")
-            axis.set_title(look.name, fontsize=11, parse_math=False)
+            axis.set_title(model.name, fontsize=11, parse_math=False)
             if t < 0:
-                axis.imshow(picture)
+                axis.imshow(image)
             else:
-                _panel(axis, picture, light[t], look, t, window)
+                _draw_word(axis, image, light[t], model, t, window)
         figure.suptitle(title if t < 0 else words[t], fontsize=11 if t < 0 else 17, wrap=True, parse_math=False)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         frames.append(Image.fromarray(pixels[..., :3]))
-    times = [2 * FRAME, *[FRAME] * len(words)]
-    with atomic_write(Path(path)) as part:
-        frames[0].save(part, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    times = [2 * FRAME_MS, *[FRAME_MS] * len(words)]
+    with atomic_write(Path(path)) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Losses and scores over the epochs, from the records of log.jsonl."""
+    """Draw losses and scores over the epochs, from the records of log.jsonl."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     loss, bleu, cider = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in records]
     for name, label in (("train", "training"), ("val", "validation")):
-        values = [record[name].get("cross_entropy", math.nan) for record in records]  # none in self-critical epochs
+        values = [record[name].get("cross_entropy", math.nan) for record in records]  # missing in self-critical epochs
         loss.plot(epochs, values, marker=".", label=label)
-    loss.set(title="cross-entropy, teacher forcing (nats a word)")
+    loss.set(title="cross-entropy, teacher forcing (nats per word)")
     for axis, names in ((bleu, [f"BLEU-{n}" for n in (1, 2, 3, 4)]), (cider, ["ROUGE-L", "CIDEr-D"])):
         for name in names:
             if all(name in record["scores"] for record in records):
                 axis.plot(epochs, [record["scores"][name] for record in records], marker=".", label=name)
         axis.set(title="captions generated for the validation split", ylim=(0, None))
     for axis in (loss, bleu, cider):
-        if not axis.lines:  # a run from before this score was kept
+        if not axis.lines:
             axis.set_visible(False)
             continue
         axis.set(xlabel="epoch")
@@ -154,5 +154,5 @@ def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
 
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
-    with atomic_write(path) as part:
-        figure.savefig(part, dpi=110, format=path.suffix[1:].lower())
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())

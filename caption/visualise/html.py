@@ -1,4 +1,4 @@
-"""Pages for a browser, no network needed: pictures with captions, and the attention of the word under the pointer."""
+"""Self-contained HTML pages: images with captions, and the attention of the word under the pointer."""
 
 import base64
 import html
@@ -15,77 +15,79 @@ from caption.data.images import CropBox, encode_jpeg, to_array
 from caption.encoders.grid import FeatureGrid
 from caption.files import atomic_write
 from caption.search import Hypothesis
-from caption.visualise.upsample import spread
+from caption.visualise.upsample import resampling_matrix
 
-PAGES = Path(__file__).with_name("assets")  # scripts and styles
-PIXELS = 64  # rows and columns of the maps that a page makes
+ASSETS = Path(__file__).with_name("assets")  # scripts and styles
+PIXELS = 64  # rows and columns of the maps that a page computes
 
 HELP = (
-    "Point at a word, tap it, or use the arrow keys: the picture is bright where the model looked, as in the figures. "
-    "The bar under a word is β, how much of what was seen went into it."
+    "Point at a word, tap it, or use the arrow keys: the image is bright where the model attends, as in the figures. "
+    "The bar under a word is the gate β: how much of the image went into it."
 )
 
 
-def write_page(path: Path, title: str, cells: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
-    """One file with everything in it, for the entries of `entry`."""
+def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
+    """Write a page for the entries of `image_entry`, everything in one file."""
     body = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p><div id="controls"></div><div id="list"></div>'
     script = (
-        f"const cells = {as_script(cells_entry(cells))}, entries = {as_script(entries)};\n"
-        "const viewers = entries.map((e) => new Viewer(e, cells, () => Promise.resolve(e.looks)));\n"
+        f"const grid = {as_script(grid_entry(grid))}, entries = {as_script(entries)};\n"
+        "const viewers = entries.map((e) => new Viewer(e, grid, () => Promise.resolve(e.attention)));\n"
         'document.getElementById("list").append(...viewers.map((viewer) => viewer.element));\n'
-        'colourButton(document.getElementById("controls"));\n'
+        'addColourButton(document.getElementById("controls"));\n'
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
-    with atomic_write(path) as part:
-        part.write_text(shell(title, body, ["viewer.css"], ["viewer.js"], script), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(html_document(title, body, ["viewer"], script), encoding="utf-8")
 
 
-def shell(title: str, body: str, styles: Sequence[str], scripts: Sequence[str], last: str, before: str = "") -> str:
-    """A whole page; `before` stands in front of the scripts, `last` is a script behind them."""
-    style = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in styles)
-    script = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in scripts)
+def html_document(title: str, body: str, assets: Sequence[str], script: str = "") -> str:
+    """Return a page with the assets of these names (without .css, .js) inlined, and with `script` after them."""
+    styles, scripts = (
+        "\n".join((ASSETS / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets) for kind in ("css", "js")
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n<body>\n{body}\n{before}"
-        f"<script>\n{script}\n{last}</script>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{styles}</style>\n<body>\n{body}\n"
+        f"<script>\n{scripts}\n{script}</script>\n</body>\n</html>\n"
     )
 
 
 def as_script(values: Any) -> str:
-    """Plain values as JavaScript that no text in them can end."""
+    """Return plain values as JavaScript that is safe inside a <script> element."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def cells_entry(cells: FeatureGrid) -> dict[str, Any]:
-    """Where the regions lie, and the page's share of the upsampling: each cell's share at each of its pixels."""
-    down, across = (spread(count, cells, PIXELS).round(5).tolist() for count in (cells.rows, cells.columns))
-    return {**cells._asdict(), "down": down, "across": across}
+def grid_entry(grid: FeatureGrid) -> dict[str, Any]:
+    """Return the grid with its resampling matrices, from which the page computes its maps."""
+    down, across = (resampling_matrix(count, grid, PIXELS).round(5).tolist() for count in (grid.rows, grid.columns))
+    return {**grid._asdict(), "down": down, "across": across}
 
 
-def entry(
-    picture: Image.Image,
+def image_entry(
+    image: Image.Image,
     window: CropBox,
     name: str,
     captions: Sequence[tuple[Sequence[str], Hypothesis]],
     heads: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One picture of `write_page`, with the captions that the search found, the best first; `heads` are the names of
-    those of attention, if it has several."""
-    content = base64.b64encode(encode_jpeg(to_array(picture), 85)).decode()
+    """Return an image of `write_page` with its captions, best first; `heads` are the names of the attention heads, if
+    there are several."""
+    content = base64.b64encode(encode_jpeg(to_array(image), 85)).decode()
     return {
-        "picture": f"data:image/jpeg;base64,{content}",
-        "size": [picture.height, picture.width],
+        "image": f"data:image/jpeg;base64,{content}",
+        "size": [image.height, image.width],
         "window": list(window),
-        "name": name.encode("utf-8", "replace").decode(),  # a disk may hold names in other encodings
+        "name": name.encode("utf-8", "replace").decode(),  # file names may be in other encodings
         "captions": [caption_entry(words, hypothesis) for words, hypothesis in captions],
-        "looks": [look_entry(words, hypothesis, heads) for words, hypothesis in captions],
+        "attention": [attention_entry(words, hypothesis, heads) for words, hypothesis in captions],
         "references": [],
         "notes": "" if len(captions) > 1 else f"log-probability {captions[0][1].log_probability:.2f}",
     }
 
 
 def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any]:
+    """Return a caption in plain values."""
     return {
         "words": list(words),
         "log_probability": round(hypothesis.log_probability, 4),
@@ -93,20 +95,22 @@ def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any
     }
 
 
-def look_entry(words: Sequence[str], hypothesis: Hypothesis, heads: Sequence[str] = ()) -> dict[str, Any]:
-    """Where the model looked at each word, all heads together, and each of those that are named."""
-    gates, locations = (None if v is None else v.tolist() for v in (hypothesis.gates, hypothesis.locations))
-    each = [] if hypothesis.heads is None else hypothesis.heads[: len(words)].unbind(1)  # M times [T, L]
+def attention_entry(words: Sequence[str], hypothesis: Hypothesis, heads: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the attention for each word of a caption: mean of all heads, and each of the named heads."""
+    steps = len(words)
+    gates = None if hypothesis.gates is None else [round(gate, 3) for gate in hypothesis.gates[:steps].tolist()]
+    locations = None if hypothesis.locations is None else hypothesis.locations[:steps].tolist()
+    per_head = [] if hypothesis.heads is None else hypothesis.heads[:steps].unbind(1)  # M times [T, L]
     return {
-        **_weights_entry(hypothesis.weights[: len(words)]),
-        "gates": gates and [round(gate, 3) for gate in gates[: len(words)]],
-        "locations": locations and locations[: len(words)],
-        "heads": [{"name": name, **_weights_entry(weights)} for name, weights in zip(heads, each, strict=False)],
+        **_weights_entry(hypothesis.weights[:steps]),
+        "gates": gates,
+        "locations": locations,
+        "heads": [{"name": name, **_weights_entry(weights)} for name, weights in zip(heads, per_head, strict=False)],
     }
 
 
 def _weights_entry(weights: Tensor) -> dict[str, Any]:
-    """Attention [T, L] as bytes, each word's largest weight 255; a page draws it relative to that."""
+    """Return attention [T, L] as bytes, the maximum of each word 255; a page draws it relative to the maximum."""
     values = weights.numpy()
     largest = values.max(1)
     scaled = np.rint(255 * values / np.maximum(largest, 1e-12)[:, None]).astype(np.uint8)

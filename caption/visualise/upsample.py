@@ -1,4 +1,4 @@
-"""Attention on a grid -> smooth maps over the picture: the only upsampling, for figures, pages and measures alike."""
+"""Upsample attention on a grid to smooth maps over the image; figures, pages and grounding scores all use it."""
 
 import math
 from functools import cache
@@ -11,65 +11,65 @@ from caption.encoders.grid import FeatureGrid
 
 Map = NDArray[np.float32]
 
-
-@cache
-def spread(count: int, cells: FeatureGrid, pixels: int, start: float = 0.0, extent: float = 1.0) -> NDArray[np.float64]:
-    """Share of each of `count` cells in a row (or column) at each pixel [pixels, count]; those of a pixel sum to one.
-
-    A cell reaches half a step to both sides of its middle and is blurred by a Gaussian of half a step, like the
-    paper's figures. Beyond the outermost middles the picture's edge has what they have: otherwise an outermost cell
-    would be brightest at the very edge. If the square is only a part of the picture, from the share `start` on and
-    `extent` long, there is nothing elsewhere.
-    """
-    share = ((np.arange(pixels) + 0.5) / pixels - start) / extent  # of the square; 0 to 1 inside it
-    places = np.clip(share * cells.size - 0.5, cells.first, cells.first + cells.step * (count - 1))
-    edges = cells.first + cells.step * (np.arange(count + 1) - 0.5)
-    edges[0], edges[-1] = -np.inf, np.inf
-    distance = (edges - places[:, None]) / (cells.step / 2)  # [pixels, count + 1], in standard deviations
-    below = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(distance / math.sqrt(2)))
-    shares: NDArray[np.float64] = np.diff(below, axis=1) * ((share > 0) & (share < 1))[:, None]
-    return shares
-
-
 FULL_IMAGE = CropBox()
 
 
-def upsample(
-    weights: NDArray[np.floating], cells: FeatureGrid, size: tuple[int, int] | None = None, window: CropBox = FULL_IMAGE
-) -> Map:
-    """Attention [T, L] -> maps [T, S, S] in the range of the weights; even attention gives an even map.
+@cache
+def resampling_matrix(
+    count: int, grid: FeatureGrid, pixels: int, start: float = 0.0, extent: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the weight of each of `count` cells of a row (or column) at each pixel [pixels, count]; rows sum to 1.
 
-    With `size`, the (height, width) of a picture whose `window` was the model's square: maps of that size, for drawing.
+    A cell reaches half a step to either side of its centre and is blurred by a Gaussian of half a step, as in the
+    paper's figures. Beyond the outermost centres the map is constant: otherwise an outermost cell would be brightest at
+    the very edge. If the model's square covers only a part of the image, `extent` long from the fraction `start` on,
+    weights are 0 elsewhere.
     """
-    height, width = size or (cells.size, cells.size)
-    grids = np.asarray(weights, np.float64).reshape(-1, cells.rows, cells.columns)
-    down = spread(cells.rows, cells, height, window.top, window.height)
-    across = spread(cells.columns, cells, width, window.left, window.width)
-    maps: Map = (down @ grids @ across.T).astype(np.float32)
+    position = ((np.arange(pixels) + 0.5) / pixels - start) / extent  # 0 to 1 inside the square
+    centre = np.clip(position * grid.size - 0.5, grid.first, grid.first + grid.step * (count - 1))
+    edges = grid.first + grid.step * (np.arange(count + 1) - 0.5)
+    edges[0], edges[-1] = -np.inf, np.inf
+    distance = (edges - centre[:, None]) / (grid.step / 2)  # [pixels, count + 1], in standard deviations
+    cumulative = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(distance / math.sqrt(2)))
+    weights: NDArray[np.float64] = np.diff(cumulative, axis=1) * ((position > 0) & (position < 1))[:, None]
+    return weights
+
+
+def upsample(
+    weights: NDArray[np.floating], grid: FeatureGrid, size: tuple[int, int] | None = None, window: CropBox = FULL_IMAGE
+) -> Map:
+    """Upsample attention [T, L] to maps [T, S, S] in the range of the weights; uniform attention gives a uniform map.
+
+    With `size`, the (height, width) of an image of which the model saw the `window`, return maps of that size.
+    """
+    height, width = size or (grid.size, grid.size)
+    cells = np.asarray(weights, np.float64).reshape(-1, grid.rows, grid.columns)
+    down = resampling_matrix(grid.rows, grid, height, window.top, window.height)
+    across = resampling_matrix(grid.columns, grid, width, window.left, window.width)
+    maps: Map = (down @ cells @ across.T).astype(np.float32)
     return maps
 
 
-def peak(attention: Map, cells: FeatureGrid) -> tuple[int, int]:
-    """Row and column of the pixel where a map [S, S] is strongest: between the outermost middles, since what lies
-    beyond repeats them."""
-    low = max(0, math.floor(cells.first))
-    bottom, right = (
-        min(cells.size - 1, math.ceil(cells.first + cells.step * (n - 1))) for n in (cells.rows, cells.columns)
-    )
+def peak(attention: Map, grid: FeatureGrid) -> tuple[int, int]:
+    """Return row and column of the maximum of a map [S, S], between the outermost centres: it is constant beyond."""
+    low = max(0, math.floor(grid.first))
+    bottom, right = (min(grid.size - 1, math.ceil(grid.first + grid.step * (n - 1))) for n in (grid.rows, grid.columns))
     inner = attention[low : bottom + 1, low : right + 1]
     row, column = divmod(int(inner.argmax()), inner.shape[1])
     return low + row, low + column
 
 
-def centred(cells: FeatureGrid) -> NDArray[np.float64]:
-    """Attention [L] on the middle of the picture, shared by the cells around it: what knows nothing but that
-    photographers put things there."""
+def center_prior(grid: FeatureGrid) -> NDArray[np.float64]:
+    """Return attention [L] on the centre of the image, interpolated between the cells around it.
+
+    It is the baseline that ignores the image: photographers put things in the centre.
+    """
 
     def line(count: int) -> NDArray[np.float64]:
-        place = np.clip(((cells.size - 1) / 2 - cells.first) / cells.step, 0, count - 1)
-        near: NDArray[np.float64] = np.maximum(0, 1 - np.abs(np.arange(count) - place))
+        position = np.clip(((grid.size - 1) / 2 - grid.first) / grid.step, 0, count - 1)
+        near: NDArray[np.float64] = np.maximum(0, 1 - np.abs(np.arange(count) - position))
         return near
 
-    weights: NDArray[np.float64] = np.outer(line(cells.rows), line(cells.columns)).ravel()
+    weights: NDArray[np.float64] = np.outer(line(grid.rows), line(grid.columns)).ravel()
     weights /= weights.sum()
     return weights

@@ -19,8 +19,7 @@ from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS
 from caption.encoders.cnn import NETWORKS, SharedBlock
 from caption.errors import UserError
-from caption.evaluation import table
-from caption.evaluation.string_accuracy import reading_scores, spells
+from caption.evaluation.string_accuracy import is_string_set, string_accuracy
 from preprocess import strings as module
 from preprocess.__main__ import main as preprocess
 from preprocess.strings import CHARACTERS, FONTS, boxes, draw_image, read_font, sample_layout, sample_string, split_of
@@ -70,7 +69,7 @@ def test_captions_are_the_strings_by_character(strings: Path) -> None:
         strings_of_split = [sample_string(1, split, number) for number in range(count)]
         references = CaptionDataset(strings, split).references()
         assert [texts[0].replace(" ", "") for texts in references] == strings_of_split
-        assert references == [[" ".join(text)] for text in strings_of_split] and spells(
+        assert references == [[" ".join(text)] for text in strings_of_split] and is_string_set(
             [[t.split()] for (t,) in references]
         )
     words = read_vocabulary(strings).words
@@ -238,25 +237,19 @@ def test_exact_match_and_character_error_rate() -> None:
     """By hand: one right; one substitution of 3; one insertion to 2; all 4 characters missing."""
     written = [list("ab1"), list("xyz"), list("abc"), []]
     right = [list("ab1"), list("xyy"), list("ab"), list("1234")]
-    exact, errors = reading_scores(written, right)
+    exact, errors = string_accuracy(written, right)
     assert (exact.name, errors.name) == ("exact match", "character error rate")
-    assert exact.value == 25 and exact.each.tolist() == [100, 0, 0, 0]
+    assert exact.value == 25 and exact.per_image.tolist() == [100, 0, 0, 0]
     assert errors.value == pytest.approx(100 * (0 + 1 + 1 + 4) / (3 + 3 + 2 + 4))
-    assert errors.each.tolist() == pytest.approx([0, 100 / 3, 50, 100])
+    assert errors.per_image.tolist() == pytest.approx([0, 100 / 3, 50, 100])
 
 
 def test_character_error_rate_is_nltk_s() -> None:
     chance = np.random.default_rng(0)
     pairs = [["".join(chance.choice(list("ab1"), size)) for size in chance.integers(1, 7, 2)] for _ in range(50)]
     total = sum(edit_distance(*pair) for pair in pairs)
-    errors = reading_scores([list(ours) for ours, _ in pairs], [list(right) for _, right in pairs])[1]
+    errors = string_accuracy([list(ours) for ours, _ in pairs], [list(right) for _, right in pairs])[1]
     assert errors.value == pytest.approx(100 * total / sum(len(right) for _, right in pairs))
-
-
-def test_only_strings_are_scored_as_strings() -> None:
-    assert [score.name for score in table.reading([["a"]], [["a b"]])] == ["exact match", "character error rate"]
-    assert table.reading([["a"]], [["a dog"]]) == []
-    assert table.reading([["a"]], [["a b", "a b"]]) == []  # several captions of a picture
 
 
 def test_instances_hold_only_what_is_known(strings: Path) -> None:

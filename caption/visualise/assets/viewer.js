@@ -1,31 +1,31 @@
 "use strict";
-// A picture with its captions: the light on it follows the word under the pointer, the one tapped, or the arrow keys.
+// An image with its captions, lit by the attention of one word: under the pointer, tapped, or chosen by arrow keys.
 
-const DIM = 0.2; // brightness where the model did not look at all
-// Cividis (Nuñez et al., 2018), which the colour-blind see as others do.
+const MIN_BRIGHTNESS = 0.2; // where there is no attention
+// Cividis (Nuñez et al., 2018), which colour-blind readers see as others do.
 const COLOURS = [[0, 34, 78], [35, 62, 108], [87, 93, 109], [124, 123, 120], [165, 156, 116], [210, 193, 95], [254, 232, 56]];
 let inColour = false;
 let current = null; // the viewer that the arrow keys move in
-const lit = new Set(); // the viewers that show a word's attention
+const litViewers = new Set(); // those that show a word's attention
 
-function decode(base64) {
+function decodeBytes(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
-// Attention of one word, L numbers row by row -> a map of pixels in [0, 1], its largest 1: down x grid x across'.
-function upsample(weights, cells) {
-  const { rows, columns, down, across } = cells;
-  const half = across.map((shares) => {
+// Upsample the attention of one word, L weights row by row, to a map of pixels with maximum 1: down x weights x across'.
+function upsample(weights, grid) {
+  const { rows, columns, down, across } = grid;
+  const lines = across.map((column) => {
     const line = new Float64Array(rows);
-    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[r] += weights[r * columns + c] * shares[c];
+    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[r] += weights[r * columns + c] * column[c];
     return line;
   });
   const map = new Float64Array(down.length * across.length);
   let largest = 1e-12;
-  down.forEach((shares, y) => {
-    half.forEach((line, x) => {
+  down.forEach((row, y) => {
+    lines.forEach((line, x) => {
       let value = 0;
-      for (let r = 0; r < rows; r++) value += shares[r] * line[r];
+      for (let r = 0; r < rows; r++) value += row[r] * line[r];
       map[y * across.length + x] = value;
       largest = Math.max(largest, value);
     });
@@ -36,11 +36,11 @@ function upsample(weights, cells) {
 function paint(canvas, map) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
-  map.forEach((share, i) => {
-    let colour = [0, 0, 0], opacity = (1 - DIM) * (1 - share);
+  map.forEach((value, i) => {
+    let colour = [0, 0, 0], opacity = (1 - MIN_BRIGHTNESS) * (1 - value);
     if (inColour) {
-      const place = share * (COLOURS.length - 1), below = Math.min(Math.floor(place), COLOURS.length - 2);
-      colour = COLOURS[below].map((from, k) => from + (place - below) * (COLOURS[below + 1][k] - from));
+      const position = value * (COLOURS.length - 1), below = Math.min(Math.floor(position), COLOURS.length - 2);
+      colour = COLOURS[below].map((from, k) => from + (position - below) * (COLOURS[below + 1][k] - from));
       opacity = 0.7;
     }
     pixels.data.set([...colour, 255 * opacity], 4 * i);
@@ -48,7 +48,7 @@ function paint(canvas, map) {
   context.putImageData(pixels, 0, 0);
 }
 
-function make(tag, parent, className = "", text = "") {
+function addElement(tag, parent, className = "", text = "") {
   const element = document.createElement(tag);
   if (className) element.className = className;
   if (text) element.textContent = text;
@@ -57,67 +57,68 @@ function make(tag, parent, className = "", text = "") {
 }
 
 class Viewer {
-  // data: {picture, size: [height, width], window: [left, top, width, height], name, captions: [{words,
-  // log_probability, finished}], references, notes}; fetchLooks() -> promise of [{weights, gates, locations, heads}],
-  // one a caption.
-  constructor(data, cells, fetchLooks) {
-    Object.assign(this, { data, cells, fetchLooks, looks: null, beam: 0, head: -1, word: -1, sticky: false });
-    this.element = make("article", null, "viewer");
+  // data: {image, size: [height, width], window: [left, top, width, height], name, captions: [{words,
+  // log_probability, finished}], references, notes}; loadAttention() -> promise of [{weights, largest, gates,
+  // locations, heads}], one per caption.
+  constructor(data, grid, loadAttention) {
+    Object.assign(this, { data, grid, loadAttention, attention: null, beam: 0, head: -1, word: -1, sticky: false });
+    this.element = addElement("article", null, "viewer");
     this.element.tabIndex = 0;
     this.element.setAttribute("aria-label", data.name);
-    const figure = make("div", this.element, "picture");
+    const figure = addElement("div", this.element, "image");
     figure.style.aspectRatio = `${data.size[1]} / ${data.size[0]}`;
-    const image = make("img", figure);
-    Object.assign(image, { loading: "lazy", decoding: "async", src: data.picture, alt: data.name });
-    this.frame = make("div", figure, "window");
-    data.window.forEach((share, i) => (this.frame.style[["left", "top", "width", "height"][i]] = `${100 * share}%`));
-    this.canvas = make("canvas", this.frame);
-    this.canvas.width = cells.across.length;
-    this.canvas.height = cells.down.length;
-    this.cell = make("div", this.frame, "cell");
-    const text = make("div", this.element, "text");
-    make("h3", text, "", data.name);
-    this.caption = make("p", text, "caption");
-    this.about = make("p", text, "about");
-    if (data.captions.length > 1) this.makeBeams(text);
-    if (data.notes) make("p", text, "notes", data.notes);
+    const image = addElement("img", figure);
+    Object.assign(image, { loading: "lazy", decoding: "async", src: data.image, alt: data.name });
+    this.frame = addElement("div", figure, "window");
+    ["left", "top", "width", "height"].forEach((side, i) => (this.frame.style[side] = `${100 * data.window[i]}%`));
+    this.canvas = addElement("canvas", this.frame);
+    this.canvas.width = grid.across.length;
+    this.canvas.height = grid.down.length;
+    this.cell = addElement("div", this.frame, "cell");
+    const text = addElement("div", this.element, "text");
+    addElement("h3", text, "", data.name);
+    this.caption = addElement("p", text, "caption");
+    this.details = addElement("p", text, "details");
+    if (data.captions.length > 1) this.addBeams(text);
+    if (data.notes) addElement("p", text, "notes", data.notes);
     if (data.references.length) {
-      const list = make("ul", text, "references");
-      data.references.forEach((reference) => make("li", list, "", reference));
+      const list = addElement("ul", text, "references");
+      data.references.forEach((reference) => addElement("li", list, "", reference));
     }
     this.element.addEventListener("pointerenter", () => this.activate());
     this.element.addEventListener("focusin", () => this.activate());
     this.element.addEventListener("pointerleave", () => this.sticky || this.show(-1));
-    this.choose(0);
+    this.chooseCaption(0);
   }
 
-  makeBeams(parent) {
-    const list = make("ol", parent, "beams");
+  addBeams(parent) {
+    const list = addElement("ol", parent, "beams");
     this.beams = this.data.captions.map((caption, i) => {
-      const button = make("button", make("li", list), "", `${caption.words.join(" ")}${caption.finished ? "" : " …"}`);
-      make("span", button, "", ` ${caption.log_probability.toFixed(2)}`);
-      button.addEventListener("click", () => this.choose(i));
+      const text = `${caption.words.join(" ")}${caption.finished ? "" : " …"}`;
+      const button = addElement("button", addElement("li", list), "", text);
+      addElement("span", button, "", ` ${caption.log_probability.toFixed(2)}`);
+      button.addEventListener("click", () => this.chooseCaption(i));
       return button;
     });
   }
 
-  // Attention of all heads together, or of one.
-  makeHeads() {
-    const select = make("select", make("label", null, "heads", "attention of "));
-    ["all heads", ...this.looks[0].heads.map((head) => head.name)].forEach((name) => make("option", select, "", name));
+  // The choice between the attention of all heads together and of a single head.
+  addHeads() {
+    const select = addElement("select", addElement("label", null, "heads", "attention of "));
+    const names = ["all heads", ...this.attention[0].heads.map((head) => head.name)];
+    names.forEach((name) => addElement("option", select, "", name));
     select.addEventListener("change", () => {
       this.head = select.selectedIndex - 1;
       this.show(this.word);
     });
-    this.about.after(select.parentElement);
+    this.details.after(select.parentElement);
   }
 
-  // One of the captions that the search found.
-  choose(beam) {
+  chooseCaption(beam) {
     this.beam = beam;
     this.caption.replaceChildren();
     this.words = this.data.captions[beam].words.map((word, t) => {
-      const button = make("button", this.caption, "word", word);
+      const button = addElement("button", this.caption, "word", word);
       this.caption.append(" ");
       button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.show(t));
       button.addEventListener("focus", () => this.show(t));
@@ -135,48 +136,49 @@ class Viewer {
 
   async activate() {
     current = this;
-    if (!this.looks) {
-      this.looks = await this.fetchLooks();
-      if (this.looks[0].heads.length) this.makeHeads();
+    if (!this.attention) {
+      this.attention = await this.loadAttention();
+      if (this.attention[0].heads.length) this.addHeads();
       this.drawGates();
       this.show(this.word);
     }
   }
 
-  // The bar under each word: beta, how much of what was seen went into it.
+  // The bar under each word: its gate beta.
   drawGates() {
-    const gates = this.looks && this.looks[this.beam].gates;
+    const gates = this.attention && this.attention[this.beam].gates;
     if (gates) this.words.forEach((button, t) => button.style.setProperty("--gate", gates[t]));
   }
 
+  // Light the image by the attention of word t; -1: show it as it is.
   show(t) {
     this.word = t;
     this.words.forEach((button, i) => button.setAttribute("aria-pressed", i === t));
-    const on = t >= 0 && this.looks !== null;
-    this.frame.classList.toggle("on", on);
-    lit[on ? "add" : "delete"](this);
-    this.about.textContent = " ";
-    if (!on) return;
-    const look = this.looks[this.beam], count = this.cells.rows * this.cells.columns;
-    const part = this.head < 0 ? look : look.heads[this.head];
-    const weights = decode(part.weights).slice(t * count, (t + 1) * count);
-    paint(this.canvas, upsample(weights, this.cells));
-    const told = [`most of its attention at one place: ${Math.round(100 * part.largest[t])} %`];
-    if (look.gates) told.push(`β = ${look.gates[t].toFixed(2)}`);
-    this.about.textContent = told.join(" · ");
-    this.cell.hidden = !look.locations;
-    if (look.locations) {
-      const { columns, size, first, step } = this.cells, place = look.locations[t];
+    const visible = t >= 0 && this.attention !== null;
+    this.frame.classList.toggle("visible", visible);
+    litViewers[visible ? "add" : "delete"](this);
+    this.details.textContent = " ";
+    if (!visible) return;
+    const attention = this.attention[this.beam], count = this.grid.rows * this.grid.columns;
+    const shown = this.head < 0 ? attention : attention.heads[this.head];
+    const weights = decodeBytes(shown.weights).slice(t * count, (t + 1) * count);
+    paint(this.canvas, upsample(weights, this.grid));
+    const details = [`largest weight: ${Math.round(100 * shown.largest[t])} %`];
+    if (attention.gates) details.push(`β = ${attention.gates[t].toFixed(2)}`);
+    this.details.textContent = details.join(" · ");
+    this.cell.hidden = !attention.locations;
+    if (attention.locations) {
+      const { columns, size, first, step } = this.grid, location = attention.locations[t];
       const corner = (n) => `${(100 * (first + (n - 0.5) * step + 0.5)) / size}%`;
-      this.cell.style.left = corner(place % columns);
-      this.cell.style.top = corner(Math.floor(place / columns));
+      this.cell.style.left = corner(location % columns);
+      this.cell.style.top = corner(Math.floor(location / columns));
       this.cell.style.width = this.cell.style.height = `${(100 * step) / size}%`;
     }
   }
 
-  step(by) {
+  moveBy(words) {
     this.sticky = true;
-    this.show(Math.min(this.words.length - 1, Math.max(0, this.word + by)));
+    this.show(Math.min(this.words.length - 1, Math.max(0, this.word + words)));
   }
 }
 
@@ -185,22 +187,22 @@ document.addEventListener("keydown", async (event) => {
   const { key } = event, beams = current.data.captions.length;
   if (key === "ArrowRight" || key === "ArrowLeft") {
     await current.activate();
-    current.step(key === "ArrowRight" ? 1 : -1);
+    current.moveBy(key === "ArrowRight" ? 1 : -1);
   } else if ((key === "ArrowDown" || key === "ArrowUp") && beams > 1) {
     event.preventDefault();
-    current.choose((current.beam + (key === "ArrowDown" ? 1 : beams - 1)) % beams);
+    current.chooseCaption((current.beam + (key === "ArrowDown" ? 1 : beams - 1)) % beams);
   } else if (key === "Escape") {
     current.sticky = false;
     current.show(-1);
   }
 });
 
-function colourButton(parent) {
-  const button = make("button", parent, "", "in colour");
+function addColourButton(parent) {
+  const button = addElement("button", parent, "", "in colour");
   button.setAttribute("aria-pressed", false);
   button.addEventListener("click", () => {
     inColour = !inColour;
     button.setAttribute("aria-pressed", inColour);
-    lit.forEach((viewer) => viewer.show(viewer.word));
+    litViewers.forEach((viewer) => viewer.show(viewer.word));
   });
 }

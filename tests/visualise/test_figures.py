@@ -1,4 +1,4 @@
-"""Figures are bright where the model looked; they are drawn without a display."""
+"""Figures are bright where attention is, and are drawn without a display."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from PIL import Image, ImageSequence
 
 from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
-from caption.visualise.figures import DIM, Look, brightness, draw_attention, draw_curves
+from caption.visualise.figures import MIN_BRIGHTNESS, AttentionMaps, brightness, draw_attention, draw_curves
 
-CELLS = FeatureGrid.even(2, 2, 32)
+GRID = FeatureGrid.even(2, 2, 32)
 UP_AND_DOWN = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
-def test_figure(tmp_path: Path) -> None:
-    """The first panel is the picture, the next ones are bright where the model looked and nowhere else."""
+def test_panels_are_bright_where_attention_is(tmp_path: Path) -> None:
+    """The first panel is the image; the others are bright where attention is and nowhere else."""
     image = np.full((32, 32, 3), 255, np.uint8)
     fine = np.repeat(UP_AND_DOWN, 16, axis=1)  # rows 0 to 3 of 8, rows 4 to 7
-    look = Look(fine, FeatureGrid.even(8, 8, 32))
-    draw_attention(image, ["up", "down"], [look], "up down", tmp_path / "figure.png")
+    maps = AttentionMaps(fine, FeatureGrid.even(8, 8, 32))
+    draw_attention(image, ["up", "down"], [maps], "up down", tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
     dark = (drawn > 40) & (drawn < 62)  # a fifth of white
     panel = drawn.shape[1] // 3
@@ -32,12 +32,12 @@ def test_figure(tmp_path: Path) -> None:
     assert halves[1][1] > 5 * halves[1][0] and halves[2][0] > 5 * halves[2][1] and halves[2][0] > 10000
 
 
-def test_several_looks_and_the_cell_chosen(tmp_path: Path) -> None:
-    """Two models, one below the other; the second chose a cell, which alone is outlined in black and white."""
+def test_the_cell_that_hard_attention_chose_is_outlined(tmp_path: Path) -> None:
+    """Of two models, one below the other, only the second chose a cell, which alone is outlined."""
     image = np.full((32, 32, 3), 128, np.uint8)
     even = np.full((1, 4), 0.25)
-    looks = [Look(even, CELLS, name="soft"), Look(even, CELLS, [3], "hard")]
-    draw_attention(image, ["word"], looks, "word", tmp_path / "figure.png")
+    maps = [AttentionMaps(even, GRID, name="soft"), AttentionMaps(even, GRID, [3], "hard")]
+    draw_attention(image, ["word"], maps, "word", tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L")).astype(int)
     grey = np.abs(drawn - 128) < 2
     rows, columns = (np.flatnonzero(grey.any(axis)) for axis in (1, 0))
@@ -58,24 +58,28 @@ def test_several_looks_and_the_cell_chosen(tmp_path: Path) -> None:
     assert outlined == {(1, 1, "middle")}  # the corner of the cell, which lies in the panel's middle
 
 
-def test_brightness_is_relative_to_each_word() -> None:
-    light = brightness(Look(np.array([[0.1, 0, 0, 0], [0.9, 0.1, 0, 0]]), CELLS), (32, 32))
-    assert light.max((1, 2)).tolist() == pytest.approx([1, 1]) and light.min() == pytest.approx(DIM, abs=0.03)
+def test_brightness_is_relative_to_the_maximum_of_each_word() -> None:
+    light = brightness(AttentionMaps(np.array([[0.1, 0, 0, 0], [0.9, 0.1, 0, 0]]), GRID), (32, 32))
+    assert light.max((1, 2)).tolist() == pytest.approx([1, 1]) and light.min() == pytest.approx(
+        MIN_BRIGHTNESS, abs=0.03
+    )
 
 
-def test_outside_the_window_is_dark() -> None:
-    light = brightness(Look(np.full((1, 4), 0.25), CELLS), (32, 64), CropBox(0.25, 0, 0.5, 1))
+def test_the_image_is_dark_outside_the_window() -> None:
+    light = brightness(AttentionMaps(np.full((1, 4), 0.25), GRID), (32, 64), CropBox(0.25, 0, 0.5, 1))
     assert (
-        np.allclose(light[:, :, 16:48], 1) and np.allclose(light[:, :, :16], DIM) and np.allclose(light[:, :, 48:], DIM)
+        np.allclose(light[:, :, 16:48], 1)
+        and np.allclose(light[:, :, :16], MIN_BRIGHTNESS)
+        and np.allclose(light[:, :, 48:], MIN_BRIGHTNESS)
     )
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg", "jpg", "gif"])
 @pytest.mark.parametrize("shape", [(32, 96, 3), (96, 32, 3)])
-def test_every_kind_of_figure(tmp_path: Path, ending: str, shape: tuple[int, int, int]) -> None:
-    """Of wide and of tall pictures; nothing half-written is left."""
-    look = Look(UP_AND_DOWN, CELLS, [0, 3])
-    draw_attention(np.full(shape, 200, np.uint8), ["up", "down"], [look], "up down", tmp_path / f"figure.{ending}")
+def test_every_format_is_written_completely(tmp_path: Path, ending: str, shape: tuple[int, int, int]) -> None:
+    """For wide and tall images; no temporary file is left."""
+    maps = AttentionMaps(UP_AND_DOWN, GRID, [0, 3])
+    draw_attention(np.full(shape, 200, np.uint8), ["up", "down"], [maps], "up down", tmp_path / f"figure.{ending}")
     (path,) = tmp_path.iterdir()
     assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm", b"\xff\xd8\xff\xe0", b"GIF8")
     if ending in ("png", "jpg"):
@@ -84,17 +88,17 @@ def test_every_kind_of_figure(tmp_path: Path, ending: str, shape: tuple[int, int
 
 
 def test_an_animation_shows_one_word_after_the_other(tmp_path: Path) -> None:
-    """The whole picture, then bright above, then bright below."""
+    """The image, then bright above, then bright below."""
     white = np.full((32, 32, 3), 255, np.uint8)
-    draw_attention(white, ["up", "down"], [Look(UP_AND_DOWN, CELLS)], "up down", tmp_path / "figure.gif")
+    draw_attention(white, ["up", "down"], [AttentionMaps(UP_AND_DOWN, GRID)], "up down", tmp_path / "figure.gif")
     frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(Image.open(tmp_path / "figure.gif"))]
-    middle = [frame[:, frame.shape[1] // 2] for frame in frames]  # a line down the picture
+    middle = [frame[:, frame.shape[1] // 2] for frame in frames]  # a line down the image
     upper, lower = ([int(line[len(line) * n // 10]) for line in middle] for n in (3, 8))
     assert len(frames) == 3 and upper[0] > 200 and lower[0] > 200
     assert upper[1] > 200 > 100 > lower[1] and lower[2] > 200 > 100 > upper[2]
 
 
-def test_curves(tmp_path: Path) -> None:
+def test_curves_are_drawn_from_the_log(tmp_path: Path) -> None:
     records = [
         {
             "epoch": epoch,

@@ -1,4 +1,4 @@
-"""Scores equal to COCO's own programs, by hand and on real captions; results files against pycocotools."""
+"""Scores equal those of COCO's own programs, and hand calculations; result files are read by pycocotools."""
 
 import contextlib
 import io
@@ -15,22 +15,28 @@ from nltk.translate.bleu_score import corpus_bleu
 from pycocotools.coco import COCO
 
 from caption.evaluation import meteor_spice
+from caption.evaluation.bleu import bleu
 from caption.evaluation.bootstrap import Score
-from caption.evaluation.coco import Captions, captions_from_text, official
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.cider import cider_d
+from caption.evaluation.coco import tokenise_captions
 from caption.evaluation.diversity import diversity
-from caption.evaluation.ngrams import Words
+from caption.evaluation.meteor_spice import meteor as meteor_score
+from caption.evaluation.metrics import Evaluation, score_captions
+from caption.evaluation.ngrams import Words, count_ngrams
+from caption.evaluation.rouge import rouge_l
 from caption.training.run_dir import coco_results
 
-FLICKR8K = Path(__file__).parents[2] / "shared/data/flickr8k/Flickr8k_text"
+FLICKR8K = Path(__file__).parents[3] / "shared/data/flickr8k/Flickr8k_text"
 
 
 def scores_of(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, Score]:
-    """Of tokenised captions."""
-    captions = Captions(list(written), [list(several) for several in references])
-    return {score.name: score for score in official(captions)}
+    ngrams = list(count_ngrams(references, written))
+    scores = [*bleu(references, written, ngrams), rouge_l(references, written), cider_d(references, written, ngrams)]
+    return {score.name: score for score in scores}
 
 
-def test_bleu_by_hand() -> None:
+def test_bleu_and_rouge_equal_a_hand_calculation() -> None:
     """Six words against seven: precisions 6/6, 4/5, 2/4 and 1/3 of 1- to 4-grams."""
     reference, caption = ["the", "cat", "sat", "on", "the", "red", "mat"], ["the", "cat", "on", "the", "red", "mat"]
     scores = scores_of([caption], [[reference]])
@@ -54,9 +60,9 @@ def test_bleu_uses_every_reference_and_is_a_corpus_score() -> None:
     assert half.value == pytest.approx(100 * (7 / 8 * 5 / 6 * 3 / 4 * 1 / 2) ** 0.25)  # counts pooled, not means
 
 
-def test_captions_of_no_word() -> None:
+def test_empty_captions_score_0() -> None:
     scores = scores_of([[], ["a"]], [[["a", "b"]], [["a"]]])
-    assert scores["BLEU-1"].each[0] == 0 and scores["ROUGE-L"].each.tolist() == [0, 100]
+    assert scores["BLEU-1"].per_image[0] == 0 and scores["ROUGE-L"].per_image.tolist() == [0, 100]
     assert all(math.isfinite(score.value) for score in scores.values())
     assert all(score.value == 0 for name, score in scores_of([[]], [[["a"]]]).items() if "BP" not in name)
 
@@ -74,7 +80,7 @@ def made_up(count: int, seed: int) -> tuple[list[Words], list[list[Words]]]:
 
 
 def flickr8k() -> tuple[list[Words], list[list[Words]]]:
-    """The first reference of each dev picture against the other four."""
+    """The first reference of each dev image against the other four."""
     if not FLICKR8K.is_dir():
         pytest.skip(f"Flickr8k's captions are not at {FLICKR8K}")
     names = set((FLICKR8K / "Flickr_8k.devImages.txt").read_text().split())
@@ -83,10 +89,8 @@ def flickr8k() -> tuple[list[Words], list[list[Words]]]:
         name, text = line.split("\t")
         if name.split("#")[0] in names:
             texts.setdefault(name.split("#")[0], []).append(text)
-    captions = captions_from_text(
-        [several[0] for several in texts.values()], [several[1:] for several in texts.values()]
-    )
-    return captions.written, captions.references
+    tokens = tokenise_captions([several[1:] for several in texts.values()], [several[0] for several in texts.values()])
+    return tokens.captions, tokens.references
 
 
 def as_strings(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[dict, dict]:
@@ -95,8 +99,8 @@ def as_strings(written: Sequence[Words], references: Sequence[Sequence[Words]]) 
 
 
 @pytest.mark.parametrize("source", ["made up", "flickr8k"])
-def test_equal_to_pycocoevalcap(source: str) -> None:
-    """The scores of all pictures and of each, to more than four decimals."""
+def test_scores_equal_pycocoevalcap(source: str) -> None:
+    """The scores of all images and of each, to more than four decimals."""
     pytest.importorskip("pycocoevalcap.bleu.bleu")
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -104,17 +108,17 @@ def test_equal_to_pycocoevalcap(source: str) -> None:
 
     written, references = flickr8k() if source == "flickr8k" else made_up(300, seed=0)
     ours, (known, captions) = scores_of(written, references), as_strings(written, references)
-    corpus, each = Bleu(4).compute_score(known, captions, verbose=0)
-    theirs = {f"BLEU-{n}": (corpus[n - 1], each[n - 1]) for n in (1, 2, 3, 4)}
+    corpus, per_image = Bleu(4).compute_score(known, captions, verbose=0)
+    theirs = {f"BLEU-{n}": (corpus[n - 1], per_image[n - 1]) for n in (1, 2, 3, 4)}
     theirs["ROUGE-L"] = Rouge().compute_score(known, captions)
     theirs["CIDEr-D"] = Cider().compute_score(known, captions)
     for name, (value, values) in theirs.items():
         assert ours[name].value == pytest.approx(100 * value, abs=1e-6), name
-        assert np.allclose(ours[name].each, 100 * np.array(values), atol=1e-6), name
+        assert np.allclose(ours[name].per_image, 100 * np.array(values), atol=1e-6), name
 
 
 def test_bleu_equals_nltk() -> None:
-    """A second opinion; of captions of four words or more, since nltk counts an n-gram too many in shorter ones."""
+    """For captions of four words or more: nltk counts an n-gram too many in shorter ones."""
     written, references = made_up(300, seed=1)
     pairs = [(caption, several) for caption, several in zip(written, references, strict=True) if len(caption) > 3]
     written, references = [caption for caption, _ in pairs], [several for _, several in pairs]
@@ -132,22 +136,26 @@ def test_meteor_equals_its_program(meteor: Any, monkeypatch: pytest.MonkeyPatch)
     chance = random.Random(0)
     references = [[chance.choices(words, k=chance.randint(3, 12)) for _ in range(3)] for _ in range(60)]
     written = [chance.choice([several[0], chance.choices(words, k=8), ["x"]]) for several in references]
-    value, each = meteor.compute_score(*as_strings(written, references))
-    scores, missing = meteor_spice.java_scores(references, written)
-    assert scores[0].name == "METEOR" and all(line.startswith("SPICE is left out") for line in missing)
-    assert scores[0].value == pytest.approx(100 * value, abs=1e-9)
-    assert np.allclose(scores[0].each, 100 * np.array(each), atol=1e-9)
+    value, per_image = meteor.compute_score(*as_strings(written, references))
+    score = meteor_score(references, written)
+    assert score.name == "METEOR" and score.value == pytest.approx(100 * value, abs=1e-9)
+    assert np.allclose(score.per_image, 100 * np.array(per_image), atol=1e-9)
+    assert all(line.startswith("SPICE is left out") for line in meteor_and_spice([["a"]], ["a"]).missing)
+
+
+def meteor_and_spice(references: list[list[str]], written: list[str]) -> Evaluation:
+    return score_captions(CaptionSet(written, references, java=True), ["METEOR", "SPICE"])
 
 
 def test_without_java_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: None)
-    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
+    scores, _, missing = meteor_and_spice([["a"]], ["a"])
     assert scores == [] and len(missing) == 1
     assert "no java here" in missing[0] and "default-jre-headless" in missing[0] and "\n" not in missing[0]
 
 
-def test_a_program_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one picture, where no pipe breaks before the end."""
+def test_a_failing_program_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one image no pipe breaks before the end."""
     meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
     monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: "/bin/java")
 
@@ -156,12 +164,12 @@ def test_a_program_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch)
             return ""
 
     monkeypatch.setattr(meteor, "Meteor", Silent)
-    scores, missing = meteor_spice.java_scores([[["a"]]], [["a"]])
+    scores, _, missing = meteor_and_spice([["a"]], ["a"])
     assert scores == [] and missing[0].startswith("METEOR is left out: its program failed")
 
 
-def test_spice_is_asked_when_its_models_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in for its program: the models are 400 MB and cannot come with the tests."""
+def test_spice_runs_when_its_models_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in for its program: the models are 400 MB and cannot come with the tests."""
     spice = pytest.importorskip("pycocoevalcap.spice.spice")
     meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
     monkeypatch.setattr(meteor_spice.shutil, "which", lambda name: "/bin/java")
@@ -176,12 +184,12 @@ def test_spice_is_asked_when_its_models_are_there(monkeypatch: pytest.MonkeyPatc
             return 0.3, [{"All": {"f": 0.2 if written[i] == ["a"] else float("nan")}} for i in known]
 
     monkeypatch.setattr(spice, "Spice", Program)
-    scores, missing = meteor_spice.java_scores([[["a"]], [["b"]]], [["a"], ["b"]])
+    scores, _, missing = meteor_and_spice([["a"], ["b"]], ["a", "b"])
     assert [(score.name, score.value) for score in scores] == [("SPICE", 10.0)]
     assert len(missing) == 1 and "METEOR is left out: its program failed (no memory)" in missing[0]
 
 
-def test_diversity() -> None:
+def test_diversity_counts_words_and_captions() -> None:
     captions = [["a", "dog"], ["a", "dog"], ["a", "cat"], ["a", "small", "cat"]]
     assert diversity(captions, [["a", "dog"]]) == {
         "distinct captions": 75.0,
@@ -192,7 +200,7 @@ def test_diversity() -> None:
     assert "not in training" not in diversity(captions, None)
 
 
-def test_results_are_taken_by_pycocotools(tmp_path: Path) -> None:
+def test_result_files_are_read_by_pycocotools(tmp_path: Path) -> None:
     truth = COCO()
     truth.dataset = {"images": [{"id": 3}, {"id": 7}], "annotations": []}
     (tmp_path / "results.json").write_text(coco_results([3, 7], ["a dog", "a cät"]))

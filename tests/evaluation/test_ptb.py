@@ -1,4 +1,4 @@
-"""The pure-Python tokeniser against what the COCO caption server's own one prints.
+"""The pure-Python tokeniser gives the tokens of the COCO caption server's own one.
 
 Not in the stress text, because the two differ there: letters and accents of scripts rare in English captions (Unicode
 after version 6.1, some Indic vowel signs, Hebrew and Syriac punctuation, 760 characters in all), which the program
@@ -15,7 +15,7 @@ import pytest
 
 from caption.evaluation.ptb import tokenise
 
-FLICKR8K = Path(__file__).parents[1] / "../shared/data/flickr8k/Flickr8k_text/Flickr8k.token.txt"
+FLICKR8K = Path(__file__).parents[2] / "../shared/data/flickr8k/Flickr8k_text/Flickr8k.token.txt"
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,12 @@ FLICKR8K = Path(__file__).parents[1] / "../shared/data/flickr8k/Flickr8k_text/Fl
         ("non‑breaking hy‐phen ‐", "non‑breaking hy‐phen"),
     ],
 )
-def test_written_down(caption: str, tokens: str) -> None:
-    """What the official program printed, kept here so that this runs without Java."""
+def test_tokens_recorded_from_the_official_program(caption: str, tokens: str) -> None:
+    """Recorded, so that this runs without Java."""
     assert " ".join(tokenise(caption)) == tokens
 
 
-def test_a_caption_does_not_depend_on_what_was_seen_before() -> None:
+def test_tokens_do_not_depend_on_earlier_captions() -> None:
     captions = ["A dog.", "'n", "a dog. The", "A dog.", "a 'n b", "'n"]
     assert [tokenise(caption) for caption in captions] == [tokenise(caption) for caption in reversed(captions)][::-1]
 
@@ -179,7 +179,7 @@ def flickr() -> list[str]:
     return [line.split("\t", 1)[1] for line in FLICKR8K.read_text(encoding="utf-8").strip().split("\n")]
 
 
-def test_every_caption_of_flickr8k(official: Official, flickr: list[str]) -> None:
+def test_equals_the_official_program_on_every_caption_of_flickr8k(official: Official, flickr: list[str]) -> None:
     assert len(flickr) >= 35_000
     wrong = [
         pair for pair in zip(map(" ".join, map(tokenise, flickr)), official(flickr), strict=True) if len({*pair}) > 1
@@ -282,8 +282,8 @@ def mixed(dice: random.Random, words: list[str]) -> str:
     return text + dice.choice(["", " .", ".", "!", " ", "  ", ",", "...", " !", "?", "'", '"', ")"])
 
 
-def test_stress(official: Official, flickr: list[str]) -> None:
-    """Every word of Flickr8k is met; a plain line between any two keeps them from being read together."""
+def test_equals_the_official_program_on_stress_text(official: Official, flickr: list[str]) -> None:
+    """With every word of Flickr8k; a plain line between any two keeps the program from reading them together."""
     dice = random.Random(20141229)
     words = sorted({word for caption in flickr for word in caption.split()})
     captions = [f"{word}{dice.choice(GLUE)}{dice.choice(GLUE)} {dice.choice(GLUE)}{word}" for word in words]

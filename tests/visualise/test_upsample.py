@@ -1,4 +1,4 @@
-"""Maps lie exactly where the model looked."""
+"""Maps of attention lie exactly over the regions of the encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from caption.config import EncoderConfig
 from caption.data.images import CropBox, Fit, crop_box, open_image, read_square
 from caption.encoders.grid import FeatureGrid
 from caption.encoders.registry import build_encoder
-from caption.visualise.upsample import centred, peak, upsample
+from caption.visualise.upsample import center_prior, peak, upsample
 
-CELLS = [
+GRIDS = [
     FeatureGrid.even(7, 7, 224),
     FeatureGrid.even(14, 14, 224),
     FeatureGrid.even(8, 8, 64),
@@ -23,50 +23,49 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("cells", CELLS)
-def test_the_peak_is_the_middle_of_the_strongest_cell(cells: FeatureGrid) -> None:
-    count = cells.rows * cells.columns
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_peak_is_the_centre_of_the_cell_with_most_attention(grid: FeatureGrid) -> None:
+    count = grid.rows * grid.columns
     weights = torch.full((count, count), 0.1).fill_diagonal_(1).numpy()  # map i: cell i
-    for cell, attention in enumerate(upsample(weights, cells)):
-        middle = [cells.first + cells.step * n for n in divmod(cell, cells.columns)]
-        assert np.abs(np.array(peak(attention, cells)) - middle).max() <= 0.5
-        left, top = cells.corner(cell)
-        assert (top + cells.step / 2, left + cells.step / 2) == pytest.approx(middle)
+    for cell, attention in enumerate(upsample(weights, grid)):
+        middle = [grid.first + grid.step * n for n in divmod(cell, grid.columns)]
+        assert np.abs(np.array(peak(attention, grid)) - middle).max() <= 0.5
+        left, top = grid.corner(cell)
+        assert (top + grid.step / 2, left + grid.step / 2) == pytest.approx(middle)
 
 
-@pytest.mark.parametrize("cells", CELLS)
-def test_even_attention_is_an_even_map(cells: FeatureGrid) -> None:
-    count = cells.rows * cells.columns
-    assert np.allclose(upsample(np.full((1, count), 1 / count), cells), 1 / count)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_uniform_attention_is_a_uniform_map(grid: FeatureGrid) -> None:
+    count = grid.rows * grid.columns
+    assert np.allclose(upsample(np.full((1, count), 1 / count), grid), 1 / count)
 
 
-def test_smooth_linear_and_within_range() -> None:
-    cells, chance = FeatureGrid.even(7, 7, 224), np.random.default_rng(0)
+def test_upsampling_is_smooth_linear_and_within_range() -> None:
+    grid, chance = FeatureGrid.even(7, 7, 224), np.random.default_rng(0)
     one, other = chance.dirichlet(np.ones(49), 2)
-    maps = upsample(np.stack([one, other, 0.3 * one + 0.7 * other]), cells)
+    maps = upsample(np.stack([one, other, 0.3 * one + 0.7 * other]), grid)
     assert np.allclose(maps[2], 0.3 * maps[0] + 0.7 * maps[1], atol=1e-7)
     assert np.abs(np.diff(maps, axis=1)).max() < 0.1 * maps.max()
     assert maps[0].min() >= one.min() and maps[0].max() <= one.max()
 
 
-def test_a_window_of_a_larger_picture() -> None:
-    """The square's own map, placed: nothing outside, the same inside."""
-    cells, weights = FeatureGrid.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
-    part = CropBox(0.25, 0.0, 0.5, 1.0)  # of a picture of 64 x 32 pixels
-    whole = upsample(weights, cells, (32, 64), part)
-    assert np.allclose(whole[:, :, 16:48], upsample(weights, cells))
-    assert whole[:, :, :16].max() == 0 and whole[:, :, 48:].max() == 0
-    double = upsample(weights, cells, (64, 64))
-    assert np.allclose(double.reshape(2, 32, 2, 32, 2).mean((2, 4)), upsample(weights, cells), atol=2e-3)
+def test_with_a_window_the_map_is_the_same_inside_and_zero_outside() -> None:
+    grid, weights = FeatureGrid.even(4, 4, 32), np.random.default_rng(0).dirichlet(np.ones(16), 2)
+    crop = CropBox(0.25, 0.0, 0.5, 1.0)  # of an image of 64 x 32 pixels
+    full = upsample(weights, grid, (32, 64), crop)
+    assert np.allclose(full[:, :, 16:48], upsample(weights, grid))
+    assert full[:, :, :16].max() == 0 and full[:, :, 48:].max() == 0
+    double = upsample(weights, grid, (64, 64))
+    assert np.allclose(double.reshape(2, 32, 2, 32, 2).mean((2, 4)), upsample(weights, grid), atol=2e-3)
 
 
-def test_attention_on_the_middle() -> None:
-    for cells in [*CELLS, FeatureGrid.even(1, 1, 32), FeatureGrid(1, 1, 224, 0.0, 32.0)]:
-        weights = centred(cells)
+def test_the_center_prior_peaks_at_the_centre_of_the_image() -> None:
+    for grid in [*GRIDS, FeatureGrid.even(1, 1, 32), FeatureGrid(1, 1, 224, 0.0, 32.0)]:
+        weights = center_prior(grid)
         assert weights.sum() == pytest.approx(1) and (weights > 0).sum() <= 4
-        row, column = peak(upsample(weights[None], cells)[0], cells)
-        middle = (cells.size - 1) / 2
-        nearest = max(0.5, abs(middle - cells.first)) if cells.rows == 1 else cells.step / 2
+        row, column = peak(upsample(weights[None], grid)[0], grid)
+        middle = (grid.size - 1) / 2
+        nearest = max(0.5, abs(middle - grid.first)) if grid.rows == 1 else grid.step / 2
         assert abs(row - middle) <= nearest and abs(column - middle) <= nearest
 
 
@@ -85,25 +84,25 @@ def test_attention_on_the_middle() -> None:
         ("swin_t", 224, "torchvision"),
     ],
 )
-def test_cells_are_where_encoders_look(name: str, size: int, padding: Any) -> None:
-    """The pixels whose change a region feels most lie around the middle told: the centre of the squared gradient."""
+def test_cells_are_centred_on_what_encoders_see(name: str, size: int, padding: Any) -> None:
+    """The squared gradient of a region with respect to the pixels is centred on the cell."""
     torch.manual_seed(0)
     encoder = build_encoder(EncoderConfig(name=name, finetune_from="all", padding=padding), size).eval()
-    cells = encoder.feature_grid
-    place = cells.rows // 2
+    grid = encoder.feature_grid
+    index = grid.rows // 2
     pixels = torch.randn(1, 3, size, size, requires_grad=True)
     features = encoder.backbone(pixels)
-    region = (features if isinstance(features, torch.Tensor) else features["regions"])[0, :, place, place]
+    region = (features if isinstance(features, torch.Tensor) else features["regions"])[0, :, index, index]
     (gradient,) = torch.autograd.grad((region * torch.randn_like(region)).sum(), pixels)
     power, line = gradient.square().sum((0, 1)), torch.arange(float(size))
     for axis in (0, 1):
         centre = (power.sum(1 - axis) @ line / power.sum()).item()
-        assert centre == pytest.approx(cells.first + cells.step * place, abs=0.2 * cells.step)
+        assert centre == pytest.approx(grid.first + grid.step * index, abs=0.2 * grid.step)
 
 
 def bright_square(path: Path, size: tuple[int, int], centre: tuple[float, float], turn: int) -> None:
-    """A dark picture of (width, height) with one bright square around the centre (x, y), in pixels of the upright
-    picture; saved as a camera held so does, with EXIF's orientation `turn`."""
+    """Save a dark image of (width, height) with a bright square around the centre (x, y), in pixels of the upright
+    image, as a camera does that was held with EXIF's orientation `turn`."""
     image = Image.new("RGB", size, (40, 40, 40))
     x, y = round(centre[0]), round(centre[1])
     image.paste((250, 250, 250), (x - 24, y - 24, x + 24, y + 24))
@@ -120,20 +119,20 @@ SHAPES += [(*deep, *shape) for deep in DEEP for shape in [("crop", (520, 260), 8
 
 
 @pytest.mark.parametrize(("name", "layer", "fit", "size", "turn"), SHAPES)
-def test_the_map_lies_on_the_bright_square(
+def test_the_map_lies_on_what_the_encoder_sees(
     name: str, layer: str, fit: Fit, size: tuple[int, int], turn: int, tmp_path: Path
 ) -> None:
-    """Regions that differ between a picture with a bright square and one without are where the encoder sees it.
-    Attention on them, drawn over the whole picture, must lie on the square, whatever the picture's shape, crop and
-    rotation; to a third of a cell: divided evenly, ResNet's map would lie half a cell beside it."""
+    """The encoder sees the square in the regions that differ between an image with and one without it. A map of
+    attention on them lies on the square to a third of a cell, whatever the image's shape, crop and rotation. (With a
+    grid that divides the image evenly, ResNet's map would be half a cell off.)"""
     side = 96 if name == "small_cnn" else 224
     encoder = build_encoder(EncoderConfig(name=name, layer=layer, finetune_from="all"), side).eval()
-    for module in encoder.modules():  # every convolution a mean: what a region feels is centred on what it sees
+    for module in encoder.modules():  # a convolution that averages: a region is centred on what it sees
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
     seen = crop_box(size, fit)
-    for share in ((0.35, 0.4), (0.55, 0.65)):  # of the part that the model sees
-        centre = [size[i] * (seen[i] + share[i] * seen[i + 2]) for i in (0, 1)]
+    for fraction in ((0.35, 0.4), (0.55, 0.65)):  # of what the model sees
+        centre = [size[i] * (seen[i] + fraction[i] * seen[i + 2]) for i in (0, 1)]
         bright_square(tmp_path / "bright.jpg", size, (centre[0], centre[1]), turn)
         bright_square(tmp_path / "dark.jpg", size, (-1e4, -1e4), turn)
         squares = np.stack([read_square(tmp_path / f"{kind}.jpg", side, fit) for kind in ("bright", "dark")])
@@ -141,8 +140,8 @@ def test_the_map_lies_on_the_bright_square(
             bright, dark = encoder(torch.from_numpy(squares))
         weights = (bright - dark).square().sum(-1)
         weights = (weights / weights.sum()).numpy()
-        picture = open_image(tmp_path / "bright.jpg")
-        assert picture.size == size
+        image = open_image(tmp_path / "bright.jpg")
+        assert image.size == size
         attention = upsample(weights[None], encoder.feature_grid, (size[1], size[0]), seen)[0].astype(float) ** 2
         across, down = (attention.sum(axis) @ np.arange(size[axis]) / attention.sum() for axis in (0, 1))
         step = [encoder.feature_grid.step / side * size[i] * seen[i + 2] for i in (0, 1)]  # of a cell, in pixels

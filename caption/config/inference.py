@@ -1,0 +1,86 @@
+"""The options of evaluate.py and caption_image.py."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from caption.config.search import SearchConfig
+from caption.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Score a model on a split of a data file; scores and captions are written beside the checkpoint."""
+
+    checkpoint: str
+    """A run's best.pt."""
+    data: str
+    """The HDF5 file with the split."""
+    split: Split = "test"
+    instances: str = ""
+    """COCO instance annotations of the split: also score whether attention falls on what a word names and, for drawn
+    shapes, whether captions are true."""
+    report: str = ""
+    """Folder for a page to open in a browser: scores, curves, every caption with its attention."""
+    java: bool = True
+    """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
+    batch_size: int = 32
+    """Images captioned at a time."""
+    workers: int = 0
+    """Processes that read data; 0: the main one."""
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    seed: int = 1
+    """Seed of sampled words, sampled locations and the intervals."""
+    search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise UserError(f"batch_size is {self.batch_size}, workers {self.workers}, but must be at least 1 and 0")
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """Compare the captions of two runs that were scored before, and test whether their scores differ."""
+
+    compare: tuple[str, str]
+    """The folders of runs A and B."""
+    split: Split = "test"
+    data: str = ""
+    """The HDF5 file with the split; empty: the one that A was scored on."""
+    instances: str = ""
+    """The instance file of drawn shapes: also compare how often captions are true."""
+    java: bool = True
+    """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
+    seed: int = 1
+    """Seed of the resampling."""
+
+
+@dataclass(frozen=True)
+class CaptioningConfig:
+    """Caption images and show the attention for each word."""
+
+    checkpoint: str
+    """A run's best.pt."""
+    image: tuple[str, ...]
+    """Images, or folders of images."""
+    output: str = ""
+    """A figure (.png, .pdf, .svg, .jpg; .gif shows one word after the other), a page for a browser with all the
+    images (.html), or a folder for one figure per image; empty: none of these."""
+    format: Literal["png", "pdf", "svg", "jpg", "gif"] = "png"
+    """Of the figures in a folder."""
+    caption: str = ""
+    """Words to show the attention for, instead of the model's own caption."""
+    compare_with: str = ""
+    """Another model's best.pt, to draw its attention for the same words below."""
+    heads: bool = False
+    """If attention has several heads, draw each of them in the figures below their mean. A page has them all."""
+    json: bool = False
+    """Print words, log-probability and attention weights as JSON, one object per image, instead of the caption."""
+    device: str = "auto"
+    seed: int = 1
+    """Seed of sampled words and sampled locations."""
+    search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)

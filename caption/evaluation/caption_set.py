@@ -1,0 +1,78 @@
+"""The captions of a split, with everything that metrics read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caption.data.vocabulary import tokenise
+from caption.encoders.grid import FeatureGrid
+from caption.evaluation.coco import TokenisedCaptions, tokenise_captions
+from caption.evaluation.grounding import GroundingCounts, Instances
+from caption.evaluation.ngrams import NGrams, Words, count_ngrams
+from caption.evaluation.scene_truth import Verdict, judge
+from caption.evaluation.string_accuracy import is_string_set
+
+
+@dataclass
+class CaptionSet:
+    """One generated caption for each of N images, their references, and what else is known of them."""
+
+    captions: Sequence[str]
+    references: Sequence[Sequence[str]]
+    image_ids: Sequence[int] = ()
+    attention: Sequence[NDArray[np.floating]] = ()  # [T, L] for each caption
+    grid: FeatureGrid | None = None  # where the L locations lie
+    instances: Instances | None = None
+    reference_grounding: Sequence[GroundingCounts] = ()  # of each image's references, under teacher forcing
+    training_captions: Sequence[Words] | None = None
+    java: bool = False  # whether to compute the metrics that need Java
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        return [caption.split() for caption in self.captions]
+
+    @cached_property
+    def tokens(self) -> TokenisedCaptions:
+        """References and captions in the tokens of COCO's caption server."""
+        return tokenise_captions(self.references, self.captions)
+
+    @cached_property
+    def ngrams(self) -> list[NGrams]:
+        return list(count_ngrams(*self.tokens))
+
+    @cached_property
+    def strings(self) -> list[list[str]]:
+        """The string in each image, as its reference spells it, or nothing if references are no strings."""
+        references = [[tokenise(text) for text in texts] for texts in self.references]
+        return [texts[0] for texts in references] if is_string_set(references) else []
+
+    @cached_property
+    def grounding(self) -> list[GroundingCounts]:
+        """The grounding of each caption, or nothing without attention or instances."""
+        if not self.attention or self.instances is None or self.grid is None:
+            return []
+        arguments = zip(self.words, self.attention, self.image_ids, strict=True)
+        return [self.instances.count(*caption, self.grid) for caption in arguments]
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict on each caption, or nothing if the images' scenes are unknown."""
+        if self.instances is None or not self.instances.has_scenes:
+            return []
+        scenes = map(self.instances.scene, self.image_ids)
+        return [judge(words, scene) for words, scene in zip(self.words, scenes, strict=True)]
+
+    @property
+    def unseen(self) -> list[bool]:
+        """Whether each scene has a combination that no training image has."""
+        images = self.instances.coco.imgs if self.instances else {}
+        return [bool(images.get(image_id, {}).get("unseen")) for image_id in self.image_ids]
+
+    @property
+    def notes(self) -> list[list[str]]:
+        """For people: what is wrong with each caption, if the scenes are known."""
+        pairs = zip(self.verdicts, self.unseen, strict=True) if self.verdicts else []
+        return [v.notes + ["unseen combination"] * unseen for v, unseen in pairs] or [[] for _ in self.captions]

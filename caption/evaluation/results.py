@@ -1,0 +1,82 @@
+"""scores_SPLIT.json, which an evaluation writes and a comparison reads."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from caption.data.dataset import CaptionDataset
+from caption.errors import UserError
+from caption.evaluation.bootstrap import Interval, intervals
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.metrics import Evaluation
+from caption.search import Hypothesis
+
+
+class Results(NamedTuple):
+    """The scores of a split."""
+
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    images: list[dict[str, Any]]  # each image's caption, log-probability and own scores, None where it has none
+
+
+def collect_results(
+    evaluation: Evaluation, split: CaptionDataset, captions: CaptionSet, hypotheses: Sequence[Hypothesis], seed: int
+) -> Results:
+    """Compute the intervals of all scores, and collect what is known of each image."""
+    per_image = {score.name: score.per_image.tolist() for score in evaluation.scores}
+    images = [
+        {
+            "image_id": split.image_ids[i],
+            "file_name": split.file_names[i],
+            "caption": captions.captions[i],
+            "log_probability": hypothesis.log_probability,
+            "finished": hypothesis.finished,
+            "scores": {name: values[i] if math.isfinite(values[i]) else None for name, values in per_image.items()},
+        }
+        for i, hypothesis in enumerate(hypotheses)
+    ]
+    return Results(evaluation.values, dict(zip(per_image, intervals(evaluation.scores, seed), strict=True)), images)
+
+
+def to_json(settings: Mapping[str, Any], results: Results) -> str:
+    """Return settings and results as indented JSON with one line per image; a score of NaN becomes null."""
+    content = {**settings, **results._asdict(), "images": []}
+    for key in ("scores", "intervals"):
+        content[key] = {name: value if np.isfinite(value).all() else None for name, value in content[key].items()}
+    images = ",\n".join("    " + json.dumps(image, ensure_ascii=False) for image in results.images)
+    head = json.dumps(content, indent=2, ensure_ascii=False)
+    return head.replace('"images": []', '"images": [\n' + images + "\n  ]") + "\n"
+
+
+def read_scores(folder: str, split: str) -> Any:
+    """Return what an evaluation of the run in `folder` wrote. Raises UserError when there was none."""
+    path = Path(folder) / f"scores_{split}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path}: cannot be read; score that run first, by evaluate.py --checkpoint") from None
+
+
+def read_captions(scored: Any, folder: str, split: CaptionDataset) -> list[str]:
+    """Return the captions that were scored, in the order of the split. Raises UserError for those of other images."""
+    captions = {image["image_id"]: image["caption"] for image in scored["images"]}
+    if set(captions) != set(split.image_ids):
+        raise UserError(
+            f"{folder}: was scored on {len(captions)} images of {scored['data']}, not on the {len(split)} of "
+            f"{split.path}, {split.split}; score both runs on the same split"
+        )
+    return [captions[image_id] for image_id in split.image_ids]
+
+
+def describe_search(search: Mapping[str, Any], precision: str) -> str:
+    """Return in words how captions were generated; `search` has the fields of SearchConfig."""
+    beams = search["beam_size"]
+    method = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"
+    penalty = f", length penalty {search['length_penalty']}" if search["length_penalty"] else ""
+    locations = {"expectation": "", "most_probable": ", the most probable locations", "draw": ", sampled locations"}
+    return method + penalty + locations[search["attend"]] + ("" if precision == "fp32" else f", {precision}")

@@ -1,0 +1,57 @@
+"""scores_SPLIT.json."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from caption.config import SearchConfig
+from caption.evaluation.bootstrap import Score, mean_score
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.metrics import Evaluation
+from caption.evaluation.results import collect_results, describe_search, to_json
+from caption.search import Hypothesis
+
+
+def test_json_has_no_nan_and_one_line_per_image() -> None:
+    """Many readers refuse NaN."""
+    hypothesis = Hypothesis([4], -1.0, True, torch.ones(2, 1))
+    scores = [
+        mean_score("m", [0.5, 0.25]),
+        Score("pointing", np.array([[0.0, 0], [1, 2]])),
+        Score("s", np.zeros((2, 2))),
+    ]
+    split, captions = SimpleNamespace(image_ids=[3, 7], file_names=["a", "b"]), CaptionSet(["a dog", "a cat"], [[], []])
+    results = collect_results(Evaluation(scores, {"words": 7}, []), split, captions, [hypothesis, hypothesis], seed=1)
+    assert math.isnan(results.scores["s"])
+    text = to_json({"data": "x"}, results)
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["scores"]["s"] is None and content["intervals"]["s"] is None
+    assert content["scores"]["m"] == 37.5 and content["intervals"]["m"] == [25, 50] and content["scores"]["words"] == 7
+    assert [(image["image_id"], image["caption"]) for image in content["images"]] == [(3, "a dog"), (7, "a cat")]
+    assert [image["scores"] for image in content["images"]] == [
+        {"m": 50, "pointing": None, "s": None},
+        {"m": 25, "pointing": 50, "s": None},
+    ]
+    assert text.count("log_probability") == sum("log_probability" in line for line in text.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("search", "precision", "text"),
+    [
+        (SearchConfig(beam_size=3), "fp32", "beam 3"),
+        (
+            SearchConfig(length_penalty=0.5, attend="draw"),
+            "bf16",
+            "beam 3, length penalty 0.5, sampled locations, bf16",
+        ),
+        (SearchConfig(method="sample", beam_size=5), "fp32", "the most probable of 5 samples"),
+    ],
+)
+def test_a_search_is_described_by_what_differs_from_the_default(
+    search: SearchConfig, precision: str, text: str
+) -> None:
+    assert describe_search(vars(search), precision) == text
