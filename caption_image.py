@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
     if args.heads and (not figures or args.compare_with or not models[0].head_names):
         raise UserError(
-            "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.kind "
+            "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.name "
             "transformer): give --output with a figure's name or a folder, and no --compare-with"
         )
     caption_images(args, paths, figures, models)

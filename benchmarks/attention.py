@@ -31,7 +31,7 @@ from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
 VARIANTS = (
-    "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "current", "multi-head", "transformer",
+    "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "luong", "multi-head", "transformer",
     "draw", "retina", "self-critical",
 )  # fmt: skip
 RESULTS = Path(__file__).with_name("attention.jsonl")

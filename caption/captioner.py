@@ -87,11 +87,7 @@ class Captioner(nn.Module):
     @property
     def head_names(self) -> list[str]:
         """Names of the attention's heads, in the order of `Hypothesis.heads`; none if it has one head."""
-        decoder: DecoderConfig = self.configs["decoder"]
-        heads = [f"head {m + 1}" for m in range(decoder.heads)]
-        if decoder.kind == "transformer":
-            return [f"layer {n + 1}, {head}" for n in range(decoder.transformer.layers) for head in heads]
-        return heads if decoder.score == "multi_head" else []
+        return self.decoder.head_names
 
     def check_search(self, search: SearchConfig) -> None:
         """Raise UserError for a kind of attention that this model does not have."""
@@ -132,28 +128,30 @@ class Captioner(nn.Module):
 
 
 def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:
-    """Raises UserError when the file numbers words, or brings pictures into a square, differently from the model."""
+    """Raise UserError when the file numbers words, or crops images to a square, differently from the model."""
     own = read_vocabulary(path)
     if own.digest != vocabulary.digest:
         raise UserError(
             f"{path}: its vocabulary ({len(own)} words, digest {own.digest[:8]}) is not the model's ({len(vocabulary)} "
             f"words, {vocabulary.digest[:8]}); make the file again with --vocabulary and the model's training data"
         )
-    found = read_image_config(path)
-    if found != image:
+    stored = read_image_config(path)
+    if stored != image:
         raise UserError(
-            f"{path}: its pictures have size {found.size} ({found.fit}), the model's {image.size} ({image.fit}); make "
+            f"{path}: its images have size {stored.size} ({stored.fit}), the model's {image.size} ({image.fit}); make "
             f"the file again with --size {image.size} --fit {image.fit}"
         )
 
 
-def check_features(path: str | Path, encoder: Encoder, mirror: bool = False) -> None:
-    """Raises UserError when the file holds features that are not this encoder's, or pictures are to be mirrored."""
+def check_features(path: str | Path, encoder: Encoder, horizontal_flip: bool = False) -> None:
+    """Raise UserError when the file holds features that are not this encoder's, or images are to be flipped."""
     manifest = read_manifest(path)
     if manifest["store"] != "features":
         return
-    if mirror:
-        raise UserError(f"{path}: holds features, but training.mirror needs pictures: make it with --store pixels")
+    if horizontal_flip:
+        raise UserError(
+            f"{path}: holds features, but training.horizontal_flip needs images: make it with --store pixels"
+        )
     if encoder.finetuned:
         raise UserError(
             f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "

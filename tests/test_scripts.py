@@ -187,7 +187,7 @@ def test_a_caption_is_followed_by_two_models(
     checkpoint.save(tmp_path / "hard.pt", other.to_checkpoint())
     figure = tmp_path / "two.png"
     two = ["--checkpoint", str(tmp_path / "hard.pt"), "--image", image, "--caption", "a red circle", "--json"]
-    caption_image.main([*two, "--attend", "most_probable", "--compare-with", str(model), "--output", str(figure)])
+    caption_image.main([*two, "--hard-attention", "argmax", "--compare-with", str(model), "--output", str(figure)])
     result = json.loads(capsys.readouterr().out)
     assert result["caption"] == "a red circle" and Image.open(figure).size[0] > 600
     for word in result["words"]:
@@ -213,7 +213,7 @@ def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show
 
 def test_heads_are_drawn_below_their_mean(shapes: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
     """The figure is as wide as without them; their weights are in the JSON."""
-    form = dataclasses.replace(captioner.configs["decoder"], kind="transformer", heads=2)
+    form = dataclasses.replace(captioner.configs["decoder"], name="transformer", heads=2)
     other = Captioner(captioner.image, captioner.configs["encoder"], form, captioner.vocabulary)
     assert other.head_names == [f"layer {n}, head {m}" for n in (1, 2, 3) for m in (1, 2)]
     checkpoint.save(tmp_path / "heads.pt", other.to_checkpoint())
@@ -310,9 +310,13 @@ def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: 
         (evaluate, ["--checkpoint", str(model), "--data", str(other)], "is not the model's"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--beam-size", "0"], "beam_size is 0"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--instances", data], "not a COCO instance file"),
-        (train, ["shapes-soft", *start, "--training.reinforce.draws", "2"], "reinforce is set, but .*selection hard"),
-        (train, ["shapes-soft", *start, "--search.attend", "draw"], "attend is draw, which needs .*hard"),
-        (evaluate, ["--checkpoint", str(model), "--data", data, "--attend", "draw"], "this model's attention is soft"),
+        (train, ["shapes-soft", *start, "--training.reinforce.samples", "2"], "reinforce is set, but .*attention hard"),
+        (train, ["shapes-soft", *start, "--search.hard-attention", "sample"], "hard_attention is sample, but .*hard"),
+        (
+            evaluate,
+            ["--checkpoint", str(model), "--data", data, "--hard-attention", "sample"],
+            "this model's attention is soft",
+        ),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--compare-with", "x.pt"], "needs --output"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
         (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),

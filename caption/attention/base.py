@@ -49,6 +49,7 @@ class Attention(Protocol):
 
     context_width: int  # C
     stochastic: bool  # whether training samples locations
+    heads: int  # M
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""

@@ -8,17 +8,24 @@ from caption.attention.scores import SCORES
 from caption.attention.soft import SoftAttention
 from caption.attention.windows import WINDOWS, Grid
 from caption.config import DecoderConfig
+from caption.errors import UserError
 
 SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}
 
 
 def build_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Attention:
-    """Return a score with a window and a selection, or several heads, or glimpses, for regions of width D on a grid."""
+    """Return a score with a window and a selection, or several heads, or glimpses, for regions of width D on a grid.
+
+    Raises UserError for an unknown score.
+    """
     hidden, width = config.hidden_dim, config.attention_dim
     if config.score == "multi_head":
         return MultiHeadAttention(hidden, region_width, width, config.heads, config.temperature)
     if config.attention in GLIMPSES:
         return GLIMPSES[config.attention](hidden, region_width, width, grid, config.glimpse_size)
+    if config.score not in SCORES:
+        known = ", ".join((*SCORES, "multi_head"))
+        raise UserError(f"decoder.score is {config.score!r}, but must be one of {known}")
     score = SCORES[config.score](hidden, region_width, width)
     window = None
     if config.window != "global":

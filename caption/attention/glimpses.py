@@ -27,6 +27,8 @@ SQUARES = 3  # g: width of a patch of the retina in squares; those of the smalle
 class _Glimpse(nn.Module):
     """K filters over the grid of regions, read and projected together."""
 
+    heads = 1
+
     def __init__(self, region_width: int, width: int, grid: Grid, filters: int, extra: int = 0) -> None:
         """`extra` numbers are projected along with what the filters read."""
         super().__init__()

@@ -13,6 +13,7 @@ class SoftAttention(nn.Module):
     """The context is the expectation of the annotation vectors: z_t = sum_i alpha_ti a_i, eq. 13."""
 
     stochastic = False  # whether training samples locations
+    heads = 1
 
     def __init__(
         self, score: Score, region_width: int, temperature: float = 1.0, window: nn.Module | None = None

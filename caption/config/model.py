@@ -49,7 +49,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Fields of the Transformer decoder alone; used with `--decoder.kind transformer`."""
+    """Fields of the Transformer decoder alone; used with `--decoder.name transformer`."""
 
     layers: int = 3
     """N, layers of self-attention, attention over the regions and two feed-forward layers."""
@@ -68,20 +68,20 @@ class TransformerConfig:
 class DecoderConfig:
     """The network that writes the caption: an LSTM with attention, or a Transformer."""
 
-    kind: Literal["lstm", "transformer"] = "lstm"
-    """lstm: Show, Attend and Tell (Xu et al., 2015); transformer: Vaswani et al., 2017."""
+    name: str = "show_attend_tell"
+    """show_attend_tell: an LSTM that attends with its previous state (Xu et al., 2015); luong: with its current state
+    (Luong et al., 2015); transformer: Vaswani et al., 2017."""
     embedding_dim: int = 512
     """E, width of a word embedding; in the Transformer also the width of its layers."""
     hidden_dim: int = 512
     """H, width of the LSTM state; in the Transformer the inner width of its feed-forward layers."""
     attention_dim: int = 512
     """A, width of keys and queries, all heads together; the scores dot and general use H instead."""
-    score: Literal["additive", "concat", "dot", "general", "scaled_dot", "multi_head"] = "additive"
-    """Compares regions with the state. additive: paper, eq. 4; dot needs `hidden_dim` equal to D, the region width."""
+    score: str = "additive"
+    """Compares regions with the state: additive (paper, eq. 4), concat, dot (needs `hidden_dim` equal to D, the region
+    width), general, scaled_dot or multi_head."""
     heads: int = 8
     """M, heads of the score multi_head and of the Transformer; must divide `attention_dim`."""
-    attend_with: Literal["previous_state", "current_state"] = "previous_state"
-    """The query: the state before the recurrence (paper) or after it (Luong et al., 2015)."""
     window: Literal["global", "local_m", "local_p"] = "global"
     """global: all regions; local_m: those near region t at step t; local_p: near a predicted location (Luong et al.,
     2015)."""
@@ -113,13 +113,15 @@ class DecoderConfig:
         check(self, "decoder", "positive", "window_radius", "heads")
         check(self, "decoder", "at least 1", "glimpse_size")
         check(self, "decoder", "in [0, 1)", "state_dropout", "dropout")
-        if self.kind == "transformer":
-            fields = ("score", "attend_with", "window", "attention", "temperature")
-            self._require_defaults("decoder.kind is transformer", *fields)
+        if self.name == "transformer":
+            fields = ("score", "window", "attention", "temperature")
+            self._require_defaults("decoder.name is transformer", *fields)
             rule = "divisible by 4 for a Transformer"
             require(self.embedding_dim % 4 == 0, "decoder.embedding_dim", self.embedding_dim, rule)
         elif self.transformer != TransformerConfig():
-            raise UserError("decoder.transformer is set, but decoder.kind is lstm; add --decoder.kind transformer")
+            raise UserError(
+                f"decoder.transformer is set, but decoder.name is {self.name}; add --decoder.name transformer"
+            )
         elif self.score == "multi_head":
             self._require_defaults("decoder.score is multi_head", "window", "attention")
         elif self.heads != 8:

@@ -78,7 +78,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             output=tyro.MISSING,
             encoder=EncoderConfig(name="mobilenet_v2", weights="IMAGENET1K_V1"),
             decoder=DecoderConfig(
-                kind="transformer",
+                name="transformer",
                 embedding_dim=256,
                 hidden_dim=1024,
                 attention_dim=256,
@@ -166,9 +166,9 @@ PRESETS["shapes-self-critical"] = (
 )
 
 
-def _variant(name: str, description: str, **decoder: Any) -> None:
+def _variant(suffix: str, description: str, **decoder: Any) -> None:
     """Add shapes-soft with another decoder and nothing else changed."""
-    PRESETS[f"shapes-{name}"] = (
+    PRESETS[f"shapes-{suffix}"] = (
         f"Coloured shapes, {description} (docs/attention.md).",
         _with_decoder(PRESETS["shapes-soft"][1], **decoder),
     )
@@ -177,7 +177,7 @@ def _variant(name: str, description: str, **decoder: Any) -> None:
 _variant("dot", "dot score: a region is as wide as the LSTM state", score="dot")
 _variant("general", "general (bilinear) score", score="general")
 _variant("scaled-dot", "scaled dot score", score="scaled_dot")
-_variant("current", "attention with the current state (Luong et al., 2015)", attend_with="current_state")
+_variant("luong", "attention with the current state (Luong et al., 2015)", name="luong")
 _variant("multi-head", "four heads of scaled dot products", score="multi_head", heads=4)
 _variant("local-m", "window that moves by one region per word", window="local_m")
 _variant("local-p", "window at a predicted location", window="local_p")
@@ -185,7 +185,7 @@ _variant("draw", "Gaussian grid of DRAW", attention="draw")
 _variant(
     "transformer",
     "Transformer of two layers instead of the LSTM",
-    kind="transformer",
+    name="transformer",
     hidden_dim=256,
     attention_dim=128,
     heads=4,

@@ -6,6 +6,7 @@ from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, Recu
 from caption.decoders.luong import LuongDecoder
 from caption.decoders.show_attend_tell import ShowAttendTellDecoder
 from caption.decoders.transformer import TransformerDecoder
+from caption.errors import UserError
 
 DECODERS: dict[str, type[ShowAttendTellDecoder | LuongDecoder | TransformerDecoder]] = {
     "show_attend_tell": ShowAttendTellDecoder,
@@ -30,10 +31,10 @@ __all__ = [
 def build_decoder(
     config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int
 ) -> ShowAttendTellDecoder | LuongDecoder | TransformerDecoder:
-    """Return the decoder of a configuration for regions of width D on a grid of rows and columns, and V words."""
-    name = (
-        "transformer"
-        if config.kind == "transformer"
-        else {"previous_state": "show_attend_tell", "current_state": "luong"}[config.attend_with]
-    )
-    return DECODERS[name](config, region_width, grid, vocabulary_size)
+    """Return the decoder of a configuration for regions of width D on a grid of rows and columns, and V words.
+
+    Raises UserError for an unknown name.
+    """
+    if config.name not in DECODERS:
+        raise UserError(f"decoder.name is {config.name!r}, but must be one of {', '.join(DECODERS)}")
+    return DECODERS[config.name](config, region_width, grid, vocabulary_size)

@@ -37,6 +37,7 @@ class Decoder(Protocol):
     """
 
     stochastic: bool  # whether training samples locations
+    head_names: list[str]  # of the attention's heads, in the order of AttentionOutput.heads; none if it has one
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
@@ -112,6 +113,12 @@ class RecurrentDecoder(nn.Module):
     def stochastic(self) -> bool:
         """Whether training samples locations."""
         return self.attention.stochastic
+
+    @property
+    def head_names(self) -> list[str]:
+        """Names of the attention's heads; none if it has one."""
+        heads = self.attention.heads
+        return [f"head {m + 1}" for m in range(heads)] if heads > 1 else []
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""

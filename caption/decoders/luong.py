@@ -38,7 +38,7 @@ class LuongDecoder(RecurrentDecoder):
         if config.tie_embeddings:
             if config.embedding_dim != hidden:
                 raise UserError(
-                    "decoder.tie_embeddings with --decoder.attend-with current_state needs decoder.embedding_dim "
+                    "decoder.tie_embeddings with --decoder.name luong needs decoder.embedding_dim "
                     f"({config.embedding_dim}) equal to decoder.hidden_dim ({hidden}); give both the same"
                 )
             self.output.weight = self.embedding.weight

@@ -78,5 +78,5 @@ def describe_search(search: Mapping[str, Any], precision: str) -> str:
     beams = search["beam_size"]
     method = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"
     penalty = f", length penalty {search['length_penalty']}" if search["length_penalty"] else ""
-    locations = {"expectation": "", "most_probable": ", the most probable locations", "draw": ", sampled locations"}
-    return method + penalty + locations[search["attend"]] + ("" if precision == "fp32" else f", {precision}")
+    locations = {"expectation": "", "argmax": ", the most probable locations", "sample": ", sampled locations"}
+    return method + penalty + locations[search["hard_attention"]] + ("" if precision == "fp32" else f", {precision}")

@@ -191,7 +191,7 @@ def test_a_row_alone_is_the_row_in_a_batch(score: str, window: str, plane: bool,
 @pytest.mark.parametrize("score", SCORES)
 def test_permuting_regions_permutes_weights(score: str, selection: str) -> None:
     query, regions = inputs()
-    attention, order = make(score, attention=selection), torch.tensor([3, 1, 5, 0, 2, 4])
+    attention, order = make(score, selection=selection), torch.tensor([3, 1, 5, 0, 2, 4])
     a = attention(query, drawing(attention, attention.prepare(regions), 2))
     b = attention(query, drawing(attention, attention.prepare(regions[:, order]), 2))
     torch.testing.assert_close(a.weights[..., order], b.weights)

@@ -394,13 +394,13 @@ def test_the_configuration_knows_which_selections_draw() -> None:
         ({"attention": "retina", "window": "local_p"}, "decoder.window is local_p, but decoder.attention is retina"),
         ({"attention": "draw", "temperature": 2.0}, "decoder.temperature is 2.0, but decoder.attention is draw, which"),
         ({"attention": "retina", "score": "multi_head"}, "attention is retina, but decoder.score is multi_head"),
-        ({"attention": "draw", "kind": "transformer"}, "decoder.attention is draw, but decoder.kind is transformer"),
+        ({"attention": "draw", "name": "transformer"}, "decoder.attention is draw, but decoder.name is transformer"),
         ({"attention": "draw", "glimpse_size": 0}, "decoder.glimpse_size is 0, but must be at least 1"),
         (
             {"glimpse_size": 5},
             "decoder.glimpse_size is 5, but decoder.attention is soft; add --decoder.attention draw or retina",
         ),
-        ({"glimpse_size": 5, "kind": "transformer"}, "decoder.glimpse_size is 5, but"),
+        ({"glimpse_size": 5, "name": "transformer"}, "decoder.glimpse_size is 5, but"),
         ({"attention": "draw", "heads": 2}, "decoder.heads is 2, but nothing has heads"),
     ],
 )  # fmt: skip

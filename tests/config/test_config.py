@@ -21,6 +21,7 @@ from caption.config import (
 )
 from caption.config.presets import PRESETS, parse_preset
 from caption.config.validation import from_dict
+from caption.decoders import DECODERS
 from caption.encoders.cnn import NETWORKS
 from caption.errors import UserError
 from caption.evaluation import reward
@@ -92,7 +93,6 @@ def test_mistakes_are_refused_with_value_and_rule(make, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "field", "registry"),
     [
-        (DecoderConfig, "score", {*SCORES, "multi_head"}),
         (DecoderConfig, "window", {"global", *WINDOWS}),
         (DecoderConfig, "attention", {*SELECTIONS, *GLIMPSES}),
         (SelfCriticalConfig, "reward", set(get_args(reward.Kind))),
@@ -105,6 +105,13 @@ def test_the_choices_of_a_flag_equal_its_registry(config: type, field: str, regi
 def test_stochastic_names_the_attentions_that_sample_locations() -> None:
     attentions = {**SELECTIONS, **GLIMPSES}
     assert {name for name, attention in attentions.items() if attention.stochastic} == set(STOCHASTIC)
+
+
+def test_the_help_names_every_decoder_and_score(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_preset(["shapes-soft", "--help"], "train.py", "")
+    output = capsys.readouterr().out
+    assert all(name in output for name in (*DECODERS, *SCORES, "multi_head"))
 
 
 def test_the_encoder_s_help_names_every_cnn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from caption.attention import MultiHeadAttention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TrainingConfig, TransformerConfig
 from caption.data.vocabulary import END, PAD, SPECIALS, START, Vocabulary
-from caption.decoders import LuongDecoder, shift_right
+from caption.decoders import LuongDecoder, build_decoder, shift_right
 from caption.decoders.transformer import MAX_POSITIONS, TransformerDecoder, sinusoids
 from caption.errors import UserError
 from caption.search import beam, force_decode, greedy, search
@@ -328,14 +328,10 @@ def test_a_cache_is_reordered_with_its_rows() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "transformer", "attention": "hard"}, "decoder.kind is transformer, which has soft alone"),
-        ({"kind": "transformer", "score": "dot"}, "decoder.score is dot, but decoder.kind is transformer"),
-        (
-            {"kind": "transformer", "attend_with": "current_state"},
-            "decoder.attend_with is current_state, but decoder.kind is transformer",
-        ),
-        ({"kind": "transformer", "embedding_dim": 6}, "decoder.embedding_dim is 6, but must be divisible by 4"),
-        ({"transformer": TransformerConfig(layers=2)}, "decoder.transformer is set, but decoder.kind is lstm; add"),
+        ({"name": "transformer", "attention": "hard"}, "decoder.name is transformer, which has soft alone"),
+        ({"name": "transformer", "score": "dot"}, "decoder.score is dot, but decoder.name is transformer"),
+        ({"name": "transformer", "embedding_dim": 6}, "decoder.embedding_dim is 6, but must be divisible by 4"),
+        ({"transformer": TransformerConfig(layers=2)}, "decoder.transformer is set, .* is show_attend_tell; add"),
         ({"score": "multi_head", "window": "local_p"}, "decoder.window is local_p, but decoder.score is multi_head"),
         ({"score": "multi_head", "attention": "hard"}, "decoder.attention is hard, but decoder.score is multi_head"),
         ({"heads": 4}, "decoder.heads is 4, but nothing has heads; add --decoder.score multi_head"),
@@ -346,11 +342,18 @@ def test_what_does_not_go_together(fields: dict, message: str) -> None:
         DecoderConfig(**fields)
 
 
+def test_an_unknown_decoder_or_score_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UserError, match="decoder.name is 'up_down', but must be one of show_attend_tell, luong, tran"):
+        build_decoder(DecoderConfig(name="up_down"), D, (2, 3), V)
+    with pytest.raises(UserError, match="decoder.score is 'cosine', but must be one of additive, concat, dot, general"):
+        build_decoder(DecoderConfig(score="cosine"), D, (2, 3), V)
+
+
 def test_widths_that_do_not_fit() -> None:
     with pytest.raises(UserError, match=r"decoder.heads is 3, but must divide decoder.attention_dim, which is 8"):
         MultiHeadAttention(8, D, 8, 3)
     config = dataclasses.replace(
-        DecoderConfig(embedding_dim=6, hidden_dim=8, attention_dim=8), attend_with="current_state", tie_embeddings=True
+        DecoderConfig(embedding_dim=6, hidden_dim=8, attention_dim=8), name="luong", tie_embeddings=True
     )
     with pytest.raises(UserError, match=r"needs decoder.embedding_dim \(6\) equal to decoder.hidden_dim \(8\)"):
         Captioner(

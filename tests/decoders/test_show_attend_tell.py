@@ -101,7 +101,7 @@ def test_gradients_numerically(decoder: ShowAttendTellDecoder) -> None:
     def loss() -> torch.Tensor:
         decoded = decoder(decoder.attention.prepare(regions), CAPTIONS, LENGTHS)
         config = TrainingConfig(label_smoothing=0.1, doubly_stochastic=0.3)
-        return losses.total(losses.terms(decoded, config), config)
+        return losses.total_loss(losses.compute_terms(losses.LossInputs(decoded), config), config)
 
     check_gradients(decoder, loss, count=4, rel=1e-5)
 
@@ -163,5 +163,7 @@ def test_label_smoothing_is_pytorch_s(decoder: ShowAttendTellDecoder) -> None:
     decoded = decoder(make_memory(decoder), CAPTIONS, LENGTHS)
     config = TrainingConfig(label_smoothing=0.2, doubly_stochastic=0.0)
     expected = torch.nn.functional.cross_entropy(decoded.logits, decoded.targets, label_smoothing=0.2)
-    torch.testing.assert_close(losses.total(losses.terms(decoded, config), config), expected)
+    torch.testing.assert_close(
+        losses.total_loss(losses.compute_terms(losses.LossInputs(decoded), config), config), expected
+    )
     assert "uniform" not in losses.terms(decoded, TrainingConfig()) and "uniform" in losses.terms(decoded, config)

@@ -44,7 +44,7 @@ def test_json_has_no_nan_and_one_line_per_image() -> None:
     [
         (SearchConfig(beam_size=3), "fp32", "beam 3"),
         (
-            SearchConfig(length_penalty=0.5, attend="draw"),
+            SearchConfig(length_penalty=0.5, hard_attention="sample"),
             "bf16",
             "beam 3, length penalty 0.5, sampled locations, bf16",
         ),

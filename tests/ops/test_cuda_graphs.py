@@ -21,7 +21,7 @@ from caption.ops import cuda_graphs
 from caption.ops.cuda_graphs import Graphs
 
 SMALL = [
-    "--decoder.embedding-dim-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
+    "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
     "--training.precision", "fp32", "--training.epochs", "2",
     "--training.batch-size", "8", "--training.warmup-steps", "2", "--search.max-length", "8",
 ]  # fmt: skip

@@ -130,7 +130,7 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
         train.main([*args, *encoder(folder, "weights.pth"), "--encoder.layer", "features.13"])
     with pytest.raises(UserError, match="padding as usual .the model's: tensorflow"):
         train.main([*args, *encoder(folder, "weights.pth"), "--encoder.padding", "tensorflow"])
-    with pytest.raises(UserError, match="holds features, but training.horizontal_flip needs pictures"):
+    with pytest.raises(UserError, match="holds features, but training.horizontal_flip needs images"):
         train.main([*args, *encoder(folder, "weights.pth"), "--training.horizontal-flip"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
         train.main([*args, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])

@@ -91,7 +91,7 @@ def assert_same(one: Path, other: Path) -> None:
         [],
         ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"],
         ["--training.batch-by", "lengths"],
-        ["--decoder.kind", "transformer", "--decoder.embedding-dim", "16"],
+        ["--decoder.name", "transformer", "--decoder.embedding-dim", "16"],
         "--decoder.attention hard --training.reinforce.soft-probability 0 --training.reinforce.entropy 0.1".split(),
     ],
 )
@@ -149,7 +149,7 @@ def test_two_processes_evaluate_as_one(shapes: Path, tmp_path: Path) -> None:
     """The same scores and captions, with images divided unevenly; only rank 0 writes and prints."""
     train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL])
     arguments = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--batch-size", "4", "--no-java"]
-    arguments += ["--grounding", str(shapes.with_name("shapes_instances.json"))]
+    arguments += ["--instances", str(shapes.with_name("shapes_instances.json"))]
     evaluate.main(arguments)
     one = json.loads((tmp_path / "scores_test.json").read_text())
     (tmp_path / "scores_test.json").unlink()
@@ -203,12 +203,12 @@ def test_every_caption_is_read_once_per_epoch(
     assert sorted(words) == sorted(data.caption(number).tolist() for number in range(len(data.lengths)))
 
 
-@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+@pytest.mark.parametrize("decoder", ["show_attend_tell", "transformer"])
 @pytest.mark.parametrize("sample", [False, True])
 def test_padding_batches_count_nowhere(captioner: Captioner, shapes: Path, decoder: str, sample: bool) -> None:
     """No words, captions or rewards, and gradients of zero, which exist because the other processes wait for them."""
-    selection = "hard" if sample and decoder == "lstm" else "soft"
-    config = DecoderConfig(kind=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
+    selection = "hard" if sample and decoder == "show_attend_tell" else "soft"
+    config = DecoderConfig(name=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
     result = model(distributed.PaddingBatches(CaptionDataset(shapes, "train"))[~3], sample_locations=sample)

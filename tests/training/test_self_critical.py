@@ -48,7 +48,7 @@ def test_the_cider_d_reward_equals_the_evaluation_score() -> None:
     reward = Reward(references, "cider_d")
     words = [[str(word) for word in caption] for caption in captions]
     known = [[[str(word) for word in one] for one in several] for several in references]
-    wanted = cider_d(known, words, count_ngrams(known, words)).each  # in percent
+    wanted = cider_d(known, words, count_ngrams(known, words)).per_image  # in percent
     found = [reward(image, [caption])[0] for image, caption in enumerate(captions)]
     assert reward(7, captions) == [reward(7, [caption])[0] for caption in captions]
     assert found == pytest.approx((wanted / 100).tolist(), abs=1e-9) and max(found) > 0.5

@@ -66,7 +66,7 @@ def equal(a, b) -> bool:
             False,
             ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"],
         ),  # and sampled captions
-        (7, True, ["--decoder.kind", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
+        (7, True, ["--decoder.name", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
         (7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"]),
     ],
 )

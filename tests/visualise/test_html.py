@@ -49,7 +49,12 @@ def page(browser: Any) -> Iterator[Any]:
 def hypothesis(words: int, seed: int, locations: list[int] | None = None) -> Hypothesis:
     weights = torch.from_numpy(np.random.default_rng(seed).dirichlet(np.full(9, 0.3), words + 1)).float()
     return Hypothesis(
-        list(range(4, 4 + words)), -1.5 - seed, True, weights, locations, [0.1 * n for n in range(words + 1)]
+        list(range(4, 4 + words)),
+        -1.5 - seed,
+        True,
+        weights,
+        None if locations is None else torch.tensor(locations),
+        0.1 * torch.arange(words + 1),
     )
 
 

@@ -1,0 +1,126 @@
+"""The fraction of a training step, or of a search, that each fast backend saves.
+
+    python -m benchmarks.ops [--rounds 9]
+
+For every operation, a step is timed with its fast backends and without them, in turn: the reference, or the next
+backend, computes it instead. Steps are those of benchmarks.train_step at D = 2,048 and 512, in fp32 and bfloat16, and
+of the decoder of `shapes-soft` (L = 64, D = 128, H = 128, V = 34, 8 images x 5 captions); the search has three beams at
+D = 2,048. A backend that saves less than 3 % of all of them should be taken out.
+"""
+
+import contextlib
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure, train_step
+from caption import ops
+from caption.config import SearchConfig
+from caption.config.presets import PRESETS
+from caption.decoders import ShowAttendTellDecoder
+from caption.device import allow_tf32, autocast
+from caption.ops import cpu, recurrent_linear
+from caption.search import search
+
+OPERATIONS = (
+    "additive_scores: C", "additive_scores: exp", "weighted_sum", "gate_context", "lstm_cell", "token_nll", "dropout",
+    "linear", "transpose",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def without(operation: str) -> Iterator[None]:
+    """Turn the fast backends of an operation off."""
+    with contextlib.ExitStack() as stack:
+        if operation == "linear":
+            stack.enter_context(mock.patch.object(recurrent_linear, "MIN_WEIGHTS", 2**62))
+        elif operation == "transpose":
+            stack.enter_context(mock.patch.object(cpu, "supports_transpose", lambda matrix: False))
+        elif operation == "additive_scores: C":
+            kept = ops.BACKENDS["additive_scores"][1:]
+            stack.enter_context(mock.patch.dict(ops.BACKENDS, additive_scores=kept))
+        elif operation == "additive_scores: exp":
+            stack.enter_context(mock.patch.dict(ops.BACKENDS, additive_scores=(), prepare_keys=()))
+        elif operation:
+            stack.enter_context(mock.patch.dict(ops.BACKENDS, {operation: ()}))
+        yield
+
+
+def train_works(width: int, precision: str, device: torch.device) -> Callable[[], None]:
+    """A step of benchmarks.train_step."""
+    captions, lengths = train_step.make_batches(1)[0]
+    features = torch.randn(train_step.IMAGES, train_step.L, width, device=device)
+    return functools.partial(train_step.make_step(precision, width, device), features, captions, lengths)
+
+
+def shapes_works(device: torch.device) -> Callable[[], None]:
+    """A step of the decoder of `shapes-soft`."""
+    config = PRESETS["shapes-soft"][1].decoder
+    decoder = ShowAttendTellDecoder(config, 128, (8, 8), 34).to(device)
+    optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
+    features, captions = torch.randn(8, 64, 128, device=device), torch.randint(4, 34, (8, 5, 12), device=device)
+    lengths = torch.randint(8, 13, (8, 5)).sort(1, descending=True).values
+
+    def step() -> None:
+        output = decoder(decoder.prepare(features), captions, lengths)
+        loss: Tensor = ops.token_nll(output.logits, output.targets).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def search_works(precision: str, device: torch.device) -> Callable[[], None]:
+    """A search with three beams for 32 images."""
+    decoder = train_step.make_decoder(2048, device).eval()
+    features = torch.randn(32, train_step.L, 2048, device=device)
+    config = SearchConfig(beam_size=3, min_length=12, max_length=12)
+
+    @torch.inference_mode()
+    def step() -> None:
+        with autocast(device, precision):
+            search(decoder, decoder.prepare(features), config)
+
+    return step
+
+
+def main() -> None:
+    args, device = measure.begin(measure.make_parser(__doc__))
+    allow_tf32(device)
+    print(measure.machine(device))
+    works = {
+        "step 2048 fp32": train_works(2048, "fp32", device),
+        "step 2048 bf16": train_works(2048, "bf16", device),
+        "step 512 fp32": train_works(512, "fp32", device),
+        "step 512 bf16": train_works(512, "bf16", device),
+        "shapes-soft": shapes_works(device),
+        "search fp32": search_works("fp32", device),
+        "search bf16": search_works("bf16", device),
+    }
+
+    def run(work: Callable[[], None], operation: str) -> None:
+        with without(operation):
+            work()
+
+    savings: dict[str, dict[str, float]] = {operation: {} for operation in OPERATIONS}
+    for name, work in works.items():
+        variants = {operation: functools.partial(run, work, operation) for operation in ("", *OPERATIONS)}
+        times = measure.in_turn(variants, device, args.rounds)
+        print(f"{name}: {measure.spread(times[''])} ms", flush=True)
+        for operation in OPERATIONS:
+            fractions = [1 - fast / slow for fast, slow in zip(times[""], times[operation], strict=True)]
+            savings[operation][name] = statistics.median(fractions)
+    print(f"\n{'saved by':22}" + "".join(f"{name:>16}" for name in works))
+    for operation, saved in savings.items():
+        print(f"{operation:22}" + "".join(f"{saved[name]:16.1%}" for name in works))
+    if args.keep:
+        measure.keep("ops", device, savings)
+
+
+if __name__ == "__main__":
+    main()
