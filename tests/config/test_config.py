@@ -57,7 +57,7 @@ def test_missing_fields_take_their_default() -> None:
         ),
         (
             lambda: from_dict(DecoderConfig, {"hiden_dim": 3}),
-            "DecoderConfig has no field 'hiden_dim'; it has kind, embedding_dim, hidden_dim",
+            "DecoderConfig has no field 'hiden_dim'; it has name, embedding_dim, hidden_dim",
         ),
         (
             lambda: TrainingConfig(self_critical=SelfCriticalConfig(samples=3)),
