@@ -3,9 +3,10 @@
     python -m benchmarks.ops [--rounds 9]
 
 For every operation, a step is timed with its fast backends and without them, in turn: the reference, or the next
-backend, computes it instead. Steps are those of benchmarks.train_step at D = 2,048 and 512, in fp32 and bfloat16, and
-of the decoder of `shapes-soft` (L = 64, D = 128, H = 128, V = 34, 8 images x 5 captions); the search has three beams at
-D = 2,048. A backend that saves less than 3 % of all of them should be taken out.
+backend, computes it instead. The row `nothing` compares a step with itself: it shows the noise. Steps are those of
+benchmarks.train_step at D = 2,048 and 512, in fp32 and bfloat16, and of the decoder of `shapes-soft` (L = 64, D = 128,
+H = 128, V = 34, 8 images x 5 captions); the search has three beams at D = 2,048. A backend that saves less than 3 % of
+all of them should be taken out, unless it saves memory.
 """
 
 import contextlib
@@ -27,8 +28,7 @@ from caption.ops import cpu, recurrent_linear
 from caption.search import search
 
 OPERATIONS = (
-    "additive_scores: C", "additive_scores: exp", "weighted_sum", "gate_context", "lstm_cell", "token_nll", "dropout",
-    "linear", "transpose",
+    "additive_scores: C", "additive_scores: exp", "lstm_cell", "token_nll", "dropout", "linear", "transpose",
 )  # fmt: skip
 
 
@@ -89,6 +89,25 @@ def search_works(precision: str, device: torch.device) -> Callable[[], None]:
     return step
 
 
+def repeat(work: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        work()
+
+
+def fraction_saved(work: Callable[[], None], operation: str, device: torch.device, rounds: int, repeats: int) -> float:
+    """Return the fraction of the time that an operation's fast backends save: the median over pairs of steps."""
+    seconds: dict[str, list[float]] = {"": [], operation: []}
+    fractions = []
+    for round_ in range(-2, rounds):
+        for off in ("", operation) if round_ % 2 else (operation, ""):  # neither is always first
+            with without(off):
+                taken = measure.seconds(functools.partial(repeat, work, repeats), device)
+            seconds[off].append(taken)
+        if round_ >= 0:
+            fractions.append(1 - seconds[""][-1] / seconds[operation][-1 if operation else -2])
+    return statistics.median(fractions)
+
+
 def main() -> None:
     args, device = measure.begin(measure.make_parser(__doc__))
     allow_tf32(device)
@@ -103,21 +122,17 @@ def main() -> None:
         "search bf16": search_works("bf16", device),
     }
 
-    def run(work: Callable[[], None], operation: str) -> None:
-        with without(operation):
-            work()
-
-    savings: dict[str, dict[str, float]] = {operation: {} for operation in OPERATIONS}
+    savings: dict[str, dict[str, float]] = {operation: {} for operation in ("nothing", *OPERATIONS)}
     for name, work in works.items():
-        variants = {operation: functools.partial(run, work, operation) for operation in ("", *OPERATIONS)}
-        times = measure.in_turn(variants, device, args.rounds)
-        print(f"{name}: {measure.spread(times[''])} ms", flush=True)
-        for operation in OPERATIONS:
-            fractions = [1 - fast / slow for fast, slow in zip(times[""], times[operation], strict=True)]
-            savings[operation][name] = statistics.median(fractions)
+        repeats = 10 if name == "shapes-soft" else 1
+        for operation, fractions in savings.items():
+            fractions[name] = fraction_saved(
+                work, "" if operation == "nothing" else operation, device, args.rounds, repeats
+            )
+        print(name, flush=True)
     print(f"\n{'saved by':22}" + "".join(f"{name:>16}" for name in works))
-    for operation, saved in savings.items():
-        print(f"{operation:22}" + "".join(f"{saved[name]:16.1%}" for name in works))
+    for operation, fractions in savings.items():
+        print(f"{operation:22}" + "".join(f"{fractions[name]:16.1%}" for name in works))
     if args.keep:
         measure.keep("ops", device, savings)
 

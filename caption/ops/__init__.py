@@ -16,13 +16,13 @@ from caption.ops import cpu, exp_tanh, reference, switch, torch_compile, triton
 from caption.ops import dropout as shared_bits
 from caption.ops.cuda_graphs import TimeLoop
 from caption.ops.recurrent_linear import RecurrentLinear, reuse_weights
-from caption.ops.reference import attention_weights
+from caption.ops.reference import attention_weights, gate_context, weighted_sum
 from caption.ops.switch import chosen, use
 from caption.ops.torch_compile import enable as enable_compile
 
 __all__ = [
     "BACKENDS", "Backend", "Dropout", "RecurrentLinear", "TimeLoop", "additive_attention", "additive_scores",
-    "attention_weights", "chosen",    "enable_compile", "gate_context", "lstm_cell", "prepare_keys", "reuse_weights",
+    "attention_weights", "chosen", "enable_compile", "gate_context", "lstm_cell", "prepare_keys", "reuse_weights",
     "token_nll", "use", "weighted_sum",
 ]  # fmt: skip
 
@@ -46,9 +46,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("C", cpu.supports_additive_scores, cpu.additive_scores),
         Backend("exp, in blocks", _always, exp_tanh.additive_scores),
     ),
-    "weighted_sum": (Backend("C", cpu.supports_weighted_sum, cpu.weighted_sum),),
     "additive_attention": (Backend("Triton", triton.supports_additive_attention, triton.additive_attention),),
-    "gate_context": (Backend("C", cpu.supports_gate_context, cpu.gate_context),),
     "lstm_cell": (
         Backend("C", cpu.supports_lstm_cell, cpu.lstm_cell),
         Backend("torch.compile", torch_compile.supports, torch_compile.lstm_cell),
@@ -89,13 +87,6 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     return scores
 
 
-def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Return the contexts z_t = sum_i alpha_ti a_i, shape [B, Q, D], of weights [B, Q, L] and values [B, L, D], eq.
-    13."""
-    contexts: Tensor = _run("weighted_sum", weights, values)
-    return contexts
-
-
 def additive_attention(
     query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -106,12 +97,6 @@ def additive_attention(
         return contexts, weights
     weights = attention_weights(additive_scores(query, keys, vector), temperature)
     return weighted_sum(weights, values), weights
-
-
-def gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gated context beta_t z_t [B, Q, C] and beta_t = sigmoid(f_beta(h_(t-1))) [B, Q], section 4.2.1."""
-    gated, gate = _run("gate_context", context, hidden, weight, bias)
-    return gated, gate
 
 
 def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,17 +12,8 @@ from torch.autograd.function import once_differentiable
 from caption.ops import exp_tanh
 from caption.ops.cpu_library import LANES, library, run
 
-MIN_WORK = 2**20  # Q L A or Q L D times B from which on a kernel over regions pays
+MIN_WORK = 2**20  # B Q L A from which on the kernel of additive scores pays
 MIN_ELEMENTS = 2**14  # numbers from which on a kernel pays without gradient: not to compile for one image's caption
-
-
-def _supports_regions(rows: Tensor, regions: Tensor, *others: Tensor) -> bool:
-    """Return whether the kernels are for rows [B, Q, ...] over keys [B, L, A] or values [B, L, D]."""
-    if rows.device.type != "cpu" or any(tensor.dtype != torch.float32 for tensor in (regions, *others)):
-        return False
-    if regions.shape[-1] % LANES or (len(rows) == 1 and not torch.is_grad_enabled()):
-        return False  # one image is captioned sooner than the kernels are compiled
-    return rows.shape[1] * regions.numel() >= MIN_WORK and library() is not None
 
 
 def _supports_elements(tensor: Tensor, *others: Tensor) -> bool:
@@ -39,7 +30,11 @@ def _is_half(tensor: Tensor) -> bool:
 
 
 def supports_additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> bool:
-    return _supports_regions(query, keys, vector)
+    if query.device.type != "cpu" or not keys.dtype == vector.dtype == torch.float32 or keys.shape[-1] % LANES:
+        return False
+    if len(query) == 1 and not torch.is_grad_enabled():
+        return False  # one image is captioned sooner than the kernels are compiled
+    return query.shape[1] * keys.numel() >= MIN_WORK and library() is not None
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -64,38 +59,6 @@ def _scores_backward(
 
 
 KERNELS = exp_tanh.Kernels(_scores_forward, _scores_backward)
-
-
-def supports_weighted_sum(weights: Tensor, values: Tensor) -> bool:
-    return _supports_regions(weights, values)  # not bfloat16, in which oneDNN's product is as fast
-
-
-def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Return the contexts [B, Q, D] of weights [B, Q, L] and values [B, L, D], both float32."""
-    contexts: Tensor = _WeightedSum.apply(weights.float(), values)  # type: ignore[no-untyped-call]
-    return contexts
-
-
-class _WeightedSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, values)
-        contexts = values.new_empty(*weights.shape[:2], values.shape[-1])
-        run("weighted_sum", (weights, values, contexts), (*weights.shape[:2], *values.shape[1:]))
-        return contexts
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, values = ctx.saved_tensors
-        grad_weights = grad_values = None
-        if ctx.needs_input_grad[0]:
-            grad_weights = weights.new_empty(weights.shape)
-            sizes = (*weights.shape[:2], *values.shape[1:])
-            run("weighted_sum_backward", (gradient, values, grad_weights), sizes)
-        if ctx.needs_input_grad[1]:
-            grad_values = weights.transpose(1, 2) @ gradient
-        return grad_weights, grad_values
 
 
 def supports_lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> bool:
@@ -133,42 +96,6 @@ class _LSTMCell(torch.autograd.Function):
         tensors = (gates, cell, next_cell, grad_hidden, grad_next_cell, grad_gates, grad_cell)
         run("lstm_cell_backward", tensors, (_is_half(grad_hidden), cell.shape[:-1].numel(), cell.shape[-1]))
         return grad_cell, grad_gates, grad_gates, grad_gates
-
-
-def supports_gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    return weight.dtype == torch.float32 and _supports_elements(hidden, context)
-
-
-def gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return beta z [B, Q, C] in the dtype of the context z [B, Q, C], and beta [B, Q] in float32."""
-    gated, gate = _GateContext.apply(context, hidden, weight, bias)  # type: ignore[no-untyped-call]
-    return gated, gate
-
-
-class _GateContext(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        assert context.shape[:-1] == hidden.shape[:-1] and weight.shape == (1, hidden.shape[-1])
-        gated, gate = context.new_empty(context.shape), weight.new_empty(context.shape[:-1])
-        run("gate_context", (context, hidden, weight, bias, gated, gate), _gate_sizes(context, hidden))
-        ctx.save_for_backward(context, hidden, weight, gate)
-        return gated, gate
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_gated: Tensor, grad_gate: Tensor) -> tuple[Tensor, ...]:
-        context, hidden, weight, gate = ctx.saved_tensors
-        grad_context, grad_hidden = context.new_empty(context.shape), hidden.new_empty(hidden.shape)
-        grad_weight, grad_bias = weight.new_empty(weight.shape), gate.new_empty(gate.shape)  # of the bias by each row
-        tensors = (
-            context, hidden, weight, gate, grad_gated, grad_gate, grad_context, grad_hidden, grad_weight, grad_bias
-        )  # fmt: skip
-        run("gate_context_backward", tensors, _gate_sizes(context, hidden))
-        return grad_context, grad_hidden, grad_weight, grad_bias.sum().view(1)
-
-
-def _gate_sizes(context: Tensor, hidden: Tensor) -> tuple[int, ...]:
-    return _is_half(context), context.shape[:-1].numel(), context.shape[-1], hidden.shape[-1]
 
 
 def supports_token_nll(logits: Tensor, targets: Tensor) -> bool:

@@ -1,6 +1,6 @@
 // The operations of reference.py at which PyTorch is slow on a CPU. cpu_library.py compiles this file and defines
-// LANES, a power of two; cpu.py calls the functions. Additive scores and weighted sums read the large tensors, keys
-// [B, L, A] and values [B, L, D], once for all Q rows of an image; there A and D must be multiples of LANES.
+// LANES, a power of two; cpu.py calls the functions. Additive scores read the keys [B, L, A] once for all Q rows of an
+// image; A must be a multiple of LANES there.
 
 #include <math.h>
 #include <omp.h>
@@ -82,51 +82,6 @@ void additive_scores_backward(const float *exp_query, const float *exp_keys, con
                 }
             for (int64_t q = 0; q < Q; q++)
                 for (int64_t a = first; a < last; a++) grad_q[q * n + a] *= 4 * v[a];
-        }
-}
-
-// Contexts sum_l alpha_l a_l [B, Q, D], eq. 13, of weights alpha [B, Q, L] and values a [B, L, D]. Four regions at a
-// time, so that the sum is read and written less often.
-void weighted_sum(const float *weights, const float *values, float *contexts, int64_t B, int64_t Q, int64_t L,
-                  int64_t D) {
-    int64_t n = D / LANES, wide = task_size(B, n), parts = (n + wide - 1) / wide;
-#pragma omp parallel for collapse(2)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t part = 0; part < parts; part++) {
-            int64_t first = part * wide, last = first + wide < n ? first + wide : n, l = 0;
-            const vec *x = (const vec *)(values + b * L * D);
-            vec *z = (vec *)(contexts + b * Q * D);
-            for (int64_t q = 0; q < Q; q++)
-                for (int64_t d = first; d < last; d++) z[q * n + d] = (vec){0};
-            for (; l + 4 <= L; l += 4)
-                for (int64_t q = 0; q < Q; q++) {
-                    const float *w = weights + (b * Q + q) * L + l;
-                    for (int64_t d = first; d < last; d++)
-                        z[q * n + d] += w[0] * x[l * n + d] + w[1] * x[(l + 1) * n + d] + w[2] * x[(l + 2) * n + d] +
-                                        w[3] * x[(l + 3) * n + d];
-                }
-            for (; l < L; l++)
-                for (int64_t q = 0; q < Q; q++)
-                    for (int64_t d = first; d < last; d++)
-                        z[q * n + d] += weights[(b * Q + q) * L + l] * x[l * n + d];
-        }
-}
-
-// From the gradient g of the contexts [B, Q, D] that of the weights [B, Q, L]: sum_d g_d a_ld.
-void weighted_sum_backward(const float *gradient, const float *values, float *grad_weights, int64_t B, int64_t Q,
-                           int64_t L, int64_t D) {
-    int64_t n = D / LANES;
-#pragma omp parallel for collapse(2)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t l = 0; l < L; l++) {
-            const vec *x = (const vec *)(values + (b * L + l) * D);
-            for (int64_t q = 0; q < Q; q++) {
-                const vec *g = (const vec *)(gradient + (b * Q + q) * D);
-                vec even = {0}, odd = {0};
-                for (int64_t d = 0; d + 1 < n; d += 2) even += g[d] * x[d], odd += g[d + 1] * x[d + 1];
-                if (n % 2) even += g[n - 1] * x[n - 1];
-                grad_weights[(b * Q + q) * L + l] = sum(even + odd);
-            }
         }
 }
 
@@ -279,70 +234,6 @@ void lstm_cell_backward(const float *gates, const float *cell, const float *next
             }
             for (int k = 0; k < 4; k++) store(grad_gate[k], grad_gates, half, (n * 4 + k) * H + first, count);
         }
-}
-
-// The gate of section 4.2.1: beta = sigmoid(w . h + b) [N] and beta z [N, C], of context z [N, C] and hidden state h
-// [N, H] (floats or bfloat16), weight w [H] and bias b [1].
-void gate_context(const void *context, const void *hidden, const float *weight, const float *bias, void *gated,
-                  float *gate, int64_t half, int64_t N, int64_t C, int64_t H) {
-#pragma omp parallel for
-    for (int64_t n = 0; n < N; n++) {
-        float copy[BLOCK], sum = *bias;
-        for (int64_t first = 0; first < H; first += BLOCK) {
-            int64_t count = block_size(H - first);
-            const float *h = load(hidden, half, n * H + first, count, copy), *w = weight + first;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < count; i++) sum += w[i] * h[i];
-        }
-        float beta = gate[n] = sigmoid(sum);
-        for (int64_t first = 0; first < C; first += BLOCK) {
-            int64_t count = block_size(C - first);
-            const float *z = load(context, half, n * C + first, count, copy);
-            float product[BLOCK];
-#pragma omp simd
-            for (int64_t i = 0; i < count; i++) product[i] = beta * z[i];
-            store(product, gated, half, n * C + first, count);
-        }
-    }
-}
-
-// From the gradients of beta z and of beta those of context, hidden state and weight, and that of the bias for each
-// row [N].
-void gate_context_backward(const void *context, const void *hidden, const float *weight, const float *gate,
-                           const void *grad_gated, const float *grad_gate, void *grad_context, void *grad_hidden,
-                           float *grad_weight, float *grad_bias, int64_t half, int64_t N, int64_t C, int64_t H) {
-#pragma omp parallel for
-    for (int64_t n = 0; n < N; n++) {
-        float copies[2][BLOCK], product[BLOCK], sum = grad_gate[n];
-        for (int64_t first = 0; first < C; first += BLOCK) {
-            int64_t count = block_size(C - first);
-            const float *z = load(context, half, n * C + first, count, copies[0]);
-            const float *grad = load(grad_gated, half, n * C + first, count, copies[1]);
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < count; i++) sum += z[i] * grad[i];
-#pragma omp simd
-            for (int64_t i = 0; i < count; i++) product[i] = gate[n] * grad[i];
-            store(product, grad_context, half, n * C + first, count);
-        }
-        grad_bias[n] = sum * gate[n] * (1 - gate[n]);
-        for (int64_t first = 0; first < H; first += BLOCK) {
-            int64_t count = block_size(H - first);
-#pragma omp simd
-            for (int64_t i = 0; i < count; i++) product[i] = grad_bias[n] * weight[first + i];
-            store(product, grad_hidden, half, n * H + first, count);
-        }
-    }
-    for (int64_t first = 0; first < H; first += BLOCK) {
-        int64_t count = block_size(H - first);
-        float copy[BLOCK], *grad = grad_weight + first;
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) grad[i] = 0;
-        for (int64_t n = 0; n < N; n++) {
-            const float *h = load(hidden, half, n * H + first, count, copy);
-#pragma omp simd
-            for (int64_t i = 0; i < count; i++) grad[i] += grad_bias[n] * h[i];
-        }
-    }
 }
 
 // The largest logit of each row and sum_v e^(x_v - largest), both [N], of logits x [N, V], floats or bfloat16.

@@ -42,14 +42,8 @@ def attention_inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]
 
 def inputs(operation: str, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     """Arguments of an operation that have gradients."""
-    b, q, n, a, h = shape
+    b, q, _, _, h = shape
     wide = torch.promote_types(dtype, torch.float32)
-    if operation == "weighted_sum":
-        weights, values = tensors([(b, q, n), (b, n, a)], [wide, dtype])
-        return [weights.softmax(-1), values]
-    if operation == "gate_context":
-        made = tensors([(b, q, a), (b, q, h), (1, h), (1,)], [dtype, dtype, wide, wide])
-        return [*made[:2], made[2] / h**0.5, made[3]]
     if operation == "lstm_cell":
         return tensors([(b, q, h), *3 * [(b, q, 4 * h)]], [wide, *3 * [dtype]])
     if operation == "token_nll":
