@@ -1,4 +1,4 @@
-# make demo: the whole of the main job on drawn pictures.  make test: lint, types, tests.
+# make demo: preprocess, train, evaluate and caption, on generated images.  make test: lint, types, tests.
 # Both install what they need into .venv first.
 
 PYTHON ?= python3
