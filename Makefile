@@ -22,7 +22,7 @@ demo: install
 		--instances data/shapes_instances.json --report runs/demo/report
 	$(BIN)/python caption_image.py --checkpoint runs/demo/best.pt --image data/shapes-test/shapes_test_000001.png \
 		--output runs/demo/caption.png
-	@echo "look at runs/demo/caption.png (the picture, and where the model looked at each word), runs/demo/curves.png,"
+	@echo "look at runs/demo/caption.png (the image, and the attention of each word), runs/demo/curves.png,"
 	@echo "and, in a browser, runs/demo/report/index.html (every caption of the test split, the worst first)"
 
 lint: install

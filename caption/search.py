@@ -71,10 +71,10 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
 
 @torch.inference_mode()
 def force_decode(
-    decoder: StepDecoder, memory: Memory, words: list[int], attend: HardAttentionMode, heads: bool = False
+    decoder: StepDecoder, memory: Memory, words: list[int], hard_attention: HardAttentionMode, heads: bool = False
 ) -> list[Hypothesis]:
     """Return a given caption, without <end>, as every image's hypothesis: its log-probability and its attention."""
-    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, hard_attention=attend)
+    config = SearchConfig(1, len(words) + 1, 0, suppress_unknown=False, hard_attention=hard_attention)
     steps = iter([*words, END])
 
     def next_word(log_probabilities: Tensor) -> Tensor:

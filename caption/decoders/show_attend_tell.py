@@ -1,4 +1,4 @@
-"""The decoder of Show, HardAttentionMode and Tell, section 3.1.2."""
+"""The decoder of Show, Attend and Tell, section 3.1.2."""
 
 from torch import Tensor, nn
 
