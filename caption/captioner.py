@@ -93,8 +93,8 @@ class Captioner(nn.Module):
         """Raise UserError for a kind of attention that this model does not have."""
         if search.hard_attention != "expectation" and not self.decoder.stochastic:
             raise UserError(
-                f"hard_attention is {search.hard_attention}, but this model's attention is soft: it has the expectation "
-                "alone"
+                f"hard_attention is {search.hard_attention}, but this model's attention is soft: it has the "
+                "expectation alone"
             )
 
     def to_checkpoint(self) -> dict[str, Any]:
