@@ -1,5 +1,6 @@
 """Small data and models that many tests share."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from caption import ops
 from caption.attention import Memory, build_attention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
@@ -44,6 +46,13 @@ def _as_before() -> Iterator[None]:
     for number, handler in kept.items():
         signal.signal(number, handler)
     torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(autouse=True)
+def _fast_backends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests of tests/ops are of the fast backends: they run whatever CAPTION_OPS says."""
+    with ops.use("auto") if request.path.parent.name == "ops" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture
