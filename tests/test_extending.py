@@ -1,0 +1,146 @@
+"""The diffs of docs/extending.md apply to the tree as it is, and what they add works."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+DIFFS = dict(re.findall(r"^## ([^\n]+)\n.*?^```diff\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+
+# Stands for timm, which is large and not needed here.
+TIMM = """
+from torch import nn
+
+def list_models():
+    return ["tiny"]
+
+def create_model(name, pretrained, num_classes, global_pool):
+    assert (name, pretrained, num_classes, global_pool) == ("tiny", False, 0, "")
+    network = nn.Conv2d(3, 6, 8, 8)
+    network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    return network
+"""
+# Beside these run the tests of every score and every decoder.
+CHECKS = """
+import math
+
+import pytest
+import torch
+from conftest import make_kind
+
+from caption.attention import SCORES
+from caption.config import EncoderConfig, TrainingConfig
+from caption.data.vocabulary import START
+from caption.decoders import DecoderOutput
+from caption.encoders.registry import build_encoder
+from caption.errors import UserError
+from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.metrics import score_captions
+from caption.training.losses import LossInputs, compute_terms, total_loss
+
+
+def test_score():
+    score, query, regions = SCORES["cosine"](5, 6, 4), torch.randn(2, 3, 5), torch.randn(2, 7, 6)
+    q, k = score.query(query).unsqueeze(2), score.key(regions).unsqueeze(1)
+    expected = 10 * torch.cosine_similarity(q, k, dim=-1)  # [2, 3, 7]
+    torch.testing.assert_close(score(query, score.keys(regions)), expected)
+
+
+def test_decoder():
+    def lstm(cell, gates):
+        i, f, o, g = gates.chunk(4, -1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
+
+    decoder, regions = make_kind("up-down"), torch.randn(1, 6, 6, dtype=torch.double)
+    memory, mean = decoder.prepare(regions), regions.mean(1, keepdim=True)
+    state = decoder.start(memory, 1)
+    (h1, h2), (c1, c2) = state.hidden.chunk(2, -1), state.cell.chunk(2, -1)
+    for word in (START, 4, 7):
+        words = torch.tensor([[word]])
+        logits, state, attended = decoder.step(words, state, memory)
+        gates = decoder.word_to_gates(decoder.embedding(words)) + decoder.mean_to_gates(mean)
+        h1, c1 = lstm(c1, gates + decoder.hidden_to_gates(torch.cat([h1, h2], -1)))
+        weights = decoder.attention.score(h1, memory.keys).softmax(-1)
+        gates = decoder.context_to_language(weights @ regions) + decoder.attention_to_language(h1)
+        h2, c2 = lstm(c2, gates + decoder.language_to_language(h2))
+        torch.testing.assert_close(attended.weights, weights)
+        torch.testing.assert_close(logits, decoder.output(h2))
+
+
+def test_encoder():
+    encoder = build_encoder(EncoderConfig(name="timm/tiny"), 32)
+    assert encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 16, 6)
+    assert encoder.mean.flatten().tolist() == [0.5] * 3 and encoder.std.flatten().tolist() == [0.25] * 3
+    with pytest.raises(UserError, match="timm/tiny has the weights none and DEFAULT"):
+        build_encoder(EncoderConfig(name="timm/tiny", weights="IMAGENET1K_V1"), 32)
+
+
+def test_loss_term():
+    logits = torch.zeros(2, 4)
+    logits[1, 0] = 100  # one word says nothing, the other all
+    words = torch.zeros(2, dtype=torch.long)
+    inputs = LossInputs(DecoderOutput(logits, words, words, None))
+    config = TrainingConfig(doubly_stochastic=0.0, confidence_penalty=0.1)
+    terms = compute_terms(inputs, config)
+    assert terms["confidence_penalty"].item() == pytest.approx(-math.log(4) / 2)
+    assert total_loss(terms, config).item() == pytest.approx(0.9 * math.log(4) / 2)
+    assert set(compute_terms(inputs, TrainingConfig(doubly_stochastic=0.0))) == {"cross_entropy"}
+
+
+def test_metric():
+    captions = CaptionSet(["a " * 21, "a " * 20], [["a"], ["a"]])
+    assert score_captions(captions, ["long captions"]).values == {"long captions": 50}
+"""
+
+
+def apply(diff: str, tree: Path, *options: str) -> None:
+    """Apply a diff to a tree, which git takes for a plain folder even inside a repository."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    command = ["git", "apply", *options, "-"]
+    done = subprocess.run(command, input=diff, cwd=tree, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr}\nmake the change by hand and put its `git diff -U1` into the document"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the diffs change and their tests read."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git here")
+    copy = tmp_path / "tree"
+    for folder in ("caption", "preprocess", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / file, copy)
+    return copy
+
+
+def test_there_is_a_diff_for_each_kind_of_extension() -> None:
+    assert list(DIFFS) == ["An attention score", "A decoder", "An encoder", "A loss term", "A metric"]
+    assert TEXT.count("```") == 2 * len(DIFFS)
+
+
+@pytest.mark.parametrize("kind", DIFFS)
+def test_each_diff_applies_alone(kind: str, tree: Path) -> None:
+    apply(DIFFS[kind], tree, "--check")
+
+
+def test_what_the_diffs_add_passes_the_tests_that_the_document_names(tree: Path) -> None:
+    for diff in DIFFS.values():
+        apply(diff, tree)
+    for path in re.findall(r"`((?:caption|tests)/[\w/]+\.py)`", TEXT):
+        assert (tree / path).exists(), path
+    (tree / "timm.py").write_text(TIMM)
+    (tree / "tests" / "test_added.py").write_text(CHECKS)
+    files = ["attention/test_attention.py", "decoders/test_decoders.py", "config/test_config.py", "test_added.py"]
+    selected = "cosine or up-down or every_decoder_and_score or test_added"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", selected]
+    command += [f"tests/{file}" for file in files]
+    done = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
