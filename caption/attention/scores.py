@@ -154,7 +154,7 @@ class ScaledDotScore(Score):
         return scores
 
 
-SCORES: dict[str, type[AdditiveScore | ConcatScore | DotScore | GeneralScore | ScaledDotScore]] = {
+SCORES: dict[str, type[Score]] = {
     "additive": AdditiveScore,
     "concat": ConcatScore,
     "dot": DotScore,

@@ -1,5 +1,7 @@
 """Decoders write the caption: `prepare`, `start`, `step` and `forward` are their protocol (`base.Decoder`)."""
 
+from collections.abc import Callable
+
 from caption.attention.windows import Grid
 from caption.config import DecoderConfig
 from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, RecurrentState, shift_right
@@ -8,7 +10,7 @@ from caption.decoders.show_attend_tell import ShowAttendTellDecoder
 from caption.decoders.transformer import TransformerDecoder
 from caption.errors import UserError
 
-DECODERS: dict[str, type[ShowAttendTellDecoder | LuongDecoder | TransformerDecoder]] = {
+DECODERS: dict[str, Callable[[DecoderConfig, int, Grid, int], RecurrentDecoder | TransformerDecoder]] = {
     "show_attend_tell": ShowAttendTellDecoder,
     "luong": LuongDecoder,
     "transformer": TransformerDecoder,
@@ -30,7 +32,7 @@ __all__ = [
 
 def build_decoder(
     config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int
-) -> ShowAttendTellDecoder | LuongDecoder | TransformerDecoder:
+) -> RecurrentDecoder | TransformerDecoder:
     """Return the decoder of a configuration for regions of width D on a grid of rows and columns, and V words.
 
     Raises UserError for an unknown name.

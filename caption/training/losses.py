@@ -84,13 +84,16 @@ class Term(NamedTuple):
     needs: tuple[str, ...]  # fields of LossInputs; the term is left out where one of them is None
     weight: Callable[[TrainingConfig], float]  # its factor in the sum that is minimised
     log_unweighted: bool = False  # also computed, for the log, where the weight is 0
+    reads_attention: bool = False  # reads `references.weights`, which a Transformer returns only on request
 
 
 # By the name in the log. A new loss is one function above and one line here.
 TERMS: dict[str, Term] = {
     "cross_entropy": Term(cross_entropy, ("references",), lambda config: 1 - config.label_smoothing),
     "smoothing": Term(smoothing_loss, ("references",), lambda config: config.label_smoothing),
-    "doubly_stochastic": Term(doubly_stochastic, ("references",), lambda config: config.doubly_stochastic),
+    "doubly_stochastic": Term(
+        doubly_stochastic, ("references",), lambda config: config.doubly_stochastic, reads_attention=True
+    ),
     "reinforce": Term(
         reinforce_loss,
         ("references", "locations", "location_advantages"),
@@ -103,6 +106,11 @@ TERMS: dict[str, Term] = {
     ),
     "self_critical": Term(self_critical_loss, ("samples", "caption_advantages"), lambda config: 1.0),
 }
+
+
+def reads_attention(config: TrainingConfig) -> bool:
+    """Return whether a term that reads the attention's weights has a weight that is not 0."""
+    return any(term.reads_attention and term.weight(config) != 0 for term in TERMS.values())
 
 
 def compute_terms(inputs: LossInputs, config: TrainingConfig) -> dict[str, Tensor]:

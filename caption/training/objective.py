@@ -87,7 +87,7 @@ def decode(
         captions, lengths, sampled = (
             values.repeat_interleave(config.reinforce.samples, 1) for values in (captions, lengths, sampled)
         )
-    need_weights = config.doubly_stochastic > 0 or sampled is not None
+    need_weights = losses.reads_attention(config) or sampled is not None
     images = to_device(batch.images, device)
     with autocast(device, config.precision):
         decoded: DecoderOutput = captioner(images, captions, lengths, sampled, need_weights, sampling_rate)

@@ -343,10 +343,10 @@ def test_what_does_not_go_together(fields: dict, message: str) -> None:
 
 
 def test_an_unknown_decoder_or_score_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="decoder.name is 'up_down', but must be one of show_attend_tell, luong, tran"):
-        build_decoder(DecoderConfig(name="up_down"), D, (2, 3), V)
-    with pytest.raises(UserError, match="decoder.score is 'cosine', but must be one of additive, concat, dot, general"):
-        build_decoder(DecoderConfig(score="cosine"), D, (2, 3), V)
+    with pytest.raises(UserError, match="decoder.name is 'unknown', but must be one of show_attend_tell, luong, tran"):
+        build_decoder(DecoderConfig(name="unknown"), D, (2, 3), V)
+    with pytest.raises(UserError, match="decoder.score is 'unknown', but must be one of additive, concat"):
+        build_decoder(DecoderConfig(score="unknown"), D, (2, 3), V)
 
 
 def test_widths_that_do_not_fit() -> None:
