@@ -171,6 +171,7 @@ def test_the_environment_turns_every_backend_off() -> None:
 
 
 def test_an_unknown_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switch, "_override", [])
     monkeypatch.setenv("CAPTION_OPS", "fast")
     switch._environment.cache_clear()
     with pytest.raises(UserError, match="CAPTION_OPS is 'fast', but must be auto or reference"):
