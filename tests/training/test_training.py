@@ -254,6 +254,7 @@ def test_eight_images_are_overfitted(shapes: Path, captioner: Captioner) -> None
         loss = losses.cross_entropy(captioner(batch.images, batch.captions, batch.lengths))
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)  # else a late spike of Adam decides the last loss
         optimizer.step()
     assert loss.item() < 0.02
     memory = captioner.encode(batch.images)  # in training mode, with the batch statistics of training
