@@ -18,7 +18,7 @@ class Output:
     output: str
     """The HDF5 file to write."""
     store: Literal["pixels", "jpeg", "features"] = "pixels"
-    """What to store of an image: its pixels, a JPEG file of them, or the features of the frozen --encoder."""
+    """Content to store for each image: its pixels, a JPEG file of them, or the features of the frozen --encoder."""
     quality: int = 90
     """Quality of the JPEG files, from 1 to 100."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

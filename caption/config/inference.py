@@ -71,7 +71,7 @@ class CaptioningConfig:
     """A figure (.png, .pdf, .svg, .jpg; .gif shows one word after the other), a page for a browser with all the
     images (.html), or a folder for one figure per image; empty: none of these."""
     format: Literal["png", "pdf", "svg", "jpg", "gif"] = "png"
-    """Of the figures in a folder."""
+    """File type of the figures in a folder."""
     caption: str = ""
     """Words to show the attention for, instead of the model's own caption."""
     compare_with: str = ""

@@ -12,7 +12,7 @@ Fit = Literal["crop", "squash"]  # make an image square: keep the centre, or kee
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How images were made square; read from the data file and kept with the model."""
+    """The way images were made square; read from the data file and kept with the model."""
 
     size: int
     fit: Fit

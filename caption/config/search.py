@@ -10,7 +10,7 @@ HardAttentionMode = Literal["expectation", "argmax", "sample"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How captions are generated."""
+    """Options of caption generation."""
 
     beam_size: int = 3
     """Beams per image; 1: greedy search."""

@@ -1,10 +1,10 @@
-"""Where the regions of an encoder lie on the image."""
+"""Positions of an encoder's regions on the image."""
 
 from typing import NamedTuple
 
 
 class FeatureGrid(NamedTuple):
-    """Where the L = rows * columns regions of an encoder lie on its square image, in pixels, S to a side.
+    """Positions of the L = rows * columns regions of an encoder on its square image, in pixels, S to a side.
 
     A region lies at the centre of its receptive field: at `first` + `step` times its row (or column), where 0 is the
     centre of the first pixel. In most networks this is not the centre of the cell that an even division of the image

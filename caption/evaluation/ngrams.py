@@ -11,7 +11,7 @@ Integers = NDArray[np.int64]
 
 
 class Counts(NamedTuple):
-    """How often each n-gram occurs in each text: one row per pair that occurs, sorted by text, then n-gram."""
+    """Counts of each n-gram in each text: one row per pair that occurs, sorted by text, then n-gram."""
 
     text: Integers
     gram: Integers  # numbered from 0

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: data loaders, model, optimizer and state."""
+"""Build a run before its first step: data loaders, model, optimizer and state."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
