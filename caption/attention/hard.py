@@ -17,11 +17,13 @@ class HardAttention(SoftAttention):
 
     stochastic = True
 
-    def log_weights(self, query: Tensor, memory: Memory, step: int) -> Tensor:
-        """Return log alpha_t [B, Q, L], eq. 5. A window's bias is inside the softmax, since what is sampled from must
-        sum to one."""
-        logits, log_bias = self.logits(query, memory, step)
-        return (logits if log_bias is None else logits + log_bias).log_softmax(-1)
+    def add_bias(self, logits: Tensor, log_bias: Tensor | None) -> Tensor:
+        """Return logits [B, Q, L] with a window's bias in them: what is sampled from must sum to one."""
+        return logits if log_bias is None else logits + log_bias
+
+    def normalise(self, logits: Tensor, log_bias: Tensor | None) -> Tensor:
+        """Return alpha_t [B, Q, L], eq. 5: the expectation is that of the samples."""
+        return self.add_bias(logits, log_bias).softmax(-1)
 
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """Return contexts [B, Q, D], weights [B, Q, L] and, unless `sample_rows` is None, the samples [B, Q].
@@ -30,11 +32,8 @@ class HardAttention(SoftAttention):
         alpha: where alpha is 0 or 1, all values and gradients are finite.
         """
         if memory.sample_rows is None:
-            if self.window is None:
-                return super().forward(query, memory, step)
-            weights = self.log_weights(query, memory, step).exp()
-            return AttentionOutput(ops.weighted_sum(weights, memory.values), weights)
-        log_weights = self.log_weights(query, memory, step)
+            return super().forward(query, memory, step)
+        log_weights = self.add_bias(*self.logits(query, memory, step)).log_softmax(-1)  # [B, Q, L]
         weights = log_weights.exp()
         location = sample_location(log_weights.detach(), memory.argmax)  # [B, Q]
         one_hot = F.one_hot(location, weights.shape[-1])  # s_t, [B, Q, L]

@@ -41,12 +41,14 @@ class SoftAttention(nn.Module):
         inside, log_bias = self.window(query, step)
         return logits.masked_fill(~inside, -torch.inf), log_bias
 
+    def normalise(self, logits: Tensor, log_bias: Tensor | None) -> Tensor:
+        """Return alpha_t [B, Q, L] of what `logits` returns: eq. 5, times the factor of a window."""
+        weights = logits.softmax(-1)
+        return weights if log_bias is None else weights * log_bias.exp()
+
     def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """Return contexts [B, Q, D] and weights [B, Q, L] for queries [B, Q, H] at step t, counted from 0."""
         if self.window is None:
             return AttentionOutput(*self.score.attend(query, memory.keys, memory.values, self.temperature))
-        logits, log_bias = self.logits(query, memory, step)
-        weights = logits.softmax(-1)  # alpha_t, eq. 5
-        if log_bias is not None:
-            weights = weights * log_bias.exp()
+        weights = self.normalise(*self.logits(query, memory, step))
         return AttentionOutput(ops.weighted_sum(weights, memory.values), weights)  # eq. 13

@@ -61,7 +61,7 @@ class CaptionDataset(Dataset[Batch]):
 
     @property
     def stores_features(self) -> bool:
-        """Whether the file holds features of a frozen encoder instead of pixels."""
+        """True if the file holds features of a frozen encoder instead of pixels."""
         return self.records.store == "features"
 
     def references(self) -> list[list[str]]:

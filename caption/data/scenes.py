@@ -53,7 +53,7 @@ def distance(a: SceneObject, b: SceneObject) -> float:
 
 
 def are_close(a: SceneObject, b: SceneObject) -> bool:
-    """Whether the gap between the objects is small enough for "beside"."""
+    """Return whether the gap between the objects is small enough for "beside"."""
     return distance(a, b) - a.radius - b.radius < MAX_GAP_BESIDE
 
 
@@ -65,13 +65,13 @@ def main_direction(a: SceneObject, b: SceneObject) -> str:
 
 
 def is_clear(a: SceneObject, b: SceneObject) -> bool:
-    """Whether the main direction is the only one that holds."""
+    """Return whether the main direction is the only one that holds."""
     dx, dy = abs(a.x - b.x), abs(a.y - b.y)
     return max(dx, dy) / max(min(dx, dy), 1e-9) > CLEAR_RATIO
 
 
 def relation_holds(relation: str, a: SceneObject, b: SceneObject) -> bool:
-    """Whether a stands in the relation to b. Near the diagonal two directions hold, such as left and above."""
+    """Return whether a stands in the relation to b. Near the diagonal two directions hold, such as left and above."""
     dx, dy = b.x - a.x, b.y - a.y
     if relation == "beside":
         return CLEAR_RATIO * abs(dx) >= abs(dy) and are_close(a, b)

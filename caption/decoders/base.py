@@ -111,7 +111,7 @@ class RecurrentDecoder(nn.Module):
 
     @property
     def stochastic(self) -> bool:
-        """Whether training samples locations."""
+        """True if training samples locations."""
         return self.attention.stochastic
 
     @property

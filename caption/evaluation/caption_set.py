@@ -67,7 +67,7 @@ class CaptionSet:
 
     @property
     def unseen(self) -> list[bool]:
-        """Whether each scene has a combination that no training image has."""
+        """For each scene, whether it has a combination that no training image has."""
         images = self.instances.coco.imgs if self.instances else {}
         return [bool(images.get(image_id, {}).get("unseen")) for image_id in self.image_ids]
 

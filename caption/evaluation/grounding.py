@@ -1,4 +1,4 @@
-"""Whether the attention of a word falls on the object it names, measured on masks in COCO's instance format.
+"""Measures of attention on the object that a word names, taken on masks in COCO's instance format.
 
 Attention correctness (Liu et al., 2017) is the fraction of a word's attention inside the object. The pointing game
 (Zhang et al., 2016) asks whether its maximum is inside. Both use the very maps that figures show and stand beside two
@@ -112,7 +112,7 @@ class Instances:
 
     @property
     def has_scenes(self) -> bool:
-        """Whether every object has a colour and a centre, as `preprocess shapes` writes them."""
+        """True if every object has a colour and a centre, as `preprocess shapes` writes them."""
         return all({"colour", "centre"} <= annotation.keys() for annotation in self.coco.anns.values())
 
     def _mask(self, image_id: int, category: int) -> Mask | None:

@@ -75,8 +75,3 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Return x with each element zero with probability p and the others divided by 1 - p, if `training`."""
     return F.dropout(x, p, training)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + b, shape [..., m]; x is [..., n], `weight` W [m, n], `bias` b [m]."""
-    return F.linear(x, weight, bias)

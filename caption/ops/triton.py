@@ -1,4 +1,4 @@
-"""Whether the kernels of `triton_kernels.py` can run here, found out without importing Triton where there is no GPU."""
+"""Find out whether the kernels of `triton_kernels.py` can run here, without importing Triton where there is no GPU."""
 
 import functools
 import sys

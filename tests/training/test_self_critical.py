@@ -302,22 +302,16 @@ def untrained(shapes: Path, folder: Path) -> Path:
     return folder / "untrained.pt"
 
 
+WIDTHS = "--decoder.embedding-dim 16 --decoder.hidden-dim 16 --decoder.attention-dim 8".split()
+
+
 def epochs(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_training_switches_to_the_reward_at_its_first_epoch(shapes: Path, tmp_path: Path, capsys) -> None:
     """(test_training.py resumes such a run.)"""
-    small = [
-        "--data",
-        str(shapes),
-        "--decoder.embedding-dim",
-        "16",
-        "--decoder.hidden-dim",
-        "16",
-        "--decoder.attention-dim",
-        "8",
-    ]
+    small = ["--data", str(shapes), *WIDTHS]
     small += ["--training.self-critical.first-epoch", "2", "--training.self-critical.samples", "2"]
     small += ["--training.scheduled-sampling", "0.3", "--search.max-length", "8"]
     train(["shapes-soft", *small, "--output", str(tmp_path / "a"), "--training.epochs", "3"])
@@ -332,16 +326,7 @@ def test_patience_and_rate_reductions_start_anew_with_self_critical_epochs(
     shapes: Path, tmp_path: Path, capsys
 ) -> None:
     """Without a better score, only the self-critical epochs are cut short; earlier reductions are forgotten."""
-    small = [
-        "--data",
-        str(shapes),
-        "--decoder.embedding-dim",
-        "16",
-        "--decoder.hidden-dim",
-        "16",
-        "--decoder.attention-dim",
-        "8",
-    ]
+    small = ["--data", str(shapes), *WIDTHS]
     small += ["--training.self-critical.first-epoch", "3", "--training.self-critical.samples", "2"]
     small += ["--training.learning-rate", "1e-12", "--training.self-critical.learning-rate", "1e-12"]
     small += [
