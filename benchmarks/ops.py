@@ -5,8 +5,8 @@
 For every operation, a step is timed with its fast backends and without them, in turn: the reference, or the next
 backend, computes it instead. The row `nothing` compares a step with itself: it shows the noise. Steps are those of
 benchmarks.train_step at D = 2,048 and 512, in fp32 and bfloat16, and of the decoder of `shapes-soft` (L = 64, D = 128,
-H = 128, V = 34, 8 images x 5 captions); the search has three beams at D = 2,048. A backend that saves less than 3 % of
-all of them should be taken out, unless it saves memory.
+H = 128, V = 34, 8 images x 5 captions); the searches have three and five beams at D = 2,048. A backend that saves less
+than 3 % of all of them should be taken out, unless it saves memory.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ from caption.ops import cpu, recurrent_linear
 from caption.search import search
 
 OPERATIONS = (
-    "additive_scores: C", "additive_scores: exp", "lstm_cell", "token_nll", "dropout", "linear", "transpose",
+    "additive_scores: C", "additive_scores: exp", "weighted_sum", "lstm_cell", "token_nll", "dropout", "linear",
+    "transpose",
 )  # fmt: skip
 
 
@@ -75,11 +76,11 @@ def shapes_works(device: torch.device) -> Callable[[], None]:
     return step
 
 
-def search_works(precision: str, device: torch.device) -> Callable[[], None]:
-    """A search with three beams for 32 images."""
+def search_works(precision: str, beams: int, device: torch.device) -> Callable[[], None]:
+    """A search for 32 images."""
     decoder = train_step.make_decoder(2048, device).eval()
     features = torch.randn(32, train_step.L, 2048, device=device)
-    config = SearchConfig(beam_size=3, min_length=12, max_length=12)
+    config = SearchConfig(beam_size=beams, min_length=12, max_length=12)
 
     @torch.inference_mode()
     def step() -> None:
@@ -118,8 +119,9 @@ def main() -> None:
         "step 512 fp32": train_works(512, "fp32", device),
         "step 512 bf16": train_works(512, "bf16", device),
         "shapes-soft": shapes_works(device),
-        "search fp32": search_works("fp32", device),
-        "search bf16": search_works("bf16", device),
+        "search k=3 fp32": search_works("fp32", 3, device),
+        "search k=3 bf16": search_works("bf16", 3, device),
+        "search k=5 fp32": search_works("fp32", 5, device),
     }
 
     savings: dict[str, dict[str, float]] = {operation: {} for operation in ("nothing", *OPERATIONS)}

@@ -16,7 +16,7 @@ from caption.ops import cpu, exp_tanh, reference, switch, torch_compile, triton
 from caption.ops import dropout as shared_bits
 from caption.ops.cuda_graphs import TimeLoop
 from caption.ops.recurrent_linear import RecurrentLinear, reuse_weights
-from caption.ops.reference import attention_weights, gate_context, weighted_sum
+from caption.ops.reference import attention_weights, gate_context
 from caption.ops.switch import chosen, use
 from caption.ops.torch_compile import enable as enable_compile
 
@@ -46,6 +46,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
         Backend("C", cpu.supports_additive_scores, cpu.additive_scores),
         Backend("exp, in blocks", _always, exp_tanh.additive_scores),
     ),
+    "weighted_sum": (Backend("C", cpu.supports_weighted_sum, cpu.weighted_sum),),
     "additive_attention": (Backend("Triton", triton.supports_additive_attention, triton.additive_attention),),
     "lstm_cell": (
         Backend("C", cpu.supports_lstm_cell, cpu.lstm_cell),
@@ -85,6 +86,13 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """
     scores: Tensor = _run("additive_scores", query, keys, vector)
     return scores
+
+
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the contexts z_t = sum_i alpha_ti a_i, shape [B, Q, D], of weights [B, Q, L] and values [B, L, D], eq.
+    13."""
+    contexts: Tensor = _run("weighted_sum", weights, values)
+    return contexts
 
 
 def additive_attention(

@@ -1,6 +1,6 @@
 // The operations of reference.py at which PyTorch is slow on a CPU. cpu_library.py compiles this file and defines
-// LANES, a power of two; cpu.py calls the functions. Additive scores read the keys [B, L, A] once for all Q rows of an
-// image; A must be a multiple of LANES there.
+// LANES, a power of two; cpu.py calls the functions. Additive scores and weighted sums read the large tensors, keys
+// [B, L, A] and values [B, L, D], once for all Q rows of an image; there A and D must be multiples of LANES.
 
 #include <math.h>
 #include <omp.h>
@@ -82,6 +82,33 @@ void additive_scores_backward(const float *exp_query, const float *exp_keys, con
                 }
             for (int64_t q = 0; q < Q; q++)
                 for (int64_t a = first; a < last; a++) grad_q[q * n + a] *= 4 * v[a];
+        }
+}
+
+// Contexts sum_l alpha_l a_l [B, Q, D], eq. 13, of weights alpha [B, Q, L] and values a [B, L, D]. Four regions at a
+// time, so that the sum is read and written less often.
+void weighted_sum(const float *weights, const float *values, float *contexts, int64_t B, int64_t Q, int64_t L,
+                  int64_t D) {
+    int64_t n = D / LANES, wide = task_size(B, n), parts = (n + wide - 1) / wide;
+#pragma omp parallel for collapse(2)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t first = part * wide, last = first + wide < n ? first + wide : n, l = 0;
+            const vec *x = (const vec *)(values + b * L * D);
+            vec *z = (vec *)(contexts + b * Q * D);
+            for (int64_t q = 0; q < Q; q++)
+                for (int64_t d = first; d < last; d++) z[q * n + d] = (vec){0};
+            for (; l + 4 <= L; l += 4)
+                for (int64_t q = 0; q < Q; q++) {
+                    const float *w = weights + (b * Q + q) * L + l;
+                    for (int64_t d = first; d < last; d++)
+                        z[q * n + d] += w[0] * x[l * n + d] + w[1] * x[(l + 1) * n + d] + w[2] * x[(l + 2) * n + d] +
+                                        w[3] * x[(l + 3) * n + d];
+                }
+            for (; l < L; l++)
+                for (int64_t q = 0; q < Q; q++)
+                    for (int64_t d = first; d < last; d++)
+                        z[q * n + d] += weights[(b * Q + q) * L + l] * x[l * n + d];
         }
 }
 

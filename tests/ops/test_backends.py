@@ -41,13 +41,16 @@ def attention_inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]
 
 
 def inputs(operation: str, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    """Arguments of an operation that have gradients."""
-    b, q, _, _, h = shape
+    """Arguments of an operation, those alone that have gradients in training."""
+    b, q, n, _, h = shape
     wide = torch.promote_types(dtype, torch.float32)
     if operation == "lstm_cell":
         return tensors([(b, q, h), *3 * [(b, q, 4 * h)]], [wide, *3 * [dtype]])
     if operation == "token_nll":
         return tensors([(b * q, h)], [dtype])
+    if operation == "weighted_sum":
+        weights, values = tensors([(b, q, n), (b, n, h)], [wide, dtype])
+        return [weights.softmax(-1), values]
     return attention_inputs(shape, dtype)[: 4 if operation == "additive_attention" else 3]
 
 
@@ -63,9 +66,12 @@ def as_function(operation: str, run: Function, prepare: Function = reference.pre
 
 
 def results_and_gradients(function: Function, arguments: list[Tensor]) -> list[Tensor]:
+    """The results, and the gradients of a sum of them where gradients are on."""
     arguments = [argument.clone().requires_grad_() for argument in arguments]
     results = function(*arguments)
     results = [results] if isinstance(results, Tensor) else [*results]
+    if not torch.is_grad_enabled():
+        return results
     torch.manual_seed(1)
     loss = sum((result * torch.randn(result.shape).bfloat16().to(result)).sum() for result in results)
     return [*results, *torch.autograd.grad(loss, arguments)]
@@ -99,6 +105,11 @@ def test_backend_equals_reference(
     operation: str, backend: ops.Backend, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     """Against the reference in double precision; gradients have their arguments' dtypes."""
+    with torch.set_grad_enabled(operation != "weighted_sum"):  # whose kernel has no gradient
+        check_backend(operation, backend, dtype, shape)
+
+
+def check_backend(operation: str, backend: ops.Backend, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     device = "cuda" if GPU and backend.name in ("Triton", "torch.compile") else "cpu"
     arguments = [argument.to(device) for argument in inputs(operation, shape, dtype)]
     if backend.name == "Triton" and not GPU:
@@ -114,8 +125,9 @@ def test_backend_equals_reference(
         as_function(operation, getattr(reference, operation)), [argument.double() for argument in arguments]
     )
     results = results_and_gradients(run, arguments)
-    gradients = results[-len(arguments) :]
-    assert [gradient.dtype for gradient in gradients] == [argument.dtype for argument in arguments]
+    if torch.is_grad_enabled():
+        gradients = results[-len(arguments) :]
+        assert [gradient.dtype for gradient in gradients] == [argument.dtype for argument in arguments]
     assert all(value.dtype in (dtype, torch.promote_types(dtype, torch.float32)) for value in results)
     for value, other in zip(results, expected, strict=True):
         scale = max(1.0, other.abs().max().item())
