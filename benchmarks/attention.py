@@ -114,7 +114,7 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
 
 
 def make_step(config: Any, split: dataset.CaptionDataset, device: torch.device) -> Callable[[dataset.Batch], None]:
-    """One step of training in the preset's last epoch, in which locations or captions are drawn, if they ever are."""
+    """One step of training in the preset's last epoch, in which locations or captions are sampled, if they ever are."""
     source = split.path
     image, vocabulary = hdf5.read_image_config(source), hdf5.read_vocabulary(source)
     captioner = Captioner(image, config.encoder, config.decoder, vocabulary)

@@ -39,15 +39,15 @@ def main(arguments: list[str]) -> None:
     for part, methods in PARTS.items():
         for kind, name in methods:
             setattr(kind, name, timed(spent, part, getattr(kind, name)))
-    generate, pictures = inference.generate, 0
+    generate, images = inference.generate, 0
 
     def timed_generate(*arguments: Any, **more: Any) -> Iterator[inference.Generated]:
-        nonlocal pictures
+        nonlocal images
         start = time.perf_counter()
         found = [*generate(*arguments, **more)]
         spent["captions"] = time.perf_counter() - start
         spent["search"] = spent["captions"] - spent["encoder"] - spent["decoder"] - spent["reading"]
-        pictures = len(found)
+        images = len(found)
         yield from found
 
     inference.generate = timed_generate  # type: ignore[assignment]
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     spent["whole"] = time.perf_counter() - start
     spent["the rest"] = spent["whole"] - spent["captions"]
     print(f"\n{measure.machine(torch.device('cpu'))}")
-    print(f"{pictures} pictures in {spent['whole']:.1f} s")
+    print(f"{images} images in {spent['whole']:.1f} s")
     for part in ("encoder", "decoder", "reading", "search", "the rest"):
         print(f"{part:10}{spent[part]:8.1f} s{spent[part] / spent['whole']:6.1%}")
 

@@ -1,10 +1,10 @@
-"""Pictures per second of preprocessing, beside the limit: the same pictures only decoded, by as many processes.
+"""Images per second of preprocessing, beside the limit: the same images only decoded, by as many processes.
 
     python -m benchmarks.preprocess [--workers 2]
 
 300 JPEGs of 640x480 (noise with the 1/f spectrum of photographs, about 150 kB each, COCO's mean is 160), each under 80
 names. Measured in turn, in every round: decoding alone, in full, by Pillow and by torchvision; the whole of
-`python -m preprocess`, for each store of pictures, in a process of its own, from its imports on; and the way of the
+`python -m preprocess`, for each store of images, in a process of its own, from its imports on; and the way of the
 most popular tutorial: one process, full decode, resize to 256x256, one row after another into HDF5.
 """
 
@@ -37,7 +37,7 @@ print(time.perf_counter() - start)
 DIFFERENT, NAMES, CHUNK = 300, 80, 32
 
 
-def make_pictures(folder: Path, count: int, seed: int = 1) -> list[Path]:
+def make_images(folder: Path, count: int, seed: int = 1) -> list[Path]:
     """So many JPEGs of 640x480 pixels."""
     generator = np.random.default_rng(seed)
     height, width = 480, 640
@@ -91,12 +91,12 @@ def main() -> None:
 
 
 def measure(folder: Path, workers: int, size: int, rounds: int) -> None:
-    different = make_pictures(folder / "different", DIFFERENT)
-    (folder / "pictures").mkdir()
-    paths = [folder / f"pictures/{n:06d}.jpg" for n in range(DIFFERENT * NAMES)]
+    different = make_images(folder / "different", DIFFERENT)
+    (folder / "images").mkdir()
+    paths = [folder / f"images/{n:06d}.jpg" for n in range(DIFFERENT * NAMES)]
     for n, path in enumerate(paths):
         os.link(different[n % DIFFERENT], path)
-    lines = ["file_name,caption", *(f"{path.name},a picture of noise" for path in paths)]
+    lines = ["file_name,caption", *(f"{path.name},an image of noise" for path in paths)]
     (folder / "captions.csv").write_text("\n".join(lines))
     mean = statistics.mean(path.stat().st_size for path in different)
     print(
@@ -113,7 +113,7 @@ def measure(folder: Path, workers: int, size: int, rounds: int) -> None:
         return time.perf_counter() - start
 
     def ours(store: str) -> float:
-        given = ["folder", "--images", str(folder / "pictures"), "--captions", str(folder / "captions.csv")]
+        given = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "captions.csv")]
         given += ["--output", str(folder / "out.h5"), "--store", store, "--size", str(size), "--workers", str(workers)]
         told = subprocess.run([sys.executable, "-c", TIMED, *given], check=True, capture_output=True, text=True)
         (folder / "out.h5").unlink()
@@ -133,7 +133,7 @@ def measure(folder: Path, workers: int, size: int, rounds: int) -> None:
             rates[name].append(count / function())
             os.sync()  # what one has written must not slow the next
     limit = "decode alone, Pillow"
-    print(f"{'':32}{'pictures/s (min-max)':>26}{'of the limit (min-max)':>28}")
+    print(f"{'':32}{'images/s (min-max)':>26}{'of the limit (min-max)':>28}")
     for name, values in rates.items():
         shares = sorted(100 * value / most for value, most in zip(values, rates[limit], strict=True))
         told = f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"

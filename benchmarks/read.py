@@ -1,8 +1,8 @@
-"""Pictures per second out of the data file, beside the speed at which memory is copied.
+"""Images per second out of the data file, beside the speed at which memory is copied.
 
     python -m benchmarks.read [--batch 32]
 
-2,000 pictures of 224x224 in each store; the features are MobileNetV2's, float16 [49, 1280]. The file's pages are in
+2,000 images of 224x224 in each store; the features are MobileNetV2's, float16 [49, 1280]. The file's pages are in
 memory, as they are after the first epoch where it fits. The limit copies the same rows, in the same shuffled batches,
 from one array in memory into another. Measured in turn, medians of some rounds: reading alone (a batch in one call),
 whole batches with their captions, the loader with two worker processes, and HDF5's own way, row by row.
@@ -30,19 +30,19 @@ COUNT, SIZE = 2000, 224
 
 
 def make_files(folder: Path) -> None:
-    """The same pictures in the three stores."""
-    (folder / "pictures").mkdir()
+    """The same images in the three stores."""
+    (folder / "images").mkdir()
     generator = np.random.default_rng(1)
     lines = ["file_name,caption,split"]
     for number in range(COUNT):
         small = Image.fromarray(generator.integers(0, 256, (28, 28, 3), np.uint8))
-        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"pictures/{number}.jpg", quality=90)
+        small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f"images/{number}.jpg", quality=90)
         lines += [f"{number}.jpg,a dog runs over the green grass,train"] * 5
     (folder / "captions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v2().state_dict(), folder / "weights.pth")
     for store in RECORDS:
-        given = ["folder", "--images", f"{folder}/pictures", "--captions", f"{folder}/captions.csv", "--store", store]
+        given = ["folder", "--images", f"{folder}/images", "--captions", f"{folder}/captions.csv", "--store", store]
         given += ["--encoder.name", "mobilenet_v2", "--encoder.weights", f"{folder}/weights.pth"]
         command = [sys.executable, "-m", "preprocess", *given, "--output", f"{folder}/{store}.h5"]
         subprocess.run(command, check=True, capture_output=True)
@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
         make_files(folder)
-        print(f"torch {torch.__version__}; {COUNT} pictures, batches of {args.batch}")
+        print(f"torch {torch.__version__}; {COUNT} images, batches of {args.batch}")
         for store in RECORDS:
             measure(folder / f"{store}.h5", store, args.batch, args.rounds)
 
@@ -107,8 +107,8 @@ def measure(path: Path, store: str, batch: int, rounds: int) -> None:
             function()
             if round_:  # the first is a warm-up; it also starts the workers
                 times[name].append(time.perf_counter() - begin)
-    print(f"{store}: {row / 1e3:.0f} kB a picture{' once it is decoded' if store == 'jpeg' else ''}")
-    print(f"  {'':28}{'pictures/s (min-max)':>28}{'GB/s':>8}{'of memory copy':>16}")
+    print(f"{store}: {row / 1e3:.0f} kB an image{' once it is decoded' if store == 'jpeg' else ''}")
+    print(f"  {'':28}{'images/s (min-max)':>28}{'GB/s':>8}{'of memory copy':>16}")
     for name, values in times.items():
         rates = sorted(COUNT / value for value in values)
         shares = [100 * a / b for a, b in zip(times["memory copy"], values, strict=True)]

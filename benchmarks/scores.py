@@ -1,10 +1,10 @@
 """Seconds to score captions, beside pycocoevalcap.
 
-    python -m benchmarks.scores --data data/flickr8k.h5 [--split train] [--pictures 5000]
+    python -m benchmarks.scores --data data/flickr8k.h5 [--split train] [--images 5000]
     python -m benchmarks.scores --data data/flickr8k.h5 --split val --captions RUN/captions_val.json
 
-The captions scored are those of a run, or else the pictures' first references without every fourth word; the
-references are all of each picture. BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR by both, to six decimals; the time of both
+The captions scored are those of a run, or else the images' first references without every fourth word; the
+references are all of each image. BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR by both, to six decimals; the time of both
 but for METEOR, in turn, medians of some rounds. And the tokenisation of all these captions: ours, and the Java
 program's, with its start.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--captions", help="captions_SPLIT.json of a run")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -45,11 +45,11 @@ def main() -> None:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     split = CaptionDataset(args.data, args.split)
-    references = split.references()[: args.pictures]
+    references = split.references()[: args.images]
     written = [" ".join(word for i, word in enumerate(texts[0].split(), 1) if i % 4) for texts in references]
     if args.captions:
         found = {entry["image_id"]: entry["caption"] for entry in json.loads(Path(args.captions).read_text())}
-        written = [found[image_id] for image_id in split.image_ids[: args.pictures]]
+        written = [found[image_id] for image_id in split.image_ids[: args.images]]
     captions = tokenise_captions(references, written)
     print(f"{len(written)} captions, {sum(map(len, references))} references")
     known = {i: [" ".join(words) for words in several] for i, several in enumerate(captions.references)}

@@ -80,14 +80,14 @@ def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, 
     decoder = make_decoder(width, device, "hard" if kind == "hard" else "soft")
     training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
     optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
-    drawn = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
+    sampled = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
     moving: Tensor | None = None
 
     @ops.use("reference" if kind == "reference" else "auto")
     def step(features: Tensor, captions: Tensor, lengths: Tensor) -> None:
         nonlocal moving
         with autocast(device, precision):
-            decoded = decoder(decoder.prepare(features)._replace(sample_rows=drawn), captions.to(device), lengths)
+            decoded = decoder(decoder.prepare(features)._replace(sample_rows=sampled), captions.to(device), lengths)
         earned, rewards = reinforce.location_advantages(decoded, training.reinforce, moving)
         if rewards is not None:
             moving = reinforce.update_baseline(moving, rewards)
