@@ -141,6 +141,18 @@ def test_every_preset_is_a_subcommand() -> None:
         parse_preset(["x"], "train.py", "")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--training.epochs", "0", "training: training.epochs is 0, but must be at least 1"),
+        ("--decoder.transformer.layers", "0", "decoder.transformer: decoder.transformer.layers is 0, but must be"),
+    ],
+)
+def test_the_error_of_a_nested_flag_names_the_flag_alone(flag: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^Error parsing {message}"):
+        parse_preset(["shapes-soft", "--data", "d", "--output", "o", flag, value], "train.py", "")
+
+
 def test_every_flag_has_a_help_text() -> None:
     """A docstring below the field, which tyro shows."""
 
