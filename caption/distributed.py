@@ -126,6 +126,3 @@ class PaddingBatches(Dataset[Any]):
             return self.data.__getitems__(items)
         batch = self.data.__getitems__([~items[0]])
         return batch._replace(lengths=torch.zeros_like(batch.lengths))
-
-    def __getitem__(self, item: int) -> Any:
-        return self.__getitems__([item])
