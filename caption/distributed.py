@@ -77,10 +77,7 @@ def gather(items: dict[int, T]) -> dict[int, T]:
 
 def broadcast(value: T) -> T:
     """Return the value of rank 0, in every process."""
-    values = [value]
-    if world_size() > 1:
-        distributed.broadcast_object_list(values)
-    return values[0]
+    return gather({rank(): value})[0]
 
 
 def seed_rank(seed: int, step: int) -> None:
