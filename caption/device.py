@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-import time
+import timeit
 from typing import Any, Literal
 
 import torch
@@ -34,12 +34,7 @@ def choose_precision(name: Precision, device: torch.device) -> Precision:
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(768, 768, dtype=dtype, device=device)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            (matrix @ matrix).sum().item()
-            times.append(time.perf_counter() - start)
-        return min(times)
+        return min(timeit.repeat(lambda: (matrix @ matrix).sum().item(), repeat=5, number=1))
 
     return "bf16" if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else "fp32"
 

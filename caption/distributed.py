@@ -77,10 +77,7 @@ def gather(items: dict[int, T]) -> dict[int, T]:
 
 def broadcast(value: T) -> T:
     """Return the value of rank 0, in every process."""
-    values = [value]
-    if world_size() > 1:
-        distributed.broadcast_object_list(values)
-    return values[0]
+    return gather({rank(): value})[0]
 
 
 def seed_rank(seed: int, step: int) -> None:
@@ -126,6 +123,3 @@ class PaddingBatches(Dataset[Any]):
             return self.data.__getitems__(items)
         batch = self.data.__getitems__([~items[0]])
         return batch._replace(lengths=torch.zeros_like(batch.lengths))
-
-    def __getitem__(self, item: int) -> Any:
-        return self.__getitems__([item])

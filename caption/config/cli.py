@@ -32,7 +32,8 @@ def _one_line(box: str, program: str) -> str:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()[1:-1]]
     sections = re.split(r"\n─+\n", "\n".join(lines))
     messages = [" ".join(section.split()).split(f" in {program}")[0] for section in sections]
-    return "; ".join(message.removesuffix(".") for message in messages)
+    # tyro's name for what it wraps around a choice of subcommands
+    return "; ".join(message.removesuffix(".") for message in messages).replace("__tyro-dummy-inner__.", "")
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -1,7 +1,7 @@
 """Configuration of the search for captions."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from caption.config.validation import check, require
 
@@ -12,28 +12,26 @@ HardAttentionMode = Literal["expectation", "argmax", "sample"]
 class SearchConfig:
     """Options of caption generation."""
 
-    beam_size: int = 3
+    beam_size: Annotated[int, "at least 1"] = 3
     """Beams per image; 1: greedy search."""
-    max_length: int = 30
+    max_length: Annotated[int, "at least 1"] = 30
     """Most words in a caption; an unfinished caption is kept as it is."""
-    min_length: int = 1
+    min_length: Annotated[int, "0 or more"] = 1
     """Fewest words in a caption."""
-    length_penalty: float = 0.0
+    length_penalty: Annotated[float, "0 or more"] = 0.0
     """Rank hypotheses by log-probability / steps ** penalty (steps: words and <end>); 0: no penalty."""
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: Annotated[int, "0 or more"] = 0
     """Forbid an n-gram of this length to occur twice; 0: allowed."""
     suppress_unknown: bool = True
     """Never write <unknown>."""
     method: Literal["beam", "sample"] = "beam"
     """beam: the most probable captions; sample: `beam_size` independent samples."""
-    temperature: float = 1.0
+    temperature: Annotated[float, "positive"] = 1.0
     """Temperature of the word distribution for `sample`: below 1 sharper, above 1 flatter."""
     hard_attention: HardAttentionMode = "expectation"
     """Location that hard attention and retina use: the expectation (hard: as soft attention; retina: its centre), the
     most probable location (argmax), or a sampled one."""
 
     def __post_init__(self) -> None:
-        check(self, "search", "at least 1", "beam_size", "max_length")
-        check(self, "search", "0 or more", "length_penalty", "no_repeat_ngram", "min_length")
+        check(self, "search")
         require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
-        check(self, "search", "positive", "temperature")

@@ -1,11 +1,11 @@
 """Configuration of an experiment; its fields are the flags of `train.py`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from caption.config.model import DecoderConfig, EncoderConfig
 from caption.config.search import SearchConfig
-from caption.config.validation import check, require
+from caption.config.validation import check, require, require_default
 from caption.errors import UserError
 
 STOCHASTIC = ("hard", "retina")  # values of decoder.attention that sample locations
@@ -15,17 +15,17 @@ STOCHASTIC = ("hard", "retina")  # values of decoder.attention that sample locat
 class ReinforceConfig:
     """Training of sampled locations (paper, section 4.1, eq. 11-12); used with `--decoder.attention hard` or retina."""
 
-    weight: float = 1.0
+    weight: Annotated[float, "0 or more"] = 1.0
     """lambda_r, weight of the REINFORCE term; 1: the gradient of the bound in eq. 10."""
-    entropy: float = 0.0
+    entropy: Annotated[float, "0 or more"] = 0.0
     """lambda_e, weight of the entropy of alpha: larger gives flatter maps and more exploration. With hard attention
     only: the entropy of the retina is constant."""
-    soft_probability: float = 0.5
+    soft_probability: Annotated[float, "in [0, 1]"] = 0.5
     """Probability that a caption uses the expectation (retina: its centre) instead of a sample: less variance, but not
     the same expected gradient."""
-    first_epoch: int = 1
+    first_epoch: Annotated[int, "at least 1"] = 1
     """First epoch (from 1) that samples locations; earlier epochs use the expectation, as soft attention does."""
-    samples: int = 1
+    samples: Annotated[int, "at least 1"] = 1
     """N, sequences of locations sampled per caption."""
     reward: Literal["caption", "to_go"] = "caption"
     """Log-probability that rewards a location: of the whole caption (eq. 11), or of the words from its step on."""
@@ -33,41 +33,36 @@ class ReinforceConfig:
     """moving_average: b_k = 0.9 b_(k-1) + 0.1 log p (paper); leave_one_out: mean of the caption's other samples."""
 
     def __post_init__(self) -> None:
-        check(self, "training.reinforce", "0 or more", "weight", "entropy")
-        check(self, "training.reinforce", "in [0, 1]", "soft_probability")
-        check(self, "training.reinforce", "at least 1", "samples", "first_epoch")
+        check(self, "training.reinforce")
         if self.baseline == "leave_one_out":
-            require(
-                self.samples > 1, "training.reinforce.samples", self.samples, "at least 2 for baseline leave_one_out"
-            )
+            rule = "at least 2 for baseline leave_one_out"
+            require(self.samples > 1, "training.reinforce.samples", self.samples, rule)
 
 
 @dataclass(frozen=True)
 class SelfCriticalConfig:
     """Training on the score of sampled captions (Rennie et al., 2017), after cross-entropy."""
 
-    first_epoch: int = 0
+    first_epoch: Annotated[int, "0 or more"] = 0
     """First self-critical epoch (from 1); 0: none. Use 1 with `--init-from` to fine-tune another run."""
     reward: Literal["cider_d", "bleu_4"] = "cider_d"
     """Score of a caption against the references of its image; bleu_4: the smoothed sentence BLEU-4."""
     baseline: Literal["greedy", "leave_one_out"] = "leave_one_out"
     """Reward that a sample must exceed: of the greedy caption (paper), or the mean of the image's other samples."""
-    samples: int = 5
+    samples: Annotated[int, "at least 1"] = 5
     """Captions sampled per image."""
-    temperature: float = 1.0
+    temperature: Annotated[float, "positive"] = 1.0
     """Temperature of the word distribution that is sampled and trained; below 1 sharper. Use less than 1 after label
     smoothing or with few images: otherwise most samples contain wrong words, and training unlearns more than those."""
     dropout: bool = False
     """Apply dropout while samples are scored (never while they are sampled): less overfitting on few images, but not
     quite the gradient of the expected reward."""
-    learning_rate: float = 5e-5
+    learning_rate: Annotated[float, "positive"] = 5e-5
     """Learning rate of the decoder from `first_epoch` on, where the schedule starts again without warm-up. The
     encoder's changes in proportion. Label smoothing and the doubly stochastic penalty end with cross-entropy."""
 
     def __post_init__(self) -> None:
-        check(self, "training.self_critical", "0 or more", "first_epoch")
-        check(self, "training.self_critical", "positive", "learning_rate", "temperature")
-        check(self, "training.self_critical", "at least 1", "samples")
+        check(self, "training.self_critical")
         if self.baseline == "leave_one_out":
             require(self.samples > 1, "training.self_critical.samples", self.samples, "at least 2 for leave_one_out")
 
@@ -76,43 +71,43 @@ class SelfCriticalConfig:
 class TrainingConfig:
     """Losses and optimisation."""
 
-    epochs: int = 20
+    epochs: Annotated[int, "at least 1"] = 20
     """Passes over the training split."""
     batch_by: Literal["images", "lengths"] = "images"
     """images: each image once per epoch, with all its captions; lengths: captions of one length (paper, 4.3)."""
-    batch_size: int = 16
+    batch_size: Annotated[int, "at least 1"] = 16
     """Images per step over all processes; with `--training.batch-by lengths`, captions."""
-    accumulation_steps: int = 1
+    accumulation_steps: Annotated[int, "at least 1"] = 1
     """Split each batch into this many micro-batches: the same gradient with less memory."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Optimiser, with PyTorch's defaults but for the learning rate."""
-    learning_rate: float = 4e-4
+    learning_rate: Annotated[float, "positive"] = 4e-4
     """Peak learning rate of the decoder."""
-    encoder_learning_rate: float = 1e-5
+    encoder_learning_rate: Annotated[float, "positive"] = 1e-5
     """Peak learning rate of the encoder's trained weights."""
-    finetune_epoch: int = 1
+    finetune_epoch: Annotated[int, "at least 1"] = 1
     """First epoch (from 1) that trains the encoder."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, "0 or more"] = 0
     """Steps in which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine", "plateau", "inverse_sqrt"] = "cosine"
     """cosine: falls to 0 at the last epoch; plateau: halved after `plateau_epochs` without a better score;
     inverse_sqrt: falls with the root of the steps (Vaswani et al., 2017, whose peak is 1 / sqrt(E warmup_steps))."""
-    plateau_epochs: int = 2
+    plateau_epochs: Annotated[int, "at least 1"] = 2
     """Epochs without a better score before schedule plateau halves the learning rate."""
-    max_grad_norm: float = 5.0
+    max_grad_norm: Annotated[float, "0 or more"] = 5.0
     """Clip the norm of the gradient of all weights to this value; 0: no clipping."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, "in [0, 1)"] = 0.0
     """Epsilon of label smoothing (Szegedy et al., 2016); 0: none."""
-    doubly_stochastic: float = 1.0
+    doubly_stochastic: Annotated[float, "0 or more"] = 1.0
     """lambda of eq. 14: weight of the penalty, summed over locations, against log-probabilities summed over words."""
     horizontal_flip: bool = False
     """Flip each training image with probability 1/2; captions that name left or right become wrong."""
-    scheduled_sampling: float = 0.0
+    scheduled_sampling: Annotated[float, "in [0, 1]"] = 0.0
     """Fraction of input words replaced by the model's own in the last cross-entropy epoch; rises linearly from 0
     (Bengio et al., 2015)."""
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
-    patience: int = 0
+    patience: Annotated[int, "0 or more"] = 0
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; fp32: single precision (on a GPU, matrix products in TF32); auto: bf16 where this device
@@ -120,9 +115,9 @@ class TrainingConfig:
     compile: bool = False
     """On a GPU: record the LSTM's time loop as CUDA graphs, and compile its gates and the cross-entropy with
     torch.compile, which takes half a minute. A CPU always uses kernels of its own."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: Annotated[int, "0 or more"] = 0
     """Also write last.pt every this many steps; 0: only after each epoch and when interrupted."""
-    workers: int = 0
+    workers: Annotated[int, "0 or more"] = 0
     """Processes that read data; 0: the main process reads."""
     cache_on_device: Literal["auto", "never"] = "auto"
     """auto: read all images or features once and keep them in GPU memory if they take less than a quarter of what is
@@ -131,24 +126,15 @@ class TrainingConfig:
     """Seed of the weights, the order of batches, dropout and samples."""
 
     def __post_init__(self) -> None:
-        check(self, "training", "at least 1", "epochs", "batch_size", "accumulation_steps", "finetune_epoch")
-        check(self, "training", "at least 1", "plateau_epochs")
-        rule = "at most training.batch_size"
-        require(
-            self.accumulation_steps <= self.batch_size, "training.accumulation_steps", self.accumulation_steps, rule
-        )
-        check(self, "training", "positive", "learning_rate", "encoder_learning_rate")
-        check(self, "training", "0 or more", "warmup_steps", "max_grad_norm", "doubly_stochastic", "patience")
-        check(self, "training", "0 or more", "checkpoint_steps", "workers")
-        check(self, "training", "in [0, 1)", "label_smoothing")
-        check(self, "training", "in [0, 1]", "scheduled_sampling")
+        check(self, "training")
+        steps, rule = self.accumulation_steps, "at most training.batch_size"
+        require(steps <= self.batch_size, "training.accumulation_steps", steps, rule)
         if not self.self_critical.first_epoch and self.self_critical != SelfCriticalConfig():
             raise UserError(
                 "training.self_critical is set, but its first_epoch is 0; add --training.self-critical.first-epoch"
             )
-        if self.self_critical.first_epoch > self.epochs:
-            rule = f"at most training.epochs, {self.epochs}"
-            require(False, "training.self_critical.first_epoch", self.self_critical.first_epoch, rule)
+        first, rule = self.self_critical.first_epoch, f"at most training.epochs, {self.epochs}"
+        require(first <= self.epochs, "training.self_critical.first_epoch", first, rule)
         if self.schedule == "inverse_sqrt":
             require(self.warmup_steps > 0, "training.warmup_steps", 0, "at least 1 for the schedule inverse_sqrt")
 
@@ -182,18 +168,15 @@ class Config:
             )
         attention, reinforce = self.decoder.attention, self.training.reinforce
         if attention not in STOCHASTIC:
-            remedy = "add --decoder.attention hard or retina"
+            reason = f"decoder.attention is {attention}; add --decoder.attention hard or retina"
             if reinforce != ReinforceConfig():
-                raise UserError(f"training.reinforce is set, but decoder.attention is {attention}; {remedy}")
-            if (mode := self.search.hard_attention) != "expectation":
-                raise UserError(f"search.hard_attention is {mode}, but decoder.attention is {attention}; {remedy}")
+                raise UserError(f"training.reinforce is set, but {reason}")
+            require_default(self.search, "search", "hard_attention", reason)
         elif self.training.self_critical.first_epoch:
             raise UserError(
                 f"training.self_critical is set, but decoder.attention is {attention}, which would sample locations as "
                 "well as words; use soft"
             )
-        if attention == "retina" and reinforce.entropy:
-            raise UserError(
-                f"training.reinforce.entropy is {reinforce.entropy}, but the entropy of decoder.attention retina is "
-                "constant; leave it 0"
-            )
+        if attention == "retina":
+            reason = "the entropy of decoder.attention retina is constant; leave it 0"
+            require_default(reinforce, "training.reinforce", "entropy", reason)

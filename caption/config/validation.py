@@ -9,6 +9,7 @@ from caption.errors import UserError
 
 T = TypeVar("T")
 
+# By the name that stands in the annotation of a field and in the message.
 RULES: dict[str, Callable[[float], bool]] = {
     "positive": lambda value: value > 0,
     "at least 1": lambda value: value >= 1,
@@ -24,11 +25,17 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise UserError(f"{name} is {value}, but must be {rule}")
 
 
-def check(config: object, section: str, rule: str, *names: str) -> None:
-    """Raise UserError for the first named field that breaks the rule, a key of RULES."""
-    for name in names:
-        value = getattr(config, name)
-        require(RULES[rule](value), f"{section}.{name}", value, rule)
+def check(config: object, section: str) -> None:
+    """Raise UserError for the first field that breaks the rule in its annotation: `Annotated[int, "at least 1"]`."""
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        for rule in getattr(kind, "__metadata__", ()):
+            require(RULES[rule](getattr(config, name)), f"{section}.{name}", getattr(config, name), rule)
+
+
+def require_default(config: object, section: str, name: str, reason: str) -> None:
+    """Raise UserError with the reason unless the field, which has no effect here, is at its default."""
+    if (value := getattr(config, name)) != getattr(type(config), name):
+        raise UserError(f"{section}.{name} is {value}, but {reason}")
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
@@ -40,18 +47,10 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     Raises UserError for an unknown key, or a missing one without a default.
     """
     types = get_type_hints(kind)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
+    if unknown := sorted(set(values) - set(types)):
         raise UserError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(types)}")
-    required = {
-        name for name, parameter in inspect.signature(kind).parameters.items() if parameter.default is parameter.empty
-    }
-    missing = sorted(required - set(values))
-    if missing:
+    required = {name for name, value in inspect.signature(kind).parameters.items() if value.default is value.empty}
+    if missing := sorted(required - set(values)):
         raise UserError(f"{kind.__name__} lacks the field {missing[0]!r}")
-    return kind(
-        **{
-            name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value
-            for name, value in values.items()
-        }
-    )
+    sections = {name for name in values if dataclasses.is_dataclass(types[name])}
+    return kind(**values | {name: from_dict(types[name], values[name]) for name in sections})

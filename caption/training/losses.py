@@ -1,5 +1,6 @@
 """The terms of the training loss, each declared once in TERMS, and their weighted sum."""
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,13 +56,13 @@ def doubly_stochastic(references: DecoderOutput) -> Tensor:
     return ((1 - attended).square() * has_words).sum() / word_count(references)
 
 
-def reinforce_loss(references: DecoderOutput, locations: Sample, advantages: Tensor) -> Tensor:
+def reinforce_loss(references: DecoderOutput, locations: Sample, location_advantages: Tensor) -> Tensor:
     """Return a term with the gradient -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) / N, eq. 11-12.
 
-    `advantages` [B, Q, T] come from `reinforce.location_advantages`. The value itself has no meaning. Captions that
-    used the expectation have log p(s) = 0 and contribute nothing.
+    `location_advantages` [B, Q, T] come from `reinforce.location_advantages`. The value itself has no meaning.
+    Captions that used the expectation have log p(s) = 0 and contribute nothing.
     """
-    return -(advantages * locations.log_probability).sum() / word_count(references)
+    return -(location_advantages * locations.log_probability).sum() / word_count(references)
 
 
 def location_entropy(references: DecoderOutput, locations: Sample) -> Tensor:
@@ -69,19 +70,18 @@ def location_entropy(references: DecoderOutput, locations: Sample) -> Tensor:
     return locations.entropy.sum() / word_count(references)
 
 
-def self_critical_loss(samples: DecoderOutput, advantages: Tensor) -> Tensor:
+def self_critical_loss(samples: DecoderOutput, caption_advantages: Tensor) -> Tensor:
     """Return a term with the gradient -sum_t (r(y) - b) d log p(y_t | y_<t, a) / N (Rennie et al., 2017, eq. 8).
 
-    `advantages` [N] are reward less baseline of the caption of each word. The value itself has no meaning.
+    `caption_advantages` [N] are reward less baseline of the caption of each word. The value itself has no meaning.
     """
-    return (advantages * ops.token_nll(samples.logits, samples.targets)).sum() / word_count(samples)
+    return (caption_advantages * ops.token_nll(samples.logits, samples.targets)).sum() / word_count(samples)
 
 
 class Term(NamedTuple):
     """One term of the loss."""
 
-    function: Callable[..., Tensor]  # its arguments are `needs`; returns a mean over the words []
-    needs: tuple[str, ...]  # fields of LossInputs; the term is left out where one of them is None
+    function: Callable[..., Tensor]  # its arguments are fields of LossInputs; returns a mean over the words []
     weight: Callable[[TrainingConfig], float]  # its factor in the sum that is minimised
     log_unweighted: bool = False  # also computed, for the log, where the weight is 0
     reads_attention: bool = False  # reads `references.weights`, which a Transformer returns only on request
@@ -89,22 +89,13 @@ class Term(NamedTuple):
 
 # By the name in the log. A new loss is one function above and one line here.
 TERMS: dict[str, Term] = {
-    "cross_entropy": Term(cross_entropy, ("references",), lambda config: 1 - config.label_smoothing),
-    "smoothing": Term(smoothing_loss, ("references",), lambda config: config.label_smoothing),
-    "doubly_stochastic": Term(
-        doubly_stochastic, ("references",), lambda config: config.doubly_stochastic, reads_attention=True
-    ),
-    "reinforce": Term(
-        reinforce_loss,
-        ("references", "locations", "location_advantages"),
-        lambda config: config.reinforce.weight,
-        log_unweighted=True,
-    ),
+    "cross_entropy": Term(cross_entropy, lambda config: 1 - config.label_smoothing),
+    "smoothing": Term(smoothing_loss, lambda config: config.label_smoothing),
+    "doubly_stochastic": Term(doubly_stochastic, lambda config: config.doubly_stochastic, reads_attention=True),
+    "reinforce": Term(reinforce_loss, lambda config: config.reinforce.weight, log_unweighted=True),
     # Logged always: it shows whether attention still explores.
-    "entropy": Term(
-        location_entropy, ("references", "locations"), lambda config: -config.reinforce.entropy, log_unweighted=True
-    ),
-    "self_critical": Term(self_critical_loss, ("samples", "caption_advantages"), lambda config: 1.0),
+    "entropy": Term(location_entropy, lambda config: -config.reinforce.entropy, log_unweighted=True),
+    "self_critical": Term(self_critical_loss, lambda config: 1.0),
 }
 
 
@@ -114,10 +105,10 @@ def reads_attention(config: TrainingConfig) -> bool:
 
 
 def compute_terms(inputs: LossInputs, config: TrainingConfig) -> dict[str, Tensor]:
-    """Return every term [] whose needs are met and whose weight is not 0, by name."""
+    """Return every term [] whose arguments are there and whose weight is not 0, by name."""
     terms = {}
     for name, term in TERMS.items():
-        arguments = [getattr(inputs, need) for need in term.needs]
+        arguments = [getattr(inputs, argument) for argument in inspect.signature(term.function).parameters]
         if all(argument is not None for argument in arguments) and (term.weight(config) or term.log_unweighted):
             terms[name] = term.function(*arguments)
     return terms

@@ -6,19 +6,14 @@ from torch import Tensor
 from caption import distributed, ops
 from caption.config import ReinforceConfig
 from caption.decoders import DecoderOutput
+from caption.decoders.packing import unpack
 
 
 @torch.no_grad()
 def word_rewards(decoded: DecoderOutput) -> Tensor:
     """Return log p(y_t | y_<t, s_<=t, a) of every word [B, Q, T], in nats, without gradient; 0 where there is none."""
-    return _unpack(-ops.token_nll(decoded.logits, decoded.targets), decoded)
-
-
-def _unpack(values: Tensor, decoded: DecoderOutput) -> Tensor:
-    """Move values [N] of the words to their places [B, Q, T], 0 where there is no word."""
     assert decoded.weights is not None
-    shape = decoded.weights.shape[:3]
-    return values.new_zeros(shape.numel()).index_copy(0, decoded.positions, values).view(shape)
+    return unpack(-ops.token_nll(decoded.logits, decoded.targets), decoded.positions, decoded.weights.shape[:3])
 
 
 def _to_go(values: Tensor) -> Tensor:
@@ -69,7 +64,7 @@ def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig,
     baseline = baseline.nan_to_num()  # NaN: no caption has sampled locations yet, so no advantage is used
     if config.reward == "caption":
         return returns - baseline
-    words = _unpack(torch.ones_like(decoded.positions, dtype=rewards.dtype), decoded)  # they share b evenly
+    words = unpack(rewards.new_ones(len(decoded.positions)), decoded.positions, rewards.shape)  # they share b evenly
     return returns - baseline * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)
 
 

@@ -27,13 +27,7 @@ class CaptionSampler:
     def __init__(self, config: SelfCriticalConfig, data: CaptionDataset, max_length: int) -> None:
         """Reward captions of at most `max_length` words against the references in `data`."""
         self.config = config
-        references = [
-            [
-                [OUT_OF_VOCABULARY if word == UNKNOWN else word for word in [*caption.tolist(), END]]
-                for caption in data.captions(index)
-            ]
-            for index in range(len(data))
-        ]
+        references = [[_reference(caption.tolist()) for caption in data.captions(index)] for index in range(len(data))]
         self.reward = Reward(references, config.reward)
         # Samples follow the model's own distribution: only padding and start are excluded, as when they are scored.
         self.sampling = SearchConfig(
@@ -70,6 +64,11 @@ class CaptionSampler:
     def score(self, indices: Sequence[int], captions: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """Return the rewards [B][K] of captions [B][K] of the images with these indices."""
         return [self.reward(index, samples) for index, samples in zip(indices, captions, strict=True)]
+
+
+def _reference(words: list[int]) -> list[int]:
+    """Return a reference with <end>, in which words that are not in the vocabulary equal no word of a sample."""
+    return [OUT_OF_VOCABULARY if word == UNKNOWN else word for word in [*words, END]]
 
 
 def _words(hypotheses: list[list[Hypothesis]]) -> list[list[list[int]]]:

@@ -75,14 +75,13 @@ def build_model(
             load_weights(captioner, config)
         elif path := config.decoder.pretrained_embeddings:
             print(embeddings.load_embeddings(captioner.decoder.embedding.weight, captioner.vocabulary, path))
-        optimizer, train_state = build_optimizer(captioner, config.training), TrainState()
         if distributed.rank() == 0:
             run_dir.create_folder(config)
     else:
         captioner = Captioner.from_checkpoint(saved, Path(config.output) / "last.pt").to(device)
         check_fits(config.data, captioner.vocabulary, captioner.image)
-        optimizer = build_optimizer(captioner, config.training)
-        train_state = state.restore(saved, optimizer, device)
+    optimizer = build_optimizer(captioner, config.training)
+    train_state = state.restore(saved, optimizer, device) if saved else TrainState()
     check_features(config.data, captioner.encoder, config.training.horizontal_flip)
     return captioner, optimizer, train_state
 

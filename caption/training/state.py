@@ -89,18 +89,8 @@ class TrainState:
         return TrainState(self.epoch + 1, 0, *kept)
 
 
-def to_checkpoint(optimizer: torch.optim.Optimizer, state: TrainState, device: torch.device) -> dict[str, Any]:
-    """Return what a checkpoint must hold beside the model."""
-    return {
-        "optimizer": optimizer.state_dict(),
-        "train_state": vars(state).copy(),
-        "rng_state": torch.get_rng_state(),
-        "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
 def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: torch.device) -> TrainState:
-    """Undo `to_checkpoint`: load the optimizer, set the random states and return the state."""
+    """Undo `Saver.save`: load the optimizer, set the random states and return the state."""
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["rng_state"])
     if device.type == "cuda" and content["cuda_rng_state"] is not None:
@@ -132,9 +122,16 @@ class Saver:
         stop = distributed.sum_integers(self.stop_requested)[0] > 0
         if stop or (every and state.step % every == 0):
             state.check_finite()
-            content = to_checkpoint(self.optimizer, state, next(self.captioner.parameters()).device)
+            device = next(self.captioner.parameters()).device
+            content = {
+                **self.captioner.to_checkpoint(),
+                "optimizer": self.optimizer.state_dict(),
+                "train_state": vars(state),
+                "rng_state": torch.get_rng_state(),
+                "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            }
             if distributed.rank() == 0:
-                checkpoint.save(self.folder / "last.pt", {**self.captioner.to_checkpoint(), **content})
+                checkpoint.save(self.folder / "last.pt", content)
         if stop:
             if distributed.rank() == 0:
                 print(f"\nstopped and saved; resume with: python train.py --resume {self.folder}", file=sys.stderr)

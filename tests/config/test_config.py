@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import itertools
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -31,6 +31,23 @@ def test_every_preset_survives_a_round_trip_through_plain_values() -> None:
     for _, config in PRESETS.values():
         config = dataclasses.replace(config, data="d", output="o")
         assert from_dict(Config, dataclasses.asdict(config)) == config
+
+
+def test_every_field_of_a_preset_holds_a_value_of_its_type() -> None:
+    """Presets are plain values, whose types and choices no type checker sees."""
+
+    def check_types(config: Any) -> None:
+        for name, kind in get_type_hints(type(config)).items():
+            value = getattr(config, name)
+            if dataclasses.is_dataclass(kind):
+                check_types(value)
+            elif get_origin(kind) is Literal:
+                assert value in get_args(kind), name
+            else:
+                assert type(value) is kind, name
+
+    for _, config in PRESETS.values():
+        check_types(dataclasses.replace(config, data="d", output="o"))
 
 
 def test_missing_fields_take_their_default() -> None:
@@ -139,6 +156,18 @@ def test_every_preset_is_a_subcommand() -> None:
         assert config == dataclasses.replace(PRESETS[name][1], data="d", output="o")
     with pytest.raises(UserError, match=f"unknown preset 'x'; known: {', '.join(PRESETS)}"):
         parse_preset(["x"], "train.py", "")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--training.epochs", "0", "training: training.epochs is 0, but must be at least 1"),
+        ("--decoder.transformer.layers", "0", "decoder.transformer: decoder.transformer.layers is 0, but must be"),
+    ],
+)
+def test_the_error_of_a_nested_flag_names_the_flag_alone(flag: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^Error parsing {message}"):
+        parse_preset(["shapes-soft", "--data", "d", "--output", "o", flag, value], "train.py", "")
 
 
 def test_every_flag_has_a_help_text() -> None:

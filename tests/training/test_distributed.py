@@ -211,7 +211,9 @@ def test_padding_batches_count_nowhere(captioner: Captioner, shapes: Path, decod
     config = DecoderConfig(name=decoder, embedding_dim=16, hidden_dim=16, attention_dim=16, attention=selection)
     captioner = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     model = objective.Objective(captioner, TrainingConfig(precision="fp32", label_smoothing=0.1))
-    result = model(distributed.PaddingBatches(CaptionDataset(shapes, "train"))[~3], sample_locations=sample)
+    result = model(
+        distributed.PaddingBatches(CaptionDataset(shapes, "train")).__getitems__([~3]), sample_locations=sample
+    )
     assert (result.words, result.captions) == (0, 0) and (
         result.reward_sum is None or result.reward_sum.tolist() == [0, 0]
     )
