@@ -2,8 +2,7 @@
 
 from caption.config.cli import parse, run
 from preprocess.coco import Coco
-from preprocess.flickr8k import Flickr8k
-from preprocess.flickr30k import Flickr30k
+from preprocess.flickr import Flickr8k, Flickr30k
 from preprocess.folder import Folder
 from preprocess.info import Info
 from preprocess.karpathy import Karpathy

@@ -73,23 +73,17 @@ def _read_table(path: Path, header: str) -> Iterator[Row]:
             fields = [value.strip() for value in values]
             if not any(fields) or rows.line_num == 1 or [field.lower() for field in fields] == columns:
                 continue
+            # Kaggle's Flickr30k has a line without a second separator, `2199200615.jpg| 4   A dog runs ...`
+            if len(columns) == 3 and len(fields) == 2 and (match := re.fullmatch(r"(\d+)\s+(.+)", fields[1])):
+                fields = [fields[0], *match.groups()]
             if len(fields) != len(columns):
-                repaired = _split_comment_number(fields) if len(columns) == 3 else None
-                if repaired is None:
-                    raise UserError(
-                        f"{path}: line {rows.line_num} has {len(fields)} columns, the first {len(columns)}: "
-                        f"{separator.join(values)[:60]!r}; put captions that contain {separator!r} into quotation marks"
-                    )
-                fields = repaired
+                raise UserError(
+                    f"{path}: line {rows.line_num} has {len(fields)} columns, the first {len(columns)}: "
+                    f"{separator.join(values)[:60]!r}; put captions that contain {separator!r} into quotation marks"
+                )
             yield Row(fields[image], fields[caption], fields[split] if split >= 0 else "")
     except csv.Error as error:
         raise UserError(f"{path}: line {rows.line_num} is not valid CSV ({error})") from None
-
-
-def _split_comment_number(fields: list[str]) -> list[str] | None:
-    """Repair the line of Kaggle's Flickr30k without a second separator, `2199200615.jpg| 4   A dog runs ...`"""
-    match = re.fullmatch(r"(\d+)\s+(.+)", fields[1]) if len(fields) == 2 else None
-    return [fields[0], *match.groups()] if match else None
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:

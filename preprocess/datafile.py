@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from caption.data.hdf5 import FORMAT
 from caption.data.vocabulary import Vocabulary
 from caption.errors import UserError
-from preprocess.backends import FixedSizeStore
-from preprocess.jpeg_store import JpegStore
 from preprocess.records import Listing, concatenate_ranges
+from preprocess.stores import FixedSizeStore, JpegStore
 from preprocess.verify import compute_digests
 
 BLOCK = 10_000  # captions that are Python objects at a time

@@ -32,9 +32,6 @@ class Folder(ImageFiles):
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
             raise UserError(f"--val is {self.val} and --test {self.test}, but must be fractions with a sum below 1")
 
-    def folders(self) -> list[str]:
-        return [self.images]
-
     def examples(self) -> Iterator[Example]:
         splits: dict[str, str] = {}
         path = Path(self.captions)

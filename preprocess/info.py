@@ -50,8 +50,10 @@ class Info:
             print(f"vocabulary: {len(file['vocabulary'])} words")
             for name in splits:
                 print_split(name, file[name], manifest["splits"][name])
-            sample = sample_images(len(file[split]["image_ids"]), self.count, self.seed)
-            captions = {number: read_references(file[split], number) for number in sample}
+            total, rng = len(file[split]["image_ids"]), np.random.default_rng(self.seed)
+            sample = sorted(rng.choice(total, min(self.count, total), replace=False).tolist())
+            offsets, references = file[split]["caption_offsets"], file[split]["references"].asstr()
+            captions = {number: references[slice(*offsets[number : number + 2])].tolist() for number in sample}
             names = {number: file[split]["file_names"].asstr()[number] for number in sample}
         print(f"examples of {split}:")
         for number in sample[:3]:
@@ -70,20 +72,6 @@ def print_settings(manifest: dict[str, Any]) -> None:
             value = ", ".join(f"{key} {item}" for key, item in value.items() if item)
         if value and name not in ("splits", "digests"):
             print(f"  {name}: {value}")
-
-
-def sample_images(total: int, count: int, seed: int) -> list[int]:
-    """Return the numbers of a random sample of images, in the file's order."""
-    rng = np.random.default_rng(seed)
-    numbers: list[int] = sorted(rng.choice(total, min(count, total), replace=False).tolist())
-    return numbers
-
-
-def read_references(group: h5py.Group, number: int) -> list[str]:
-    """Return the raw captions of an image of a split."""
-    first, end = group["caption_offsets"][number : number + 2]
-    texts: list[str] = group["references"].asstr()[first:end].tolist()
-    return texts
 
 
 def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:

@@ -19,9 +19,6 @@ class Karpathy(ImageFiles):
     json: str
     """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json."""
 
-    def folders(self) -> list[str]:
-        return [self.images]
-
     def examples(self) -> Iterator[Example]:
         number = -1
         for number, entry in enumerate(read_json(self.json, "images.item")):

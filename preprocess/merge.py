@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,6 @@ from typing import Annotated, Any
 import h5py
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from caption.data.hdf5 import FORMAT, RECORDS, open_file
 from caption.errors import UserError
@@ -40,9 +40,8 @@ class Merge:
             raise UserError(f"{path}: exists already; give --overwrite to replace it, or another --output")
         if path.exists() and any(Path(shard).exists() and path.samefile(shard) for shard in self.shards):
             raise UserError(f"{path}: is one of the shards; give another --output")
-        files = [open_file(shard) for shard in self.shards]
-        try:
-            files, manifest = sort_shards(files)
+        with ExitStack() as stack:
+            files, manifest = sort_shards([stack.enter_context(open_file(shard)) for shard in self.shards])
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary, h5py.File(temporary, "w") as target:
                 target.attrs["format"] = FORMAT
@@ -53,9 +52,6 @@ class Merge:
                     self._join_records(target[split], groups, RECORDS[manifest["store"]], path)
                 manifest["digests"] = compute_digests(target)
                 target.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
-        finally:
-            for file in files:
-                file.close()
         for split, counts in manifest["splits"].items():
             print(f"{split}: {counts['images']} images, {counts['captions']} captions")
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB{'' if self.copy else ', and it needs the shards'})")
@@ -70,7 +66,8 @@ class Merge:
                     joined[position : position + len(group[name])] = group[name][:]
                     position += len(group[name])
             elif name in OFFSETS:
-                target[name] = join_offsets([group[name][:] for group in groups])
+                lengths = np.concatenate([np.diff(group[name][:]) for group in groups])
+                target[name] = np.cumsum([0, *lengths], dtype=np.int64)
             else:
                 target[name] = np.concatenate([group[name][:] for group in groups])
 
@@ -106,29 +103,18 @@ def relative_path(shard: Path, output: Path) -> str:
         return str(shard.resolve())
 
 
-def join_offsets(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the offsets into concatenated data sets, from the offsets into each, which start at 0."""
-    lengths = np.concatenate([np.diff(values) for values in offsets])
-    return np.cumsum([0, *lengths], dtype=np.int64)
-
-
-def common_settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the manifest that is the same for all shards of a data set."""
-    own = ("splits", "digests", "shard")
-    common = {name: value for name, value in manifest.items() if name not in own}
-    return {**common, "words": manifest["digests"]["vocabulary"]}
-
-
 def sort_shards(files: Sequence[h5py.File]) -> tuple[list[h5py.File], dict[str, Any]]:
     """Return the shards in order and the manifest of the merged file. Raises UserError unless the files are all shards
     of one data set, each once."""
     manifests = [json.loads(file.attrs["manifest"]) for file in files]
-    for file, manifest in zip(files, manifests, strict=True):
+    # What is the same for all shards of a data set: of the digests, that of the vocabulary.
+    common = [{**m, "digests": m["digests"]["vocabulary"], "shard": None, "splits": None} for m in manifests]
+    for file, manifest, settings in zip(files, manifests, common, strict=True):
         if "shard" not in manifest:
             raise UserError(
                 f"{file.filename}: is a complete data set, not a shard; make shards with --shard 1/16 and so on"
             )
-        if common_settings(manifest) != common_settings(manifests[0]):
+        if settings != common[0]:
             raise UserError(
                 f"{file.filename}: is a shard of another data set, or made with other options, than {files[0].filename}"
             )

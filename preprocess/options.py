@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from caption.config import EncoderConfig
+from caption.config.validation import require
 from caption.errors import UserError
 from preprocess import journal
 from preprocess.workers import available_cpus
@@ -45,11 +46,10 @@ def check_output(options: Output) -> None:
     started = None if options.overwrite else journal.load(journal.work_folder(options.output))
     if Path(options.output).exists() and not options.overwrite and not (started and started.replace):
         raise UserError(f"{options.output}: exists already; give --overwrite to replace it, or another --output")
-    for name, minimum in (("min_count", 1), ("max_length", 1), ("workers", 0)):
-        if getattr(options, name) < minimum:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least {minimum}")
-    if not 1 <= options.quality <= 100:
-        raise UserError(f"--quality is {options.quality}, but must be from 1 to 100")
+    require(options.min_count >= 1, "--min-count", options.min_count, "at least 1")
+    require(options.max_length >= 1, "--max-length", options.max_length, "at least 1")
+    require(options.workers >= 0, "--workers", options.workers, "at least 0")
+    require(1 <= options.quality <= 100, "--quality", options.quality, "from 1 to 100")
     parse_shard(options.shard)
 
 
@@ -57,6 +57,5 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Return the number and the count of "3/16", or (1, 1) of "". Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
     number, count = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise UserError(f"--shard is {text!r}, but must be like 3/16: the third part of sixteen")
+    require(1 <= number <= count, "--shard", repr(text), "like 3/16: the third part of sixteen")
     return number, count

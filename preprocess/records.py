@@ -6,7 +6,7 @@ caption takes its letters, four bytes per word and sixteen for two offsets.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,9 +56,6 @@ class StringPool:
 
     def __getitem__(self, index: int) -> str:
         return self.letters[self.ends[index] : self.ends[index + 1]].decode("utf-8")
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
 
 
 class Listing:
@@ -125,10 +122,6 @@ class Listing:
         self.dropped[reason] += 1
         fatal = reason not in HARMLESS
         self.problems.append(Problem(example.split, example.image_id, example.file_name, problem, fatal))
-
-    def order(self) -> NDArray[np.int64]:
-        """Return the numbers of the images, sorted by split."""
-        return np.argsort(np.frombuffer(self.splits, np.int8), kind="stable")
 
     def vocabulary(self, min_count: int) -> Vocabulary:
         """Return the vocabulary of the train split. Raises UserError if there is no train split."""

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from pycocotools import mask as coco_mask
 
 from caption.data import scenes
 from caption.data.scenes import COLOURS, SHAPES, SIZES, SceneObject
-from caption.progress import ProgressBar
-from preprocess.synthetic import Synthetic, file_name, image_id, split_and_number, write_synthetic
+from preprocess.synthetic import Scene, Synthetic
 
 UNSEEN_PAIRS = (("circle", "purple"), ("square", "green"), ("triangle", "blue"), ("star", "orange"))
 UNSEEN_EVERY = 5  # one in so many test images
@@ -35,18 +33,15 @@ class Shapes(Synthetic):
     """Synthetic images of coloured shapes; the mask of every object is written to OUTPUT's name + _instances.json."""
 
     def run(self) -> None:
-        self.check()
-        samples = [(split, number, *sample_scene(self.seed, split, number)) for split, number in self.numbers()]
-        instances = instance_file([sample[:4] for sample in samples], self.size, self.seed)
-        captions = ((split, number, texts) for split, number, _, _, texts in samples)
-        write_synthetic(self, "shapes", captions, partial(draw_image, seed=self.seed, size=self.size), instances)
+        self.write("masks", "shape", SHAPES)
 
+    def scene(self, split: str, number: int) -> Scene:
+        objects, unseen, captions = sample_scene(self.seed, split, number)
+        return Scene(captions, [_annotation(item, self.size) for item in objects], {"unseen": unseen})
 
-def draw_image(name: str, seed: int, size: int) -> Image.Image:
-    """Draw the image of a file name."""
-    split, number = split_and_number(name)
-    objects, _, _ = sample_scene(seed, split, number)
-    return draw_scene(objects, size, scene_seed(seed, split, number))
+    def draw(self, split: str, number: int) -> Image.Image:
+        objects, _, _ = sample_scene(self.seed, split, number)
+        return draw_scene(objects, self.size, scene_seed(self.seed, split, number))
 
 
 def scene_seed(seed: int, split: str, number: int) -> str:
@@ -146,41 +141,17 @@ def draw_scene(objects: Sequence[SceneObject], size: int, seed: str) -> Image.Im
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def draw_mask(item: SceneObject, size: int) -> Image.Image:
-    """Draw the mask of an object: mode L, size x size, 255 inside."""
-    mask = Image.new("L", (SUPERSAMPLING * size,) * 2)
-    _fill(mask, item, 255)
-    return mask.resize((size, size), Image.Resampling.BOX).point(lambda value: 255 if value > 127 else 0)
-
-
 def _fill(image: Image.Image, item: SceneObject, colour: int | tuple[int, ...]) -> None:
     ImageDraw.Draw(image).polygon([(image.width * x, image.height * y) for x, y in outline(item)], fill=colour)
 
 
-def instance_file(samples: Sequence[tuple[str, int, list[SceneObject], bool]], size: int, seed: int) -> dict[str, Any]:
-    """Return the instances in COCO's format, from (split, number, objects, unseen) of every image.
-
-    Annotations also have the colour, size, centre and radius of the object (as fractions of the side), and images
-    say whether they show an unseen pair of shape and colour.
-    """
-    images, annotations = [], []
-    for split, number, objects, unseen in ProgressBar(samples, "masks", "images"):
-        scene_id, name = image_id(split, number), file_name("shapes", split, number)
-        images.append(
-            {"id": scene_id, "file_name": name, "width": size, "height": size, "split": split, "unseen": unseen}
-        )
-        annotations += [_annotation(item, size, scene_id, i) for i, item in enumerate(objects)]
-    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, 1)]
-    info = {"description": "shapes", "seed": seed}
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
-
-
-def _annotation(item: SceneObject, size: int, scene_id: int, number: int) -> dict[str, Any]:
-    mask = np.asfortranarray(np.asarray(draw_mask(item, size)) > 0, dtype=np.uint8)
-    code = coco_mask.encode(mask)
+def _annotation(item: SceneObject, size: int) -> dict[str, Any]:
+    """Return the annotation of an object, with its colour, size, centre and radius (as fractions of the side)."""
+    image = Image.new("L", (SUPERSAMPLING * size,) * 2)
+    _fill(image, item, 255)
+    mask = np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
-        "id": 10 * scene_id + number + 1,
-        "image_id": scene_id,
         "category_id": SHAPES.index(item.shape) + 1,
         "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
         "area": float(coco_mask.area(code)),

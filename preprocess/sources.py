@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import ijson
 import numpy as np
-from PIL.Image import Image
 
 from caption.config import ImageConfig
 from caption.config.model import Fit
@@ -35,6 +34,7 @@ class ImageFiles(Output):
 
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad image or caption: stop, or leave it out. Either way OUTPUT's name + _report.csv lists all of them."""
+    images: Any  # the folder, or COCO's several
 
     def examples(self) -> Iterator[Example]:
         """Yield every image with its captions. Raises UserError if a file is not in the reader's format."""
@@ -42,7 +42,7 @@ class ImageFiles(Output):
 
     def folders(self) -> list[str]:
         """Return the folders of the images."""
-        raise NotImplementedError
+        return [self.images]
 
     def run(self) -> None:
         check_output(self)
@@ -57,9 +57,8 @@ class ImageFiles(Output):
                 listing.drop(example, "images not on disk", "not on disk")
         for path in sorted(unlisted):
             listing.problems.append(Problem("", "", path, "on disk, but in no list", fatal=False))
-        opener: Callable[[str], Image] = partial(open_image, size=self.size)
-        source = {"reader": type(self).__name__.lower()}
-        write(listing, opener, self, ImageConfig(self.size, self.fit), source, self.on_error == "stop")
+        image, source = ImageConfig(self.size, self.fit), {"reader": type(self).__name__.lower()}
+        write(listing, partial(open_image, size=self.size), self, image, source, self.on_error == "stop")
 
 
 def build_example(split: str, image_id: int, folder: str, file_name: str, captions: Iterable[Any]) -> Example:

@@ -10,24 +10,22 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
-from caption.progress import ProgressBar
-from preprocess.synthetic import Synthetic, file_name, image_id, split_and_number, write_synthetic
+from preprocess.synthetic import Scene, Synthetic
 
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 CHARACTERS = LETTERS + DIGITS
 VOWELS = "aeiou"
 CONSONANTS = "".join(letter for letter in LETTERS if letter not in VOWELS)
 LENGTHS = (2, 3, 4, 5, 6)  # characters in a string
-TENTHS = {"train": 8, "val": 1, "test": 1}  # of all possible strings
+TENTHS = ("train",) * 8 + ("val", "test")  # splits of all possible strings
 
 # The fonts of matplotlib 3.9 and later in which 1 and l differ even in a small image.
 FONTS = (
@@ -55,19 +53,17 @@ class Strings(Synthetic):
     """Images of the train, val and test splits."""
 
     def run(self) -> None:
-        self.check()
         for name in FONTS:
             read_font(name, 16)
-        texts = [(split, number, sample_string(self.seed, split, number)) for split, number in self.numbers()]
-        instances = instance_file([item for item in texts if item[0] != "train"], self.size, self.seed)
-        captions = ((split, number, [" ".join(text)]) for split, number, text in texts)
-        write_synthetic(self, "strings", captions, partial(draw_image, seed=self.seed, size=self.size), instances)
+        self.write("boxes", "character", CHARACTERS)
 
+    def scene(self, split: str, number: int) -> Scene:
+        text, seed = sample_string(self.seed, split, number), string_seed(self.seed, split, number)
+        return Scene([" ".join(text)], _annotations(text, self.size, seed) if split != "train" else [], {})
 
-def draw_image(name: str, seed: int, size: int) -> Image.Image:
-    """Draw the image of a file name."""
-    split, number = split_and_number(name)
-    return draw_string(sample_string(seed, split, number), size, string_seed(seed, split, number))
+    def draw(self, split: str, number: int) -> Image.Image:
+        seed = string_seed(self.seed, split, number)
+        return draw_string(sample_string(self.seed, split, number), self.size, seed)
 
 
 def string_seed(seed: int, split: str, number: int) -> str:
@@ -86,8 +82,7 @@ def sample_string(seed: int, split: str, number: int) -> str:
 
 def split_of(text: str) -> str:
     """Return the only split in which a string may occur."""
-    tenths = [split for split in SPLITS for _ in range(TENTHS[split])]
-    return tenths[zlib.crc32(text.encode()) % len(tenths)]
+    return TENTHS[zlib.crc32(text.encode()) % len(TENTHS)]
 
 
 def _sample_word(rng: random.Random, length: int) -> str:
@@ -134,8 +129,7 @@ def sample_layout(rng: random.Random, text: str, side: int) -> Layout:
         box_width, box_height = max(xs) - min(xs), max(ys) - min(ys)
         if box_width <= room and box_height <= room:
             left, top = rng.uniform(0, room - box_width), rng.uniform(0, room - box_height)
-            margin = side * MARGIN
-            return layout._replace(shift=(margin + left - min(xs), margin + top - min(ys)))
+            return layout._replace(shift=(side * MARGIN + left - min(xs), side * MARGIN + top - min(ys)))
         height = min(height - 1, int(height * room / max(box_width, box_height)))
 
 
@@ -156,7 +150,6 @@ def boxes(layout: Layout, text: str) -> list[list[tuple[float, float]]]:
     return corners
 
 
-@cache
 def _font_folder() -> Path:
     import matplotlib  # slow to import, and needed by this data set only
 
@@ -214,32 +207,22 @@ def _brightness(colour: Sequence[int]) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]  # ITU-R BT.601
 
 
-def instance_file(texts: Sequence[tuple[str, int, str]], size: int, seed: int) -> dict[str, Any]:
-    """Return the instances in COCO's format: every character is a category, its bounding box the outline."""
-    images, annotations = [], []
-    for split, number, text in ProgressBar(texts, "boxes", "images"):
-        string_id, name = image_id(split, number), file_name("strings", split, number)
-        images.append({"id": string_id, "file_name": name, "width": size, "height": size, "split": split})
-        rng = random.Random(string_seed(seed, split, number) + " picture")
-        corners = boxes(sample_layout(rng, text, SUPERSAMPLING * size), text)
-        for i, (character, box) in enumerate(zip(text, corners, strict=True)):
-            box = [(x / SUPERSAMPLING, y / SUPERSAMPLING) for x, y in box]
-            annotations.append(_annotation(character, box, string_id, i))
-    categories = [{"id": i, "name": name, "supercategory": "character"} for i, name in enumerate(CHARACTERS, 1)]
-    info = {"description": "strings", "seed": seed}
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
-
-
-def _annotation(character: str, box: Sequence[tuple[float, float]], string_id: int, number: int) -> dict[str, Any]:
-    xs, ys = zip(*box, strict=True)
-    # Twice the area is the sum of the cross products of neighbouring corners.
-    area = sum(x * v - u * y for (x, y), (u, v) in zip(box, [*box[1:], box[0]], strict=True)) / 2
-    return {
-        "id": 10 * string_id + number + 1,
-        "image_id": string_id,
-        "category_id": CHARACTERS.index(character) + 1,
-        "segmentation": [[value for corner in box for value in corner]],
-        "area": area,
-        "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
-        "iscrowd": 0,
-    }
+def _annotations(text: str, size: int, seed: str) -> list[dict[str, Any]]:
+    """Return the annotations of a string: every character is a category, its bounding box the outline."""
+    annotations = []
+    layout = sample_layout(random.Random(seed + " picture"), text, SUPERSAMPLING * size)
+    for character, corners in zip(text, boxes(layout, text), strict=True):
+        box = [(x / SUPERSAMPLING, y / SUPERSAMPLING) for x, y in corners]
+        xs, ys = zip(*box, strict=True)
+        # Twice the area is the sum of the cross products of neighbouring corners.
+        area = sum(x * v - u * y for (x, y), (u, v) in zip(box, [*box[1:], box[0]], strict=True)) / 2
+        annotations.append(
+            {
+                "category_id": CHARACTERS.index(character) + 1,
+                "segmentation": [[value for corner in box for value in corner]],
+                "area": area,
+                "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
+                "iscrowd": 0,
+            }
+        )
+    return annotations

@@ -1,10 +1,10 @@
 """The common part of the synthetic data sets: images drawn by their file names, and an instance file."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -12,9 +12,18 @@ from caption.config import ImageConfig
 from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from caption.files import atomic_write
+from caption.progress import ProgressBar
 from preprocess.options import Output, check_output
 from preprocess.records import Example, Listing
 from preprocess.writer import write
+
+
+class Scene(NamedTuple):
+    """An image that is not drawn yet."""
+
+    captions: list[str]
+    objects: list[dict[str, Any]]  # their annotations without ids; without any, the instance file omits the image
+    fields: dict[str, Any]  # of the image in the instance file, beside the usual ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +55,51 @@ class Synthetic(Output):
         path = Path(self.output)
         return path.with_name(path.stem + "_instances.json")
 
-    def numbers(self) -> list[tuple[str, int]]:
-        """Return the split of every image and its number there."""
-        return [(split, n) for split, count in zip(SPLITS, self.count, strict=True) for n in range(count)]
+    def scene(self, split: str, number: int) -> Scene:
+        """Return the captions and the annotations of an image."""
+        raise NotImplementedError
+
+    def draw(self, split: str, number: int) -> Image.Image:
+        """Draw an image."""
+        raise NotImplementedError
+
+    def draw_by_name(self, name: str) -> Image.Image:
+        """Draw the image of a file name; runs in the workers."""
+        split, number = name.removesuffix(".png").split("_")[1:]
+        return self.draw(split, int(number))
+
+    def write(self, annotated: str, supercategory: str, categories: Sequence[str]) -> None:
+        """Write the data file, its instance file in COCO's format, and the test images if --save-images is given.
+
+        The instance file is written completely or not at all, and only after its data file. Raises what `check` and
+        `writer.write` raise.
+        """
+        self.check()
+        kind, size, listing = type(self).__name__.lower(), self.size, Listing()
+        numbers = [(split, n) for split, count in zip(SPLITS, self.count, strict=True) for n in range(count)]
+        images, annotations = [], []
+        for split, number in ProgressBar(numbers, annotated, "images"):
+            scene, scene_id, name = self.scene(split, number), image_id(split, number), file_name(kind, split, number)
+            listing.add(Example(split, scene_id, name, name, scene.captions))
+            if scene.objects:
+                entry = {"id": scene_id, "file_name": name, "width": size, "height": size, "split": split}
+                images.append({**entry, **scene.fields})
+                objects = enumerate(scene.objects, 1)
+                annotations += [{"id": 10 * scene_id + i, "image_id": scene_id, **item} for i, item in objects]
+        names = [{"id": i, "name": name, "supercategory": supercategory} for i, name in enumerate(categories, 1)]
+        info = {"description": kind, "seed": self.seed}
+        content = {"info": info, "images": images, "annotations": annotations, "categories": names}
+        self.instances.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.instances) as path:
+            path.write_text(json.dumps(content), encoding="utf-8")
+            write(listing, self.draw_by_name, self, ImageConfig(size, "squash"), {"reader": kind, "seed": self.seed})
+        print(f"wrote {self.instances}")
+        if self.save_images:
+            folder = Path(self.save_images)
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(self.count[2]):
+                self.draw("test", number).save(folder / file_name(kind, "test", number))
+            print(f"wrote {self.count[2]} test images into {folder}")
 
 
 def image_id(split: str, number: int) -> int:
@@ -58,39 +109,3 @@ def image_id(split: str, number: int) -> int:
 
 def file_name(kind: str, split: str, number: int) -> str:
     return f"{kind}_{split}_{number:06d}.png"
-
-
-def split_and_number(name: str) -> tuple[str, int]:
-    """Return the split and the number that make up a file name."""
-    split, number = name.removesuffix(".png").split("_")[1:]
-    return split, int(number)
-
-
-def write_synthetic(
-    options: Synthetic,
-    kind: str,
-    captions: Iterable[tuple[str, int, list[str]]],
-    draw: Callable[[str], Image.Image],
-    instances: dict[str, Any],
-) -> None:
-    """Write the data file, its instance file, and the test images if --save-images is given.
-
-    `captions` yields (split, number, captions) of every image; `draw` draws the image of a file name, in the workers.
-    The instance file is written completely or not at all, and only after its data file. Raises what `write` raises.
-    """
-    listing = Listing()
-    for split, number, texts in captions:
-        name = file_name(kind, split, number)
-        listing.add(Example(split, image_id(split, number), name, name, texts))
-    options.instances.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.instances) as path:
-        path.write_text(json.dumps(instances), encoding="utf-8")
-        write(listing, draw, options, ImageConfig(options.size, "squash"), {"reader": kind, "seed": options.seed})
-    print(f"wrote {options.instances}")
-    if options.save_images:
-        folder = Path(options.save_images)
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(options.count[2]):
-            name = file_name(kind, "test", number)
-            draw(name).save(folder / name)
-        print(f"wrote {options.count[2]} test images into {folder}")

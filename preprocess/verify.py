@@ -59,15 +59,14 @@ class Verify:
             manifest = json.loads(file.attrs["manifest"])
             digests = compute_digests(file)
             bad = [name for name, digest in manifest["digests"].items() if digests.get(name) != digest]
-            splits = {split: file[split]["checksums"][:] for split in SPLITS if split in file}
-            names = {split: file[split]["file_names"].asstr(errors="replace")[:] for split in splits}
-        images = 0
-        for split, checksums in splits.items():
-            records = Records(self.file, split)
-            for index in ProgressBar(range(len(records)), split, "images"):
-                if zlib.crc32(records.read_bytes(index)) != checksums[index]:
-                    bad.append(f"{split}: image {index}, {names[split][index]}")
-            images += len(records)
+            images = 0
+            for split in [split for split in SPLITS if split in file]:
+                records, checksums = Records(self.file, split), file[split]["checksums"][:]
+                names = file[split]["file_names"].asstr(errors="replace")
+                for index in ProgressBar(range(len(records)), split, "images"):
+                    if zlib.crc32(records.read_bytes(index)) != checksums[index]:
+                        bad.append(f"{split}: image {index}, {names[index]}")
+                images += len(records)
         if bad:
             others = f", and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
             raise UserError(

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
@@ -18,13 +19,12 @@ from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
 from caption.progress import ProgressBar, Sized
 from preprocess import journal
-from preprocess.backends import FeatureStore, PixelStore, RecordEncoder
 from preprocess.datafile import complete_file
 from preprocess.journal import Journal, work_folder
-from preprocess.jpeg_store import JpegStore
 from preprocess.options import Output, parse_shard
 from preprocess.records import Listing, Problem
 from preprocess.report import format_size, print_summary, write_report
+from preprocess.stores import FeatureStore, JpegStore, PixelStore, RecordEncoder
 from preprocess.workers import parallel_map
 
 CHUNK = 32  # images per job
@@ -35,47 +35,30 @@ AnyStore = PixelStore | JpegStore | FeatureStore
 Opener = Callable[[str], Image]  # returns the RGB image of a path, or raises BadImage
 
 
-class Task(NamedTuple):
-    """Images for a worker."""
-
-    paths: list[str]
-    offsets: list[int]  # of their records in the file
-
-
-class Result(NamedTuple):
-    """The result of a worker for an image: what the store's encoder returned, or why the image cannot be used."""
-
-    record: Any
-    problem: str = ""
-
-
 @dataclass(frozen=True)
 class Worker:
-    """Open images, fit them into a square and encode their records; runs in the worker processes."""
+    """Open images, fit them into a square and encode their records; runs in the worker processes. A task is the path of
+    each image and the offset of its record in the file; the result, what the store's encoder returned for each, or
+    BadImage with the reason why it cannot be used."""
 
     opener: Opener
     image: ImageConfig
     encode_record: RecordEncoder
 
-    def __call__(self, task: Task) -> list[Result]:
+    def __call__(self, task: Sequence[tuple[str, int]]) -> list[Any]:
         reuse_memory()
-        return [self._process(path, offset) for path, offset in zip(*task, strict=True)]
+        return [self._process(path, offset) for path, offset in task]
 
-    def _process(self, path: str, offset: int) -> Result:
+    def _process(self, path: str, offset: int) -> Any:
         try:
             image = to_array(fit_image(self.opener(path), self.image.size, self.image.fit))
         except BadImage as error:
-            return Result(None, str(error).removeprefix(f"{path}: "))
-        return Result(self.encode_record(image, offset))
+            return BadImage(str(error).removeprefix(f"{path}: "))
+        return self.encode_record(image, offset)
 
 
 def write(
-    listing: Listing,
-    opener: Opener,
-    options: Output,
-    image: ImageConfig,
-    source: dict[str, Any],
-    strict: bool = True,
+    listing: Listing, opener: Opener, options: Output, image: ImageConfig, source: dict[str, Any], strict: bool = True
 ) -> None:
     """Write all images and captions, grouped by split; resume if an earlier run was interrupted.
 
@@ -90,10 +73,10 @@ def write(
         raise UserError("no image has a caption; check the paths")
     vocabulary = _choose_vocabulary(listing, options)
     shard, shards = parse_shard(options.shard)
-    order = listing.order()
+    splits = np.frombuffer(listing.splits, np.int8)
+    order = np.argsort(splits, kind="stable")
     order = order[len(order) * (shard - 1) // shards : len(order) * shard // shards]  # numbers of the listing
     paths = [listing.paths[n] for n in order]
-    splits = np.frombuffer(listing.splits, np.int8)
     counts = {split: int((splits[order] == i).sum()) for i, split in enumerate(SPLITS) if i in splits}
 
     store, details = _build_store(options, image, folder, counts, paths, opener)
@@ -108,10 +91,10 @@ def write(
     }
     inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
     with journal.locked(path):
-        state = _start_or_resume(store, folder, options, {**recipe, **inputs})
+        state = _start_or_resume(store, options, {**recipe, **inputs})
         if options.shard:  # so that merge can tell which shards belong together
             recipe |= {"shard": shard, "shards": shards, "listing": inputs["listing"]}
-        _process_images(store, state, folder, paths, Worker(opener, image, store.encode_record), options.workers)
+        _process_images(store, state, paths, Worker(opener, image, store.encode_record), options.workers)
         bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(state.bad.items())]
         write_report([*listing.problems, *bad], path, strict)
         manifest = complete_file(store, listing, order, state.bad, vocabulary, recipe)
@@ -138,9 +121,9 @@ def _build_store(
     if options.store == "pixels":
         return PixelStore(folder, counts, image.size), details
     if options.store == "jpeg":
-        sample = list(paths[:: max(1, len(paths) // SAMPLE)])
+        sample = paths[:: max(1, len(paths) // SAMPLE)]
         measure = Worker(opener, image, lambda pixels, offset: len(encode_jpeg(pixels, options.quality)))
-        lengths = [result.record for result in measure(Task(sample, [0] * len(sample))) if not result.problem]
+        lengths = [length for length in measure([(path, 0) for path in sample]) if not isinstance(length, BadImage)]
         mean = float(np.mean(lengths)) if lengths else image.size**2
         return JpegStore(folder, counts, options.quality, mean), {**details, "quality": options.quality}
     from preprocess.features import build_feature_encoder  # PyTorch takes seconds and much memory to import
@@ -149,9 +132,10 @@ def _build_store(
     return FeatureStore(folder, counts, encoder, shape, CHUNK), {**details, "encoder": fingerprint}
 
 
-def _start_or_resume(store: AnyStore, folder: Path, options: Output, recipe: dict[str, Any]) -> Journal:
+def _start_or_resume(store: AnyStore, options: Output, recipe: dict[str, Any]) -> Journal:
     """Allocate the file or reopen an unfinished one, and return the journal. Raises UserError if the disk is too small,
     or the unfinished file has another recipe."""
+    folder = store.folder
     state = None if options.overwrite else journal.load(folder)
     if state:
         journal.check_same_recipe(folder, state.recipe, recipe)
@@ -173,35 +157,28 @@ def _start_or_resume(store: AnyStore, folder: Path, options: Output, recipe: dic
     return state or Journal(recipe, options.overwrite)
 
 
-def _process_images(
-    store: AnyStore, state: Journal, folder: Path, paths: Sequence[str], worker: Worker, workers: int
-) -> None:
+def _process_images(store: AnyStore, state: Journal, paths: Sequence[str], worker: Worker, workers: int) -> None:
     """Run the worker on all images that are not done, and retry the bad ones."""
     jobs = _chunks(sorted(state.bad)) + _chunks(range(state.done, len(paths)))
-    tasks = (Task([paths[n] for n in numbers], store.offsets(numbers)) for numbers in jobs)
+    tasks = (list(zip([paths[n] for n in numbers], store.offsets(numbers), strict=True)) for numbers in jobs)
     results = parallel_map(worker, tasks, min(workers, len(jobs)))
     remaining = sum(map(len, jobs))
-    steps = Sized(_store_results(store, state, folder, jobs, results), remaining)
+    steps = Sized(_store_results(store, state, jobs, results), remaining)
     for _ in ProgressBar(steps, "images", "images", len(paths) - remaining):
         pass
 
 
 def _chunks(numbers: Sequence[int]) -> list[list[int]]:
-    """Cut numbers into jobs at the multiples of CHUNK, so that an interrupted run has the jobs of an unbroken one."""
-    jobs: dict[int, list[int]] = {}
-    for number in numbers:
-        jobs.setdefault(number // CHUNK, []).append(number)
-    return list(jobs.values())
+    """Cut rising numbers into jobs at the multiples of CHUNK: interrupted and unbroken runs have the same jobs."""
+    return [list(job) for _, job in groupby(numbers, lambda number: number // CHUNK)]
 
 
-def _store_results(
-    store: AnyStore, state: Journal, folder: Path, jobs: list[list[int]], results: Iterable[list[Result]]
-) -> Iterator[int]:
+def _store_results(store: AnyStore, state: Journal, jobs: list[list[int]], results: Iterable[Any]) -> Iterator[int]:
     """Add the workers' results to the store, save the journal now and then, and yield each image's number."""
 
     def save(snapshot: Journal) -> None:
         store.sync()
-        snapshot.save(folder)
+        snapshot.save(store.folder)
 
     last_save = time.monotonic()
     with ThreadPoolExecutor(1) as saver:  # so that the workers need not wait for the disk
@@ -219,15 +196,16 @@ def _store_results(
             save(state)
 
 
-def _add_results(store: AnyStore, state: Journal, numbers: Sequence[int], results: Sequence[Result]) -> None:
+def _add_results(store: AnyStore, state: Journal, numbers: Sequence[int], results: Sequence[Any]) -> None:
     """Add the results of a job to the store and to the journal."""
-    good = [(number, result.record) for number, result in zip(numbers, results, strict=True) if not result.problem]
+    results_by_number = list(zip(numbers, results, strict=True))
+    good = [(number, record) for number, record in results_by_number if not isinstance(record, BadImage)]
     if good:
         store.add(*zip(*good, strict=True))
-    for number, result in zip(numbers, results, strict=True):
+    for number, record in results_by_number:
         state.bad.pop(number, None)
-        if result.problem:
-            state.bad[number] = result.problem
+        if isinstance(record, BadImage):
+            state.bad[number] = str(record)
     state.done = max(state.done, numbers[-1] + 1)
 
 

@@ -1,7 +1,5 @@
 """A split of the data file as a PyTorch data set: batches of images with their captions."""
 
-import math
-import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +42,6 @@ class CaptionDataset(Dataset[Batch]):
             self.word_offsets: NDArray[np.int64] = group["word_offsets"][:]
             self.words: NDArray[np.int32] = group["words"][:]
         self.cached: Tensor | None = None  # all images of the split, after `cache_on`
-        self._process_id = os.getpid()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -57,7 +54,7 @@ class CaptionDataset(Dataset[Batch]):
     @property
     def nbytes(self) -> int:
         """Size in bytes of all images, as `read_images` returns them."""
-        return len(self) * math.prod(self.records.shape) * self.records.dtype.itemsize
+        return len(self) * int(np.prod(self.records.shape)) * self.records.dtype.itemsize
 
     @property
     def stores_features(self) -> bool:
@@ -82,9 +79,6 @@ class CaptionDataset(Dataset[Batch]):
         """Return images uint8 [B, 3, S, S], or features float16 [B, L, D]."""
         if self.cached is not None:
             return self.cached.index_select(0, to_device(torch.tensor(indices), self.cached.device))
-        if self._process_id != os.getpid():
-            self.records.after_fork()
-            self._process_id = os.getpid()
         images = np.empty((len(indices), *self.records.shape), self.records.dtype)
         self.records.read(indices, images)
         return torch.from_numpy(images)
@@ -92,9 +86,8 @@ class CaptionDataset(Dataset[Batch]):
     def cache_on(self, device: torch.device) -> None:
         """Read all images once and keep them on `device`. The loader must then run without worker processes, which
         cannot share a cache."""
-        images = torch.from_numpy(np.empty(0, self.records.dtype)).new_empty(
-            (len(self), *self.records.shape), device=device
-        )
+        dtype = torch.float16 if self.stores_features else torch.uint8
+        images = torch.empty((len(self), *self.records.shape), dtype=dtype, device=device)
         for batch in sequential_batches(len(self), 256):
             images[batch[0] : batch[-1] + 1] = self.read_images(batch)
         self.cached = images
@@ -102,9 +95,6 @@ class CaptionDataset(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return images with all their captions, as one batch."""
         return collate(indices, [self.captions(index) for index in indices], self.read_images)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
 
 
 class SingleCaptionDataset(Dataset[Batch]):
@@ -121,9 +111,6 @@ class SingleCaptionDataset(Dataset[Batch]):
         """Return captions with their images, as one batch with Q = 1."""
         captions = [[self.data.caption(number)] for number in numbers]
         return collate(self.image_of_caption[numbers].tolist(), captions, self.data.read_images)
-
-    def __getitem__(self, number: int) -> Batch:
-        return self.__getitems__([number])
 
 
 def collate(

@@ -24,6 +24,7 @@ a virtual one over /stored/<split> or over the shards' files.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -122,8 +123,9 @@ def extents(data: h5py.Dataset) -> list[Extent]:
 class Records:
     """The stored records of the images of a split, read directly from their positions in the file.
 
-    HDF5 only says where the bytes lie; every process then reads them through a file handle of its own. An HDF5 handle
-    survives neither a fork nor pickling, and reading a row through it takes longer than copying the row.
+    HDF5 only says where the bytes lie; every process then reads them through a file handle of its own, as one inherited
+    by a fork shares its position. An HDF5 handle survives neither a fork nor pickling, and reading a row through it
+    takes longer than copying the row.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -152,17 +154,13 @@ class Records:
         self._files = np.searchsorted(firsts, starts[:-1], "right") - 1
         self._offsets = offsets[self._files] + (starts[:-1] - firsts[self._files]) * unit
         self._lengths = np.diff(starts) * unit
-        self._handles: dict[int, BinaryIO] = {}
+        self._handles: dict[tuple[int, int], BinaryIO] = {}  # by process and file
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}
-
-    def after_fork(self) -> None:
-        """Drop the inherited file handles, whose positions are shared with the parent process."""
-        self._handles = {}
 
     def read_bytes(self, index: int) -> bytearray:
         """Return the record as it is stored, for checksums."""
@@ -182,17 +180,17 @@ class Records:
 
     def _read_into(self, indices: Sequence[int], buffers: Sequence[bytearray | memoryview]) -> None:
         selected = np.asarray(indices, np.int64)
-        files, offsets = self._files[selected].tolist(), self._offsets[selected].tolist()
+        files, offsets, process = self._files[selected].tolist(), self._offsets[selected].tolist(), os.getpid()
         for buffer, file, offset in zip(buffers, files, offsets, strict=True):
-            handle = self._handles.get(file) or self._open(file)
+            handle = self._handles.get((process, file)) or self._open(process, file)
             handle.seek(offset)
             if handle.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
                 raise UserError(f"{self._paths[file]}: is cut off; make it again with python -m preprocess")
 
-    def _open(self, file: int) -> BinaryIO:
+    def _open(self, process: int, file: int) -> BinaryIO:
         path = self._paths[file]
         try:
-            handle = self._handles[file] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
+            handle = self._handles[process, file] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; {self.path} needs it") from None
         return handle

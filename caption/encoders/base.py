@@ -111,8 +111,7 @@ class Encoder(nn.Module):
 
     def fine_tune(self, on: bool) -> None:
         """Switch gradients on or off for the parameters that `finetune_from` selects."""
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad = False
+        self.backbone.requires_grad_(False)
         for parameter in self.finetuned:
             parameter.requires_grad = on
 

@@ -14,17 +14,8 @@ class SameConv2d(nn.Conv2d):
     """A convolution with `SAME` padding and the weights and settings of another convolution."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            dilation=convolution.dilation,  # type: ignore[arg-type]
-            groups=convolution.groups,
-            bias=convolution.bias is not None,
-            device="meta",  # no random initialisation: the weights are replaced below
-        )
-        self.weight, self.bias = convolution.weight, convolution.bias
+        nn.Module.__init__(self)  # not of nn.Conv2d, which would make weights of its own
+        vars(self).update(vars(convolution), padding=(0, 0))  # `forward` pads
 
     def pad_amounts(self, sides: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return the zeros (before, after) that each side (rows, columns) is padded with."""
@@ -45,12 +36,10 @@ def use_same_padding(network: nn.Module) -> int:
 
     Convolutions of stride 1 with an odd kernel are the same in both conventions; poolings are left as they are.
     """
-    strided = [
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and module.padding != (0, 0)
-    ]
-    for name, module in strided:
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, SameConv2d(module))
-    return len(strided)
+    count = 0
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and module.padding != (0, 0):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, SameConv2d(module))
+            count += 1
+    return count

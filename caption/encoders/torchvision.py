@@ -36,12 +36,12 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
     entry = _weights_entry(config) if load_weights and config.weights != "none" and not from_file else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # googlenet and inception announce their initialisation
-        classifier: nn.Module = models.get_model(config.name, weights=entry)
+        classifier: nn.Module = models.get_model(config.name, weights=entry).eval()
     if hasattr(classifier, "transform_input"):  # googlenet and inception were trained on pixels scaled differently
         classifier.transform_input = config.weights != "none"  # type: ignore[assignment]
     if load_weights and from_file:
         _load_file(classifier, config)
-    layer = config.layer or DEFAULT_LAYERS.get(config.name) or _last_spatial_map(classifier.eval(), image_size)
+    layer = config.layer or DEFAULT_LAYERS.get(config.name) or _last_spatial_map(classifier, image_size)
     network = _cut(classifier, config.name, layer)
     if config.padding == "tensorflow" and not use_same_padding(network):
         raise UserError(f"encoder.padding is tensorflow, but {config.name} pads nothing it would change")
@@ -96,7 +96,6 @@ def _load_file(classifier: nn.Module, config: EncoderConfig) -> None:
 
 def _cut(classifier: nn.Module, name: str, layer: str) -> nn.Module:
     """Return the classifier up to a layer, without the layers behind it."""
-    classifier.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from caption.data.dataset import CaptionDataset
 from caption.data.scenes import COLOURS, SHAPES, SceneObject
-from preprocess import shapes as module
+from preprocess import synthetic
 from preprocess.shapes import UNSEEN_PAIRS, sample_scene
 
 NAME = r"a (small|little|large|big) (\w+) (\w+)"
@@ -88,4 +88,4 @@ def test_masks_lie_on_their_objects(shapes: Path) -> None:
 
 def test_an_image_does_not_depend_on_the_counts() -> None:
     assert sample_scene(3, "test", 4) == sample_scene(3, "test", 4) != sample_scene(4, "test", 4)
-    assert len({module.image_id(split, n) for split in ("train", "val", "test") for n in range(5)}) == 15
+    assert len({synthetic.image_id(split, n) for split in ("train", "val", "test") for n in range(5)}) == 15

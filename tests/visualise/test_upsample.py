@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from caption.config import EncoderConfig
-from caption.data.images import CropBox, Fit, crop_box, open_image, read_square
+from caption.data.images import CropBox, Fit, crop_box, fit_image, open_image, to_array
 from caption.encoders.grid import FeatureGrid
 from caption.encoders.registry import build_encoder
 from caption.visualise.upsample import center_prior, peak, upsample
@@ -135,7 +135,8 @@ def test_the_map_lies_on_what_the_encoder_sees(
         centre = [size[i] * (seen[i] + fraction[i] * seen[i + 2]) for i in (0, 1)]
         bright_square(tmp_path / "bright.jpg", size, (centre[0], centre[1]), turn)
         bright_square(tmp_path / "dark.jpg", size, (-1e4, -1e4), turn)
-        squares = np.stack([read_square(tmp_path / f"{kind}.jpg", side, fit) for kind in ("bright", "dark")])
+        images = (open_image(tmp_path / f"{kind}.jpg", side) for kind in ("bright", "dark"))
+        squares = np.stack([to_array(fit_image(image, side, fit)) for image in images])
         with torch.no_grad():
             bright, dark = encoder(torch.from_numpy(squares))
         weights = (bright - dark).square().sum(-1)

@@ -1,15 +1,17 @@
-"""Read Flickr8k from its original archives: Flicker8k_Dataset/ and Flickr8k_text/ (Hodosh et al., 2013)."""
+"""Read Flickr8k (Hodosh et al., 2013) and Flickr30k (Young et al., 2014), whose splits are lists of image names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from caption.errors import UserError
-from preprocess.captions import Row, read_tokens
+from preprocess.captions import Row, read_captions, read_tokens
+from preprocess.folder import Folder
 from preprocess.records import Example
 from preprocess.sources import ImageFiles, build_example, group_by_image, read_lines
 
-LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
+LISTS_8K = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
+LISTS_30K = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +23,28 @@ class Flickr8k(ImageFiles):
     text: str
     """The folder Flickr8k_text, with Flickr8k.token.txt and the split lists."""
 
-    def folders(self) -> list[str]:
-        return [self.images]
-
     def examples(self) -> Iterator[Example]:
         tokens = Path(self.text) / "Flickr8k.token.txt"
-        return read_split_lists(self.images, read_tokens(tokens), tokens, Path(self.text), LISTS)
+        return read_split_lists(self.images, read_tokens(tokens), tokens, Path(self.text), LISTS_8K)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flickr30k(Folder):
+    """Flickr30k from results_20130124.token or results.csv. For Karpathy's splits read dataset_flickr30k.json with
+    `karpathy`, or give --lists."""
+
+    val: float = 1014 / 31783
+    """Fraction of the images for validation, without --lists."""
+    test: float = 1000 / 31783
+    """Fraction of the images for testing, without --lists."""
+    lists: str = ""
+    """A folder with train.txt, val.txt and test.txt: names of images, with or without .jpg."""
+
+    def examples(self) -> Iterator[Example]:
+        if not self.lists:
+            return super().examples()
+        path = Path(self.captions)
+        return read_split_lists(self.images, read_captions(path), path, Path(self.lists), LISTS_30K)
 
 
 def read_split_lists(

@@ -1,4 +1,4 @@
-"""The stores of images in a data file: pixels and features here, JPEG files in `preprocess.jpeg_store`.
+"""The stores of images in a data file: pixels, features of a frozen encoder, or JPEG files.
 
 A store works in a folder beside the final file until that is complete. Every image has its position from the start, so
 the order in which the records are written does not matter, nor does the number of interruptions. HDF5 allocates the
@@ -8,8 +8,9 @@ process that is killed leaves the file intact.
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption.data.hdf5 import RECORDS, Extent, extents
+from caption.data.images import encode_jpeg
 from preprocess.journal import DATA
 from preprocess.report import format_size
 
 CHECKSUM, START, LENGTH = range(3)  # columns of a store's table
+COPY_RECORDS = 256  # JPEG files that are copied at a time
 
 
 # Runs in a worker: encodes an image uint8 [3, S, S] whose record has this offset in the file, in bytes.
@@ -31,15 +34,12 @@ RecordEncoder = Callable[[NDArray[np.uint8], int], Any]
 class Store:
     """The common part: a table with the checksum of each image's record."""
 
-    kind: str
-
     def __init__(self, folder: Path, counts: dict[str, int]) -> None:
         """`counts` is the number of images of each split, in the order of the splits."""
         self.folder, self.counts = folder, counts
         self.path = folder / DATA
-        ends = np.cumsum([0, *counts.values()])
-        self.ranges = dict(zip(counts, pairwise(ends.tolist()), strict=True))  # image numbers of each split
-        self.table: NDArray[np.int64]
+        # Image numbers of each split: the first, and one more than the last.
+        self.ranges = dict(zip(counts, pairwise(accumulate(counts.values(), initial=0)), strict=True))
 
     def allocate(self, fresh: bool) -> None:
         """Allocate everything, or reopen what an interrupted run has left."""
@@ -47,8 +47,13 @@ class Store:
         self.table = np.memmap(self.folder / "rows", np.int64, "w+" if fresh else "r+", shape=(total, 3))
 
     def sync(self) -> None:
-        """Write everything that was added to the disk."""
-        self.table.flush()  # type: ignore[attr-defined]
+        """Write everything that any process added to the disk."""
+        if self.path.exists():  # JPEG files come into it at the end
+            with self.path.open("r+b") as file:
+                os.fsync(file.fileno())
+                if hasattr(os, "posix_fadvise"):  # drop it from the cache, which COCO would fill
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self.table.flush()
 
     def offsets(self, numbers: Sequence[int]) -> list[int]:
         """Return the positions of the images' records in bytes, for the workers that write them."""
@@ -57,6 +62,8 @@ class Store:
 
 class FixedSizeStore(Store):
     """A store whose records have one size."""
+
+    kind: str
 
     def __init__(self, folder: Path, counts: dict[str, int], shape: tuple[int, ...], dtype: str) -> None:
         super().__init__(folder, counts)
@@ -70,37 +77,24 @@ class FixedSizeStore(Store):
         blank = self.path if fresh else self.folder / "blank.h5"
         layout = self._write_layout(blank)
         if not fresh:
-            _restore(self.path, blank, [(e.offset, e.offset + e.length * self.length) for e in layout.values()])
+            _restore(self.path, blank, [(e.offset, e.offset + e.length * self.length) for e in layout])
             blank.unlink()
-        self._offsets = np.zeros(len(self.table), np.int64)
-        for split, extent in layout.items():
-            first, end = self.ranges[split]
-            self._offsets[first:end] = extent.offset + self.length * np.arange(extent.length)
+        self._offsets = [extent.offset + i * self.length for extent in layout for i in range(extent.length)]
 
-    def _write_layout(self, path: Path) -> dict[str, Extent]:
-        """Write an HDF5 file that only allocates the records; return where they lie."""
-        layout = {}
+    def _write_layout(self, path: Path) -> list[Extent]:
+        """Write an HDF5 file that only allocates the records; return where they lie, split by split."""
+        layout = []
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         with h5py.File(path, "w") as file:
             for split, count in self.counts.items():
-                group = file.create_group(split)
-                properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                properties.set_obj_track_times(False)
-                space = h5py.h5s.create_simple((count, *self.shape))
-                dtype = h5py.h5t.py_create(self.dtype, logical=True)
-                h5py.h5d.create(group.id, RECORDS[self.kind].encode(), dtype, space, properties)
-                if count:
-                    (layout[split],) = extents(group[RECORDS[self.kind]])
+                name, shape = f"{split}/{RECORDS[self.kind]}", (count, *self.shape)
+                layout += extents(file.create_dataset(name, shape, self.dtype, dcpl=properties))
         return layout
 
     def offsets(self, numbers: Sequence[int]) -> list[int]:
-        offsets: list[int] = self._offsets[list(numbers)].tolist()
-        return offsets
-
-    def sync(self) -> None:
-        sync_file(self.path)
-        super().sync()
+        return [self._offsets[number] for number in numbers]
 
     def open(self) -> h5py.File:
         """Open the file to complete it."""
@@ -119,10 +113,9 @@ class FixedSizeStore(Store):
             return
         stored = h5py.VirtualSource(".", f"/stored/{split}", (end - first, *self.shape), self.dtype)
         layout = h5py.VirtualLayout((len(numbers), *self.shape), self.dtype)
-        position = 0
-        for a, b in _runs(numbers - first):
-            layout[position : position + b - a] = stored[a:b]
-            position += b - a
+        gaps = np.flatnonzero(np.diff(numbers) != 1) + 1
+        for position, run in zip([0, *gaps], np.split(numbers - first, gaps), strict=True):
+            layout[position : position + len(run)] = stored[run[0] : run[-1] + 1]
         layout.dcpl.set_obj_track_times(False)  # otherwise the file would contain the time of its creation
         group.create_virtual_dataset(name, layout)
 
@@ -142,14 +135,11 @@ class PixelStore(FixedSizeStore):
 
 
 class RecordWriter:
-    """Write a record at its offset in the file and return its checksum."""
+    """Write a record at its offset in the file and return its checksum. Every worker opens the file for itself."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.file: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "file": None}
 
     def __call__(self, image: NDArray[Any], offset: int) -> int:
         if self.file is None:
@@ -189,12 +179,55 @@ class FeatureStore(FixedSizeStore):
             self.table[number, CHECKSUM] = self.write(record, offset)
 
 
-def sync_file(path: Path) -> None:
-    """Write to the disk what any process wrote into a file, and drop it from the cache, which COCO would fill."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+class JpegStore(Store):
+    """JPEG files of S x S pixels. Since their lengths differ, they are collected in a file of their own first."""
+
+    def __init__(self, folder: Path, counts: dict[str, int], quality: int, mean_length: float) -> None:
+        super().__init__(folder, counts)
+        self.encode_record: RecordEncoder = partial(_encode, quality=quality)
+        self.collected = folder / "jpegs"
+        total = mean_length * sum(counts.values())
+        self.nbytes = int(2 * total)  # both files exist while the data file is completed
+        self.estimate = f"{sum(counts.values())} images will take about {format_size(total)}, and twice that at the end"
+
+    def allocate(self, fresh: bool) -> None:
+        super().allocate(fresh)
+        self.file = self.collected.open("w+b" if fresh else "r+b", buffering=0)
+        self.end = int((self.table[:, START] + self.table[:, LENGTH]).max(initial=0))
+
+    def add(self, numbers: Sequence[int], jpegs: Sequence[bytes]) -> None:
+        self.file.seek(self.end)
+        content = b"".join(jpegs)
+        if self.file.write(content) != len(content):
+            raise OSError(28, "no space left on the disk", str(self.collected))
+        for number, jpeg in zip(numbers, jpegs, strict=True):
+            self.table[number] = zlib.crc32(jpeg), self.end, len(jpeg)
+            self.end += len(jpeg)
+
+    def sync(self) -> None:
+        os.fsync(self.file.fileno())
+        super().sync()
+
+    def open(self) -> h5py.File:
+        return h5py.File(self.path, "w")
+
+    def complete_split(self, file: h5py.File, split: str, numbers: NDArray[np.int64]) -> None:
+        group, rows = file.require_group(split), self.table[numbers]
+        group["checksums"] = rows[:, CHECKSUM].astype(np.uint32)
+        offsets = np.cumsum([0, *rows[:, LENGTH]])
+        group["jpeg_offsets"] = offsets
+        jpegs = group.create_dataset("jpegs", offsets[-1:], np.uint8)
+        for i in range(0, len(rows), COPY_RECORDS):
+            content = b"".join(self._read(row) for row in rows[i : i + COPY_RECORDS])
+            jpegs[offsets[i] : offsets[i] + len(content)] = np.frombuffer(content, np.uint8)
+
+    def _read(self, row: NDArray[np.int64]) -> bytes:
+        self.file.seek(int(row[START]))
+        return self.file.read(int(row[LENGTH]))
+
+
+def _encode(image: NDArray[np.uint8], offset: int, quality: int) -> bytes:
+    return encode_jpeg(image, quality)
 
 
 def _restore(path: Path, blank: Path, records: Sequence[tuple[int, int]]) -> None:
@@ -208,11 +241,3 @@ def _restore(path: Path, blank: Path, records: Sequence[tuple[int, int]]) -> Non
             target.seek(position)
             target.write(source.read(first - position))
             position = end
-
-
-def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield (first, last + 1) of every run of consecutive numbers in a rising sequence."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for run in np.split(numbers, breaks):
-        if len(run):
-            yield int(run[0]), int(run[-1]) + 1
