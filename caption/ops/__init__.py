@@ -54,11 +54,11 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "additive_attention": (Backend("Triton", triton.supports_additive_attention, triton.additive_attention),),
     "lstm_cell": (
         Backend("C", cpu.supports_lstm_cell, cpu.lstm_cell),
-        Backend("torch.compile", torch_compile.supports, torch_compile.lstm_cell),
+        Backend("torch.compile", torch_compile.enabled, torch_compile.lstm_cell),
     ),
     "token_nll": (
         Backend("C", cpu.supports_token_nll, cpu.token_nll),
-        Backend("torch.compile", torch_compile.supports, torch_compile.token_nll),
+        Backend("torch.compile", torch_compile.enabled, torch_compile.token_nll),
     ),
     "dropout": (Backend("shared random bits", shared_bits.supports_dropout, shared_bits.dropout),),
 }

@@ -3,6 +3,7 @@
 Each operation has a `supports_...` that takes the same arguments and says whether the kernels are for them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def supports_additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> boo
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """Return additive scores [B, Q, L] of query [B, Q, A], prepared keys [B, L, A] and vector [A]."""
-    return exp_tanh.scores_by(KERNELS, query, keys, vector)
+    return exp_tanh.additive_scores(query, keys, vector, KERNELS)
 
 
 def _scores_forward(exp_query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -61,21 +62,13 @@ def _scores_backward(
 KERNELS = exp_tanh.Kernels(_scores_forward, _scores_backward)
 
 
-def supports_lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> bool:
-    return (
-        cell.dtype == torch.float32
-        and _supports_elements(cell)
-        and _supports_elements(from_word, from_hidden, from_context)
-    )
-
-
-def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next hidden state, in the dtype of the gates' addends, and the next cell in float32, eq. 1-3."""
-    hidden, next_cell = _LSTMCell.apply(cell, from_word, from_hidden, from_context)  # type: ignore[no-untyped-call]
-    return hidden, next_cell
+def supports_lstm_cell(cell: Tensor, *addends: Tensor) -> bool:
+    return cell.dtype == torch.float32 and _supports_elements(cell) and _supports_elements(*addends)
 
 
 class _LSTMCell(torch.autograd.Function):
+    """The next hidden state, in the dtype of the gates' addends, and the next cell in float32, eq. 1-3."""
+
     @staticmethod
     def forward(
         ctx: Any, cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor
@@ -98,18 +91,18 @@ class _LSTMCell(torch.autograd.Function):
         return grad_cell, grad_gates, grad_gates, grad_gates
 
 
+lstm_cell: Callable[..., tuple[Tensor, Tensor]] = _LSTMCell.apply
+
+
 def supports_token_nll(logits: Tensor, targets: Tensor) -> bool:
     return _supports_elements(logits)
 
 
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -log p of each target in nats [N], from logits [N, V], without a second matrix [N, V]."""
-    nll: Tensor = _TokenNLL.apply(logits, targets)  # type: ignore[no-untyped-call]
-    return nll
-
-
 class _TokenNLL(torch.autograd.Function):
-    """log sum_v e^(x_v) - x_y, each less the largest logit; the gradient is p_v - [v = y]."""
+    """-log p_y of each target y in nats [N], from logits x [N, V], without a second matrix [N, V].
+
+    It is log sum_v e^(x_v) - x_y, each less the largest logit; the gradient is p_v - [v = y].
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -129,6 +122,9 @@ class _TokenNLL(torch.autograd.Function):
         sizes = (_is_half(logits), *logits.shape)
         run("token_nll_backward", (logits, targets, largest, log_sums, gradient, grad_logits), sizes)
         return grad_logits, None
+
+
+token_nll: Callable[..., Tensor] = _TokenNLL.apply
 
 
 def supports_transpose(matrix: Tensor) -> bool:

@@ -33,13 +33,9 @@ def exp_2x(x: Tensor) -> Tensor:
     return upcast_float32(x).clamp(-MAX_ABS, MAX_ABS).mul_(2).exp_()
 
 
-def prepare_keys(keys: Tensor) -> Tensor:
-    """Return e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
-    prepared: Tensor = _PrepareKeys.apply(keys)  # type: ignore[no-untyped-call]
-    return prepared
-
-
 class _PrepareKeys(torch.autograd.Function):
+    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+
     @staticmethod
     def forward(ctx: Any, keys: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -57,6 +53,9 @@ class _PrepareKeys(torch.autograd.Function):
         return result.to(ctx.dtype)
 
 
+prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
+
+
 def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
     """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]."""
     task = torch._C._current_graph_task_id()
@@ -72,12 +71,6 @@ class Kernels(NamedTuple):
     forward: Callable[[Tensor, Tensor, Tensor], Tensor]  # -> scores [B, Q, L]
     # (U, K, v, gradient of the scores [B, Q, L], gradient of k to add to) -> gradients of q and v
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def scores_by(kernels: Kernels, query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """Return additive scores [B, Q, L] of query q [B, Q, A] and prepared keys [B, L, A], computed by these kernels."""
-    scores: Tensor = _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]
-    return scores
 
 
 class _AdditiveScores(torch.autograd.Function):
@@ -152,6 +145,10 @@ def _blocks(exp_query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Ten
 BLOCKS = Kernels(block_forward, block_backward)
 
 
-def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """Return additive scores [B, Q, L] by blocks of PyTorch operations, on any device and in any float dtype."""
-    return scores_by(BLOCKS, query, keys, vector)
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, kernels: Kernels = BLOCKS) -> Tensor:
+    """Return additive scores [B, Q, L] of query q [B, Q, A] and prepared keys [B, L, A], computed by these kernels.
+
+    By default, blocks of PyTorch operations compute them, on any device and in any float dtype.
+    """
+    scores: Tensor = _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]
+    return scores
