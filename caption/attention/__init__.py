@@ -12,7 +12,7 @@ from caption.errors import UserError
 
 __all__ = [
     "GLIMPSES", "SCORES", "SELECTIONS", "WINDOWS", "AdditiveScore", "Attention", "AttentionOutput", "ConcatScore",
-    "DrawGlimpse", "HardAttention", "Memory", "MultiHeadAttention", "Retina", "Sample", "SoftAttention",
+    "DrawGlimpse", "Grid", "HardAttention", "Memory", "MultiHeadAttention", "Retina", "Sample", "SoftAttention",
     "build_attention",
 ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from caption.attention.windows import Grid
+from caption.attention import Grid
 from caption.config import DecoderConfig
 from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, shift_right
 from caption.decoders.luong import LuongDecoder

@@ -3,10 +3,8 @@
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import AttentionOutput, Memory, build_attention
-from caption.attention.windows import Grid
+from caption.attention import AttentionOutput, Grid, Memory
 from caption.config import DecoderConfig
-from caption.data.vocabulary import PAD
 from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding
 
 
@@ -14,12 +12,8 @@ class ShowAttendTellDecoder(RecurrentDecoder):
     """An LSTM that attends by its previous state, before the recurrence, with the gate beta and a deep output layer."""
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int):
-        super().__init__()
         embedding, hidden = config.embedding_dim, config.hidden_dim
-        self.attention = build_attention(config, region_width, grid)
-        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
-        self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
-        self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
+        super().__init__(config, region_width, grid, vocabulary_size, hidden)
         self.gate = nn.Linear(hidden, 1)  # f_beta
         self.word_to_gates = ops.RecurrentLinear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
         self.hidden_to_gates = ops.RecurrentLinear(hidden, 4 * hidden, bias=False)
@@ -27,8 +21,6 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.hidden_to_output = ops.RecurrentLinear(hidden, embedding, bias=False)  # L_h
         self.context_to_output = ops.RecurrentLinear(self.attention.context_width, embedding, bias=False)  # L_z
         self.output = ops.RecurrentLinear(embedding, vocabulary_size)  # L_o
-        self.state_dropout = ops.Dropout(config.state_dropout)
-        self.dropout = ops.Dropout(config.dropout)
         init_embedding(self.embedding)
         if config.tie_embeddings:
             self.output.weight = self.embedding.weight

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import AttentionOutput, Memory, MultiHeadAttention
-from caption.attention.windows import Grid
+from caption.attention import AttentionOutput, Grid, Memory, MultiHeadAttention
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD
 from caption.decoders.base import DecoderOutput, shift_right
