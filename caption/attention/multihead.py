@@ -64,8 +64,7 @@ class MultiHeadAttention(nn.Module):
         """
         queries = split_heads(self.query(query), self.heads) / self.temperature
         joined = join_heads(F.scaled_dot_product_attention(queries, keys, values, is_causal=causal))
-        contexts: Tensor = self.output(joined)
-        return contexts
+        return self.output(joined)
 
 
 def split_heads(values: Tensor, heads: int) -> Tensor:

@@ -70,8 +70,7 @@ class AdditiveScore(TanhScore):
 
     def project_query(self, query: Tensor) -> Tensor:
         """Return W_h h [B, Q, A] of queries [B, Q, H]."""
-        projected: Tensor = self.query(query)
-        return projected
+        return self.query(query)
 
 
 class ConcatScore(TanhScore):
@@ -126,8 +125,7 @@ class GeneralScore(Score):
 
     def keys(self, regions: Tensor) -> Tensor:
         """Return keys W a_i [B, L, H] of regions [B, L, D]."""
-        keys: Tensor = self.key(regions)
-        return keys
+        return self.key(regions)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """Return scores h . W a_i [B, Q, L] of queries [B, Q, H] and keys [B, L, H]."""
@@ -145,13 +143,11 @@ class ScaledDotScore(Score):
 
     def keys(self, regions: Tensor) -> Tensor:
         """Return keys W_k a_i [B, L, A] of regions [B, L, D]."""
-        keys: Tensor = self.key(regions)
-        return keys
+        return self.key(regions)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """Return scores [B, Q, L] of queries [B, Q, H] and keys [B, L, A]."""
-        scores: Tensor = self.scale * self.query(query).to(keys.dtype) @ keys.transpose(1, 2)
-        return scores
+        return self.scale * self.query(query).to(keys.dtype) @ keys.transpose(1, 2)
 
 
 SCORES: dict[str, type[Score]] = {

@@ -56,5 +56,4 @@ class LuongDecoder(RecurrentDecoder):
 
     def output_layer(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Return the logits W_s h~_t [..., V] of h~_t [..., H], which holds word and state already."""
-        logits: Tensor = self.output(self.dropout(context))
-        return logits
+        return self.output(self.dropout(context))

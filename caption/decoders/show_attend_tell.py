@@ -42,5 +42,4 @@ class ShowAttendTellDecoder(RecurrentDecoder):
     def output_layer(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Return L_o (E y_(t-1) + L_h h_t + L_z z_t), eq. 7: [..., E], [..., H], [..., C] give logits [..., V]."""
         joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(context)
-        logits: Tensor = self.output(self.dropout(joined))
-        return logits
+        return self.output(self.dropout(joined))

@@ -109,13 +109,11 @@ class TransformerDecoder(nn.Module):
         positions = (
             sinusoids(index, width) if self.positions is None else self.positions(index.clamp(max=MAX_POSITIONS - 1))
         )
-        embedded: Tensor = self.dropout(self.embedding(words) * math.sqrt(width) + positions)
-        return embedded
+        return self.dropout(self.embedding(words) * math.sqrt(width) + positions)
 
     def output_layer(self, x: Tensor) -> Tensor:
         """Return logits [..., V] of the last layer's results [..., E]."""
-        logits: Tensor = self.output(self.dropout(self.norm(x)))
-        return logits
+        return self.output(self.dropout(self.norm(x)))
 
     def start(self, memory: Memory, rows: int) -> Cache:
         """Return an empty cache for `rows` rows of each image."""

@@ -111,8 +111,7 @@ class _TokenNLL(torch.autograd.Function):
         run("token_nll", (logits, largest, sums), (_is_half(logits), *logits.shape))
         log_sums = sums.log()
         ctx.save_for_backward(logits, targets, largest, log_sums)
-        nll: Tensor = log_sums - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - largest)
-        return nll
+        return log_sums - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - largest)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]

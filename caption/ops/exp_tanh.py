@@ -61,8 +61,7 @@ def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
     task = torch._C._current_graph_task_id()
     if keys_node.task != task:  # the first step, or an earlier backward pass that never reached the keys
         keys_node.task, keys_node.total = task, torch.zeros_like(keys, memory_format=torch.contiguous_format)
-    total: Tensor = keys_node.total
-    return total
+    return keys_node.total
 
 
 class Kernels(NamedTuple):
@@ -150,5 +149,4 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, kernels: Kernel
 
     By default, blocks of PyTorch operations compute them, on any device and in any float dtype.
     """
-    scores: Tensor = _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]
-    return scores
+    return _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]

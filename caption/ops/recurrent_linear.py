@@ -85,8 +85,7 @@ class WeightCache:
         if self.token is None:
             self.token = _GatherWeightGradient.apply(weight, self)
         self.steps += 1
-        result: Tensor = _Step.apply(x, self.token, bias, self)
-        return result
+        return _Step.apply(x, self.token, bias, self)
 
     def transposed(self, gradients: Tensor) -> "PackedWeight":
         """Return W^T, packed for gradients [..., m] of the results. W must be as it was in the forward pass."""
@@ -126,8 +125,7 @@ def supports_onednn(x: Tensor) -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b, shape [..., m]; the weight W [m, n] is packed or not."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    return result
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
@@ -136,8 +134,7 @@ def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
         return gradients.t() @ rows
     if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
         return onednn_linear(transpose(gradients), rows.t())
-    result: Tensor = transpose(onednn_linear(transpose(rows), gradients.t()))
-    return result
+    return transpose(onednn_linear(transpose(rows), gradients.t()))
 
 
 def transpose(matrix: Tensor) -> Tensor:

@@ -51,5 +51,4 @@ def lstm_cell(cell: Tensor, *addends: Tensor) -> tuple[Tensor, Tensor]:
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return `reference.token_nll`, compiled."""
-    nll: Tensor = _compiled(reference.token_nll)(logits, targets)
-    return nll
+    return _compiled(reference.token_nll)(logits, targets)
