@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import Attention, AttentionOutput, Grid, Memory, Sample, build_attention
+from caption.attention import AttentionOutput, Grid, Memory, Sample, build_attention
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD, START
 from caption.decoders.packing import active_shapes, packed_indices, pad_to_multiple, unpack
@@ -93,7 +93,9 @@ class RecurrentDecoder(nn.Module):
         """Make the layers that every such decoder has; `state_width` is H, the width of its state."""
         super().__init__()
         self.time_loop = ops.TimeLoop(type(self).unroll)
-        self.attention: Attention = build_attention(config, region_width, grid)
+        self.attention = attention = build_attention(config, region_width, grid)
+        self.stochastic = attention.stochastic
+        self.head_names = [f"head {m + 1}" for m in range(attention.heads)] if attention.heads > 1 else []
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)  # E
         self.initial_hidden = nn.Linear(region_width, state_width)  # f_init,h
         self.initial_cell = nn.Linear(region_width, state_width)  # f_init,c
@@ -111,17 +113,6 @@ class RecurrentDecoder(nn.Module):
         """Return logits [..., V] from the word read [..., E], the state [..., H] and the second result of `recurrence`
         [..., C]."""
         raise NotImplementedError
-
-    @property
-    def stochastic(self) -> bool:
-        """True if training samples locations."""
-        return self.attention.stochastic
-
-    @property
-    def head_names(self) -> list[str]:
-        """Names of the attention's heads; none if it has one."""
-        heads = self.attention.heads
-        return [f"head {m + 1}" for m in range(heads)] if heads > 1 else []
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""

@@ -5,7 +5,6 @@ layers; each sublayer f with a residual sum, normalised after it, norm(x + f(x))
 x + f(norm(x)) (Xiong et al., 2020).
 """
 
-import itertools
 import math
 from typing import NamedTuple, cast
 
@@ -76,8 +75,7 @@ class TransformerDecoder(nn.Module):
         self.positions = nn.Embedding(MAX_POSITIONS, width) if form.positions == "learned" else None
         self.region = nn.Sequential(nn.Linear(region_width, width), nn.LayerNorm(width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(form.layers))
-        heads = itertools.product(range(form.layers), range(config.heads))
-        self.head_names = [f"layer {n + 1}, head {m + 1}" for n, m in heads]
+        self.head_names = [f"layer {n + 1}, head {m + 1}" for n in range(form.layers) for m in range(config.heads)]
         self.norm = nn.LayerNorm(width) if form.norm == "pre" else nn.Identity()
         self.output = nn.Linear(width, vocabulary_size)
         self.dropout = ops.Dropout(config.dropout)
