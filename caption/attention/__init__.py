@@ -30,8 +30,7 @@ def build_attention(config: DecoderConfig, region_width: int, grid: Grid) -> Att
     if config.attention in GLIMPSES:
         return GLIMPSES[config.attention](hidden, region_width, width, grid, config.glimpse_size)
     if config.score not in SCORES:
-        known = ", ".join((*SCORES, "multi_head"))
-        raise UserError(f"decoder.score is {config.score!r}, but must be one of {known}")
+        raise UserError(f"decoder.score is {config.score!r}, but must be one of {', '.join(SCORES)}, multi_head")
     score = SCORES[config.score](hidden, region_width, width)
     window = None
     if config.window != "global":

@@ -44,12 +44,8 @@ class LuongDecoder(RecurrentDecoder):
         self, word_gates: Tensor, state: RecurrentState, memory: Memory
     ) -> tuple[RecurrentState, Tensor, AttentionOutput]:
         """Return the next state, h~_t [B, Q, H] and the attention, from the word's addend of the gates [B, Q, 4H]."""
-        hidden, cell = ops.lstm_cell(
-            state.cell,
-            word_gates,
-            self.hidden_to_gates(state.hidden),
-            self.attention_vector_to_gates(state.attention_vector),
-        )
+        state_gates = self.hidden_to_gates(state.hidden), self.attention_vector_to_gates(state.attention_vector)
+        hidden, cell = ops.lstm_cell(state.cell, word_gates, *state_gates)
         attended = self.attention(hidden, memory, state.step)
         attention_vector = torch.tanh(self.joint(torch.cat([attended.context, self.state_dropout(hidden)], -1)))
         return RecurrentState(hidden, cell, attention_vector, state.step + 1), attention_vector, attended

@@ -31,9 +31,8 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         """Return the next state, the gated context [B, Q, C] and the attention, from the word's addend of the gates
         [B, Q, 4H]."""
         attended = self.attention(state.hidden, memory, state.step)  # eq. 4-6, z_t of h_(t-1)
-        context, gate = ops.gate_context(  # beta_t z_t, section 4.2.1
-            attended.context, state.hidden, self.gate.weight, self.gate.bias
-        )
+        # beta_t z_t, section 4.2.1
+        context, gate = ops.gate_context(attended.context, state.hidden, self.gate.weight, self.gate.bias)
         hidden, cell = ops.lstm_cell(  # eq. 1-3
             state.cell, word_gates, self.hidden_to_gates(state.hidden), self.context_to_gates(context)
         )
