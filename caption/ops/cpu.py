@@ -19,9 +19,8 @@ MIN_ELEMENTS = 2**14  # numbers from which on a kernel pays without gradient: no
 
 def _supports_elements(tensor: Tensor, *others: Tensor) -> bool:
     """Return whether the kernels are for these tensors, all of the same dtype, float32 or bfloat16."""
-    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16):
-        return False
-    if any(other.dtype != tensor.dtype for other in others):
+    known = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
+    if not known or any(other.dtype != tensor.dtype for other in others):
         return False
     return (torch.is_grad_enabled() or tensor.numel() >= MIN_ELEMENTS) and library() is not None
 

@@ -47,10 +47,9 @@ class _PrepareKeys(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
         total = ctx.total if ctx.task == torch._C._current_graph_task_id() else None
         ctx.total = None
-        if total is None:
-            return None if gradient is None else gradient.to(ctx.dtype)
-        result: Tensor = total if gradient is None else total.add_(gradient)
-        return result.to(ctx.dtype)
+        if total is not None:
+            gradient = total if gradient is None else total.add_(gradient)
+        return None if gradient is None else gradient.to(ctx.dtype)
 
 
 prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
@@ -127,8 +126,7 @@ def _blocks(exp_query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Ten
     if exp_query.device.type == "cpu":
         image_count = max(1, BLOCK_SIZE // (rows * regions * width))
         region_count = max(1, BLOCK_SIZE // (rows * width))
-        if region_count < regions:  # in parts of nearly equal size
-            region_count = -(-regions // -(-regions // region_count))
+        region_count = -(-regions // -(-regions // region_count))  # in parts of nearly equal size
     size = min(image_count, images) * rows * min(region_count, regions) * width
     one, buffer = exp_query.new_ones(()), exp_query.new_empty(size)
     for first_image in range(0, images, image_count):

@@ -115,9 +115,8 @@ class PackedWeight:
 
 def supports_onednn(x: Tensor) -> bool:
     """Return whether oneDNN multiplies rows like x [..., n] and does so fastest."""
-    if not switch.fast() or x.device.type != "cpu":
-        return False
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    here = x.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not here or not switch.fast():
         return False
     half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return half or x.dtype == torch.float32
@@ -178,10 +177,9 @@ class _Step(torch.autograd.Function):
             cache.rows_and_gradients, cache.task = {}, task
         if ctx.needs_input_grad[1]:  # otherwise nothing would take them away
             cache.rows_and_gradients[ctx.step] = x.reshape(-1, x.shape[-1]), gradients
-        grad_x = grad_bias = None
+        grad_x = None
         if ctx.needs_input_grad[0]:
             cache.backward_weight = cache.backward_weight or cache.transposed(gradient)
             grad_x = cache.backward_weight(gradient)
-        if ctx.needs_input_grad[2]:
-            grad_bias = gradients.sum(0)
+        grad_bias = gradients.sum(0) if ctx.needs_input_grad[2] else None
         return grad_x, None, grad_bias, None  # _GatherWeightGradient is told nothing but that it can begin
