@@ -90,7 +90,7 @@ _dropout = _dispatched(reference.dropout)
 def additive_attention(
     query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the contexts and weights of `reference.additive_attention`, its scores by their own fastest backend."""
+    """Return the contexts and weights of `reference.additive_attention`, each part by its own fastest backend."""
     weights = attention_weights(additive_scores(query, keys, vector), temperature)
     return weighted_sum(weights, values), weights
 
