@@ -55,8 +55,8 @@ def search(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
 
 
 def greedy(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """Return for each image the caption of the most probable word at every step."""
-    return _roll_out(decoder, memory, 1, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
+    """Return for each image the caption of the most probable word at every step; `beam_size` must be 1."""
+    return _roll_out(decoder, memory, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
 
 
 def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
@@ -66,7 +66,7 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
         probabilities = (log_probabilities / config.temperature).softmax(-1)
         return torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:2])
 
-    return _roll_out(decoder, memory, config.beam_size, config, heads, sample_words)
+    return _roll_out(decoder, memory, config, heads, sample_words)
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def force_decode(
         return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
 
     memory = _with_hard_attention(memory, config)
-    return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, 1, config, heads, next_word)]
+    return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, config, heads, next_word)]
 
 
 def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
@@ -99,17 +99,12 @@ def _start(memory: Memory, rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _roll_out(
-    decoder: StepDecoder,
-    memory: Memory,
-    rows: int,
-    config: SearchConfig,
-    heads: bool,
-    choose: Callable[[Tensor], Tensor],
+    decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool, choose: Callable[[Tensor], Tensor]
 ) -> list[list[Hypothesis]]:
-    """Return independent rows, one chosen word after the other: `choose` maps log-probabilities [B, Q, V] to words
-    [B, Q]."""
-    words, history, finished = _start(memory, rows)
-    state = decoder.start(memory, rows)
+    """Return `beam_size` independent rows, one chosen word after the other: `choose` maps log-probabilities [B, Q, V]
+    to words [B, Q]."""
+    words, history, finished = _start(memory, config.beam_size)
+    state = decoder.start(memory, config.beam_size)
     totals = torch.zeros(words.shape, device=words.device)
     traces = []
     for t in range(config.max_length):
