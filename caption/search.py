@@ -55,8 +55,8 @@ def search(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
 
 
 def greedy(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
-    """Return for each image the caption of the most probable word at every step."""
-    return _roll_out(decoder, memory, 1, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
+    """Return for each image the caption of the most probable word at every step; `beam_size` must be 1."""
+    return _roll_out(decoder, memory, config, heads, lambda log_probabilities: log_probabilities.argmax(-1))
 
 
 def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
@@ -66,7 +66,7 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
         probabilities = (log_probabilities / config.temperature).softmax(-1)
         return torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:2])
 
-    return _roll_out(decoder, memory, config.beam_size, config, heads, sample_words)
+    return _roll_out(decoder, memory, config, heads, sample_words)
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def force_decode(
         return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
 
     memory = _with_hard_attention(memory, config)
-    return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, 1, config, heads, next_word)]
+    return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, config, heads, next_word)]
 
 
 def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
@@ -92,22 +92,20 @@ def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
     return memory._replace(sample_rows=sample_rows, argmax=config.hard_attention == "argmax")
 
 
+def _start(memory: Memory, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for `rows` rows of each image, <start> [B, Q], no history yet [B, Q, 0], and none finished [B, Q]."""
+    words = torch.full((len(memory.values), rows), START, device=memory.values.device)
+    return words, words.new_empty(*words.shape, 0), torch.zeros_like(words, dtype=torch.bool)
+
+
 def _roll_out(
-    decoder: StepDecoder,
-    memory: Memory,
-    rows: int,
-    config: SearchConfig,
-    heads: bool,
-    choose: Callable[[Tensor], Tensor],
+    decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool, choose: Callable[[Tensor], Tensor]
 ) -> list[list[Hypothesis]]:
-    """Return independent rows, one chosen word after the other: `choose` maps log-probabilities [B, Q, V] to words
-    [B, Q]."""
-    images, device = len(memory.values), memory.values.device
-    state = decoder.start(memory, rows)
-    history = torch.empty(images, rows, 0, dtype=torch.long, device=device)
-    words = torch.full((images, rows), START, device=device)
-    totals = torch.zeros(images, rows, device=device)
-    finished = torch.zeros(images, rows, dtype=torch.bool, device=device)
+    """Return `beam_size` independent rows, one chosen word after the other: `choose` maps log-probabilities [B, Q, V]
+    to words [B, Q]."""
+    words, history, finished = _start(memory, config.beam_size)
+    state = decoder.start(memory, config.beam_size)
+    totals = torch.zeros(words.shape, device=words.device)
     traces = []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
@@ -126,14 +124,11 @@ def _roll_out(
 
 def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool = False) -> list[list[Hypothesis]]:
     """Return the hypotheses of beam search: finished and unfinished ones compete, and all that remain are ranked."""
-    images, beams, device = len(memory.values), config.beam_size, memory.values.device
-    state = decoder.start(memory, beams)
-    history = torch.empty(images, beams, 0, dtype=torch.long, device=device)
-    words = torch.full((images, beams), START, device=device)
-    totals = torch.full((images, beams), -torch.inf, device=device)
+    words, history, finished = _start(memory, config.beam_size)
+    state = decoder.start(memory, config.beam_size)
+    totals = torch.full(words.shape, -torch.inf, device=words.device)
     totals[:, 0] = 0  # all beams begin alike: only one counts
-    finished = torch.zeros(images, beams, dtype=torch.bool, device=device)
-    lengths = torch.zeros(images, beams, device=device)
+    lengths = torch.zeros_like(totals)
     traces, parents = [], []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
@@ -143,7 +138,7 @@ def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool
         candidates = log_probabilities.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
         candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is
         ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
-        best = ranks.flatten(1).topk(beams).indices  # [B, K]
+        best = ranks.flatten(1).topk(config.beam_size).indices  # [B, K]
         parent, words = best // vocabulary, best % vocabulary
         totals = candidates.flatten(1).gather(1, best)
         state, lengths = state.select(parent), lengths.gather(1, parent)
@@ -164,12 +159,8 @@ def _select_rows(values: Tensor, rows: Tensor) -> Tensor:
 
 def _trace(attended: AttentionOutput, heads: bool) -> Trace:
     """Return what attention did in one step, each tensor [B, K, ...]."""
-    trace = {
-        "weights": attended.weights,
-        "locations": None if attended.sample is None else attended.sample.location,
-        "gates": attended.gate,
-        "heads": attended.heads if heads else None,
-    }
+    trace = {"weights": attended.weights, "gates": attended.gate, "heads": attended.heads if heads else None}
+    trace["locations"] = attended.sample.location if attended.sample else None
     return {name: value for name, value in trace.items() if value is not None}
 
 
@@ -218,15 +209,14 @@ def _collect(history: Tensor, totals: Tensor, trace: Trace, config: SearchConfig
     trace = {name: value.cpu() for name, value in trace.items()}
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
-        ranked: list[tuple[float, Hypothesis]] = []
+        ranked = []
         for k, (row, total) in enumerate(zip(rows, scores, strict=True)):
             if total == -torch.inf:  # fewer captions exist than there are beams
                 continue
             finished = END in row
             steps = row.index(END) + 1 if finished else len(row)
             fields = {name: value[b, k, :steps].clone() for name, value in trace.items()}  # not the whole block
-            hypothesis = Hypothesis(row[: steps - finished], total, finished, **fields)
-            ranked.append((total / steps**config.length_penalty, hypothesis))
-        ranked.sort(key=lambda pair: -pair[0])
-        results.append([hypothesis for _, hypothesis in ranked])
+            ranked.append(Hypothesis(row[: steps - finished], total, finished, **fields))
+        ranked.sort(key=lambda h: -h.log_probability / (len(h.words) + h.finished) ** config.length_penalty)
+        results.append(ranked)
     return results

@@ -39,10 +39,18 @@ class _Glimpse(nn.Module):
         """Return what every later step reads: the regions [B, L, D], row by row; nothing is projected to keys."""
         return Memory(regions, regions, regions.mean(1))
 
-    def read(self, filters: Tensor, memory: Memory) -> Tensor:
-        """Return what filters [B, Q, K, L] read, shape [B, Q, K D]; one product, nothing is repeated along Q."""
+    def read(self, rows: Tensor, columns: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return what filters read, shape [B, Q, K D], and their mean [B, Q, L]; nothing is repeated along Q.
+
+        A filter is the product of one over the rows [B, Q, ..., N, rows] and one over the columns of the grid
+        [B, Q, ..., N, columns]: K = N N, for each value of "..." if there are any.
+        """
+        # Every pair of them over the whole grid: for the few filters of a captioner it holds less for the backward pass
+        # than one product after the other, which has Q N columns D numbers in between.
+        filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, ..., N, N, rows, columns]
+        filters = filters.flatten(-2).flatten(2, -2)  # [B, Q, K, L]
         read = filters.to(memory.values.dtype).flatten(1, 2) @ memory.values  # [B, Q K, D]
-        return read.view(*filters.shape[:2], -1)
+        return read.view(*filters.shape[:2], -1), filters.mean(2)
 
 
 class DrawGlimpse(_Glimpse):
@@ -74,12 +82,8 @@ class DrawGlimpse(_Glimpse):
         stride, variance = self.stride * log_stride.exp(), log_variance.exp()  # eq. 24
         rows = self.filterbank(y, stride, variance, self.grid[0])  # F_Y, [B, Q, N, rows]
         columns = self.filterbank(x, stride, variance, self.grid[1])  # F_X, [B, Q, N, columns]
-        # Every pair of them over the whole grid: for the few filters of a captioner it holds less for the backward pass
-        # than one product after the other, which has Q N columns D numbers in between.
-        filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, N, N, rows, columns]
-        filters = filters.flatten(4, 5).flatten(2, 3)  # [B, Q, N N, L]
-        read = log_strength.exp() * self.read(filters, memory)  # eq. 27, [B, Q, N N D]
-        return AttentionOutput(self.output(read), filters.mean(2))
+        read, weights = self.read(rows, columns, memory)  # [B, Q, N N D]
+        return AttentionOutput(self.output(log_strength.exp() * read), weights)  # eq. 27
 
     def filterbank(self, position: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
         """Return F [B, Q, N, cells], eq. 25-26, over `cells` rows or columns of the grid; g~, delta and sigma^2 are
@@ -143,11 +147,8 @@ class Retina(_Glimpse):
             overlap((place[..., i, None, None] + 1) / 2 * cells + self.offsets, self.sides, cells)
             for i, cells in enumerate(self.grid)
         )  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
-        filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, S, g, g, rows, columns]
-        filters = filters.flatten(5, 6).flatten(2, 4)  # [B, Q, S g g, L]
-        read = self.read(filters, memory)
-        context: Tensor = self.output(torch.cat([read, place.to(read.dtype)], -1))
-        return context, filters.mean(2)
+        read, weights = self.read(rows, columns, memory)  # [B, Q, S g g D]
+        return self.output(torch.cat([read, place.to(read.dtype)], -1)), weights
 
     def region(self, place: Tensor) -> Tensor:
         """Return the region [B, Q] in which l [B, Q, 2] lies."""

@@ -53,8 +53,7 @@ class MultiHeadAttention(nn.Module):
         queries = split_heads(self.query(query), self.heads)  # [B, M, n, A / M]
         scores = upcast_float32(queries @ keys.transpose(-1, -2)) / (math.sqrt(queries.shape[-1]) * self.temperature)
         weights = scores.softmax(-1)  # [B, M, n, L]
-        context: Tensor = self.output(join_heads(weights.to(values.dtype) @ values))
-        return context, weights.transpose(1, 2)
+        return self.output(join_heads(weights.to(values.dtype) @ values)), weights.transpose(1, 2)
 
     def contexts(self, query: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
         """Return the first result of `attend` alone, by PyTorch's fused attention, which never has the weights in
@@ -63,9 +62,7 @@ class MultiHeadAttention(nn.Module):
         With `causal`, the n-th query does not attend to what comes after the n-th position.
         """
         queries = split_heads(self.query(query), self.heads) / self.temperature
-        joined = join_heads(F.scaled_dot_product_attention(queries, keys, values, is_causal=causal))
-        contexts: Tensor = self.output(joined)
-        return contexts
+        return self.output(join_heads(F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)))
 
 
 def split_heads(values: Tensor, heads: int) -> Tensor:

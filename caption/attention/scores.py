@@ -20,15 +20,20 @@ from caption.errors import UserError
 
 
 class Score(nn.Module):
-    """The protocol of a score: `keys` once for each image, then `forward` at every step."""
+    """The protocol of a score: `keys` once for each image, then `forward` at every step.
+
+    Where a subclass does not say otherwise, e_ti = h . k_i with the keys k_i = W_k a_i.
+    """
+
+    key: nn.Module  # W_k
 
     def keys(self, regions: Tensor) -> Tensor:
         """Return keys [B, L, A] of regions [B, L, D]."""
-        raise NotImplementedError
+        return self.key(regions)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """Return scores e_t [B, Q, L] of queries [B, Q, H] and keys [B, L, A], eq. 4."""
-        raise NotImplementedError
+        return query.to(keys.dtype) @ keys.transpose(1, 2)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Return contexts [B, Q, D] and weights [B, Q, L] of soft attention over values [B, L, D], eq. 5 and 13."""
@@ -70,8 +75,7 @@ class AdditiveScore(TanhScore):
 
     def project_query(self, query: Tensor) -> Tensor:
         """Return W_h h [B, Q, A] of queries [B, Q, H]."""
-        projected: Tensor = self.query(query)
-        return projected
+        return self.query(query)
 
 
 class ConcatScore(TanhScore):
@@ -112,26 +116,13 @@ class DotScore(Score):
         """Return the regions [B, L, D] themselves."""
         return regions
 
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return scores h . a_i [B, Q, L] of queries [B, Q, H] and keys [B, L, H]."""
-        return query.to(keys.dtype) @ keys.transpose(1, 2)
-
 
 class GeneralScore(Score):
     """e_ti = h . W a_i: the keys are as wide as the query, A = H, whatever `width` says."""
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
         super().__init__()
-        self.key = nn.Linear(region_width, query_width, bias=False)
-
-    def keys(self, regions: Tensor) -> Tensor:
-        """Return keys W a_i [B, L, H] of regions [B, L, D]."""
-        keys: Tensor = self.key(regions)
-        return keys
-
-    def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return scores h . W a_i [B, Q, L] of queries [B, Q, H] and keys [B, L, H]."""
-        return query.to(keys.dtype) @ keys.transpose(1, 2)
+        self.key = nn.Linear(region_width, query_width, bias=False)  # W
 
 
 class ScaledDotScore(Score):
@@ -139,19 +130,13 @@ class ScaledDotScore(Score):
 
     def __init__(self, query_width: int, region_width: int, width: int) -> None:
         super().__init__()
-        self.key = nn.Linear(region_width, width)
+        self.key = nn.Linear(region_width, width)  # W_k
         self.query = nn.Linear(query_width, width)
         self.scale = 1 / math.sqrt(width)
 
-    def keys(self, regions: Tensor) -> Tensor:
-        """Return keys W_k a_i [B, L, A] of regions [B, L, D]."""
-        keys: Tensor = self.key(regions)
-        return keys
-
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """Return scores [B, Q, L] of queries [B, Q, H] and keys [B, L, A]."""
-        scores: Tensor = self.scale * self.query(query).to(keys.dtype) @ keys.transpose(1, 2)
-        return scores
+        return self.scale * self.query(query).to(keys.dtype) @ keys.transpose(1, 2)
 
 
 SCORES: dict[str, type[Score]] = {

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from caption.attention.windows import Grid
+from caption.attention import Grid
 from caption.config import DecoderConfig
-from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, RecurrentState, shift_right
+from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, shift_right
 from caption.decoders.luong import LuongDecoder
 from caption.decoders.show_attend_tell import ShowAttendTellDecoder
 from caption.decoders.transformer import TransformerDecoder
@@ -17,17 +17,9 @@ DECODERS: dict[str, Callable[[DecoderConfig, int, Grid, int], RecurrentDecoder |
 }
 
 __all__ = [
-    "DECODERS",
-    "Decoder",
-    "DecoderOutput",
-    "LuongDecoder",
-    "RecurrentDecoder",
-    "RecurrentState",
-    "ShowAttendTellDecoder",
-    "TransformerDecoder",
-    "build_decoder",
-    "shift_right",
-]
+    "DECODERS", "Decoder", "DecoderOutput", "LuongDecoder", "RecurrentDecoder", "ShowAttendTellDecoder",
+    "TransformerDecoder", "build_decoder", "shift_right",
+]  # fmt: skip
 
 
 def build_decoder(

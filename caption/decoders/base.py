@@ -7,17 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import Attention, AttentionOutput, Memory, Sample
+from caption.attention import AttentionOutput, Grid, Memory, Sample, build_attention
+from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD, START
 from caption.decoders.packing import active_shapes, packed_indices, pad_to_multiple, unpack
 from caption.device import to_device, upcast_float32
-
-
-class DecoderState(Protocol):
-    """A decoder's state for Q rows of each image; a search knows nothing else of it."""
-
-    def select(self, rows: Tensor) -> "DecoderState":
-        """Return the state in which row rows[b, q] of image b is its row q; rows are [B, Q']."""
 
 
 class DecoderOutput(NamedTuple):
@@ -43,7 +37,11 @@ class Decoder(Protocol):
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
 
     def start(self, memory: Memory, rows: int) -> Any:
-        """Return the DecoderState before the first word, for `rows` rows of each image."""
+        """Return the state before the first word, for `rows` rows of each image.
+
+        Of a state, a search knows only `select(rows)`: the state in which row rows[b, q] of image b is its row q, for
+        rows [B, Q'].
+        """
 
     def step(self, words: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, AttentionOutput]:
         """Read one word of every row, words [B, Q]; return logits [B, Q, V] of the next, the state and the
@@ -87,15 +85,22 @@ class RecurrentDecoder(nn.Module):
     """An LSTM that attends at every word. Subclasses implement `recurrence` and `output_layer`, each once for training
     and search alike."""
 
-    attention: Attention
-    embedding: nn.Embedding  # E
-    initial_hidden: nn.Linear  # f_init,h
-    initial_cell: nn.Linear  # f_init,c
     word_to_gates: nn.Linear
 
-    def __init__(self) -> None:
+    def __init__(
+        self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int, state_width: int
+    ) -> None:
+        """Make the layers that every such decoder has; `state_width` is H, the width of its state."""
         super().__init__()
         self.time_loop = ops.TimeLoop(type(self).unroll)
+        self.attention = attention = build_attention(config, region_width, grid)
+        self.stochastic = attention.stochastic
+        self.head_names = [f"head {m + 1}" for m in range(attention.heads)] if attention.heads > 1 else []
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)  # E
+        self.initial_hidden = nn.Linear(region_width, state_width)  # f_init,h
+        self.initial_cell = nn.Linear(region_width, state_width)  # f_init,c
+        self.state_dropout = ops.Dropout(config.state_dropout)
+        self.dropout = ops.Dropout(config.dropout)
 
     def recurrence(
         self, word_gates: Tensor, state: RecurrentState, memory: Memory
@@ -108,17 +113,6 @@ class RecurrentDecoder(nn.Module):
         """Return logits [..., V] from the word read [..., E], the state [..., H] and the second result of `recurrence`
         [..., C]."""
         raise NotImplementedError
-
-    @property
-    def stochastic(self) -> bool:
-        """True if training samples locations."""
-        return self.attention.stochastic
-
-    @property
-    def head_names(self) -> list[str]:
-        """Names of the attention's heads; none if it has one."""
-        heads = self.attention.heads
-        return [f"head {m + 1}" for m in range(heads)] if heads > 1 else []
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""

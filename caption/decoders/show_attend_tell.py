@@ -3,10 +3,8 @@
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import AttentionOutput, Memory, build_attention
-from caption.attention.windows import Grid
+from caption.attention import AttentionOutput, Grid, Memory
 from caption.config import DecoderConfig
-from caption.data.vocabulary import PAD
 from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding
 
 
@@ -14,12 +12,8 @@ class ShowAttendTellDecoder(RecurrentDecoder):
     """An LSTM that attends by its previous state, before the recurrence, with the gate beta and a deep output layer."""
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int):
-        super().__init__()
         embedding, hidden = config.embedding_dim, config.hidden_dim
-        self.attention = build_attention(config, region_width, grid)
-        self.embedding = nn.Embedding(vocabulary_size, embedding, padding_idx=PAD)  # E
-        self.initial_hidden = nn.Linear(region_width, hidden)  # f_init,h
-        self.initial_cell = nn.Linear(region_width, hidden)  # f_init,c
+        super().__init__(config, region_width, grid, vocabulary_size, hidden)
         self.gate = nn.Linear(hidden, 1)  # f_beta
         self.word_to_gates = ops.RecurrentLinear(embedding, 4 * hidden)  # the three column blocks of T in eq. 1
         self.hidden_to_gates = ops.RecurrentLinear(hidden, 4 * hidden, bias=False)
@@ -27,8 +21,6 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.hidden_to_output = ops.RecurrentLinear(hidden, embedding, bias=False)  # L_h
         self.context_to_output = ops.RecurrentLinear(self.attention.context_width, embedding, bias=False)  # L_z
         self.output = ops.RecurrentLinear(embedding, vocabulary_size)  # L_o
-        self.state_dropout = ops.Dropout(config.state_dropout)
-        self.dropout = ops.Dropout(config.dropout)
         init_embedding(self.embedding)
         if config.tie_embeddings:
             self.output.weight = self.embedding.weight
@@ -39,9 +31,8 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         """Return the next state, the gated context [B, Q, C] and the attention, from the word's addend of the gates
         [B, Q, 4H]."""
         attended = self.attention(state.hidden, memory, state.step)  # eq. 4-6, z_t of h_(t-1)
-        context, gate = ops.gate_context(  # beta_t z_t, section 4.2.1
-            attended.context, state.hidden, self.gate.weight, self.gate.bias
-        )
+        # beta_t z_t, section 4.2.1
+        context, gate = ops.gate_context(attended.context, state.hidden, self.gate.weight, self.gate.bias)
         hidden, cell = ops.lstm_cell(  # eq. 1-3
             state.cell, word_gates, self.hidden_to_gates(state.hidden), self.context_to_gates(context)
         )
@@ -50,5 +41,4 @@ class ShowAttendTellDecoder(RecurrentDecoder):
     def output_layer(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Return L_o (E y_(t-1) + L_h h_t + L_z z_t), eq. 7: [..., E], [..., H], [..., C] give logits [..., V]."""
         joined = embedded + self.hidden_to_output(self.state_dropout(hidden)) + self.context_to_output(context)
-        logits: Tensor = self.output(self.dropout(joined))
-        return logits
+        return self.output(self.dropout(joined))

@@ -5,7 +5,6 @@ layers; each sublayer f with a residual sum, normalised after it, norm(x + f(x))
 x + f(norm(x)) (Xiong et al., 2020).
 """
 
-import itertools
 import math
 from typing import NamedTuple, cast
 
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention import AttentionOutput, Memory, MultiHeadAttention
-from caption.attention.windows import Grid
+from caption.attention import AttentionOutput, Grid, Memory, MultiHeadAttention
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD
 from caption.decoders.base import DecoderOutput, shift_right
@@ -77,8 +75,7 @@ class TransformerDecoder(nn.Module):
         self.positions = nn.Embedding(MAX_POSITIONS, width) if form.positions == "learned" else None
         self.region = nn.Sequential(nn.Linear(region_width, width), nn.LayerNorm(width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(form.layers))
-        heads = itertools.product(range(form.layers), range(config.heads))
-        self.head_names = [f"layer {n + 1}, head {m + 1}" for n, m in heads]
+        self.head_names = [f"layer {n + 1}, head {m + 1}" for n in range(form.layers) for m in range(config.heads)]
         self.norm = nn.LayerNorm(width) if form.norm == "pre" else nn.Identity()
         self.output = nn.Linear(width, vocabulary_size)
         self.dropout = ops.Dropout(config.dropout)
@@ -110,13 +107,11 @@ class TransformerDecoder(nn.Module):
         positions = (
             sinusoids(index, width) if self.positions is None else self.positions(index.clamp(max=MAX_POSITIONS - 1))
         )
-        embedded: Tensor = self.dropout(self.embedding(words) * math.sqrt(width) + positions)
-        return embedded
+        return self.dropout(self.embedding(words) * math.sqrt(width) + positions)
 
     def output_layer(self, x: Tensor) -> Tensor:
         """Return logits [..., V] of the last layer's results [..., E]."""
-        logits: Tensor = self.output(self.dropout(self.norm(x)))
-        return logits
+        return self.output(self.dropout(self.norm(x)))
 
     def start(self, memory: Memory, rows: int) -> Cache:
         """Return an empty cache for `rows` rows of each image."""

@@ -7,8 +7,9 @@ environment, or `with use("reference"):`, turns all of them off. This package al
 graphs, torch.compile and PyTorch's private names.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
@@ -25,6 +26,10 @@ __all__ = [
     "attention_weights", "chosen", "enable_compile", "gate_context", "lstm_cell", "prepare_keys", "reuse_weights",
     "token_nll", "use", "weighted_sum",
 ]  # fmt: skip
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Backend(NamedTuple):
@@ -50,74 +55,46 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "additive_attention": (Backend("Triton", triton.supports_additive_attention, triton.additive_attention),),
     "lstm_cell": (
         Backend("C", cpu.supports_lstm_cell, cpu.lstm_cell),
-        Backend("torch.compile", torch_compile.supports, torch_compile.lstm_cell),
+        Backend("torch.compile", torch_compile.enabled, torch_compile.lstm_cell),
     ),
     "token_nll": (
         Backend("C", cpu.supports_token_nll, cpu.token_nll),
-        Backend("torch.compile", torch_compile.supports, torch_compile.token_nll),
+        Backend("torch.compile", torch_compile.enabled, torch_compile.token_nll),
     ),
     "dropout": (Backend("shared random bits", shared_bits.supports_dropout, shared_bits.dropout),),
 }
 
 
-def _backend(operation: str, *arguments: Any) -> Backend | None:
-    """Return the first backend that supports these arguments, or None for the reference."""
-    backends = BACKENDS[operation] if switch.fast() else ()
-    backend = next((backend for backend in backends if backend.supports(*arguments)), None)
-    switch.note(operation, "reference" if backend is None else backend.name)
-    return backend
+def _dispatched(equation: Callable[P, R]) -> Callable[P, R]:
+    """Return a function like the equation, computed by the first backend that supports the arguments."""
+    operation = equation.__name__
+
+    @functools.wraps(equation)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> R:
+        backends = BACKENDS[operation] if switch.fast() else ()
+        backend = next((backend for backend in backends if backend.supports(*arguments, **keywords)), None)
+        switch.note(operation, "reference" if backend is None else backend.name)
+        implementation = equation if backend is None else backend.run
+        return implementation(*arguments, **keywords)
+
+    return run
 
 
-def _run(operation: str, *arguments: Any) -> Any:
-    backend = _backend(operation, *arguments)
-    return (getattr(reference, operation) if backend is None else backend.run)(*arguments)
+prepare_keys = _dispatched(reference.prepare_keys)
+additive_scores = _dispatched(reference.additive_scores)
+weighted_sum = _dispatched(reference.weighted_sum)
+lstm_cell = _dispatched(reference.lstm_cell)
+token_nll = _dispatched(reference.token_nll)
+_dropout = _dispatched(reference.dropout)
 
 
-def prepare_keys(keys: Tensor) -> Tensor:
-    """Return keys W_a a_i [B, L, A] in the form that additive scores read: once for each image, for all its steps."""
-    prepared: Tensor = _run("prepare_keys", keys)
-    return prepared
-
-
-def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """Return the scores e_ti = v . tanh(W_a a_i + W_h h_(t-1)), shape [B, Q, L], eq. 4.
-
-    `query` W_h h_(t-1) is [B, Q, A], `keys` [B, L, A] are those of `prepare_keys`, `vector` v is [A].
-    """
-    scores: Tensor = _run("additive_scores", query, keys, vector)
-    return scores
-
-
-def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Return the contexts z_t = sum_i alpha_ti a_i, shape [B, Q, D], of weights [B, Q, L] and values [B, L, D], eq.
-    13."""
-    contexts: Tensor = _run("weighted_sum", weights, values)
-    return contexts
-
-
+@_dispatched
 def additive_attention(
-    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float = 1.0
+    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the contexts [B, Q, D] and weights alpha_t [B, Q, L] of additive soft attention, eq. 4, 5 and 13."""
-    backend = _backend("additive_attention", query, keys, vector, values, temperature)
-    if backend is not None:
-        contexts, weights = backend.run(query, keys, vector, values, temperature)
-        return contexts, weights
+    """Return the contexts and weights of `reference.additive_attention`, each part by its own fastest backend."""
     weights = attention_weights(additive_scores(query, keys, vector), temperature)
     return weighted_sum(weights, values), weights
-
-
-def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next hidden state and cell [B, Q, H] from the cell and the gates' three addends [B, Q, 4H], eq.
-    1-3."""
-    hidden, next_cell = _run("lstm_cell", cell, from_word, from_hidden, from_context)
-    return hidden, next_cell
-
-
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each target token in nats [N]; logits [N, V], targets [N]."""
-    nll: Tensor = _run("token_nll", logits, targets)
-    return nll
 
 
 class Dropout(nn.Dropout):
@@ -125,5 +102,4 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with each element zero with probability p and the others divided by 1 - p, in training."""
-        result: Tensor = _run("dropout", x, self.p, self.training)
-        return result
+        return _dropout(x, self.p, self.training)

@@ -3,6 +3,7 @@
 Each operation has a `supports_...` that takes the same arguments and says whether the kernels are for them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,9 +28,8 @@ def _supports_regions(rows: Tensor, regions: Tensor, *others: Tensor) -> bool:
 
 def _supports_elements(tensor: Tensor, *others: Tensor) -> bool:
     """Return whether the kernels are for these tensors, all of the same dtype, float32 or bfloat16."""
-    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16):
-        return False
-    if any(other.dtype != tensor.dtype for other in others):
+    known = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
+    if not known or any(other.dtype != tensor.dtype for other in others):
         return False
     return (torch.is_grad_enabled() or tensor.numel() >= MIN_ELEMENTS) and library() is not None
 
@@ -44,7 +44,7 @@ def supports_additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> boo
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """Return additive scores [B, Q, L] of query [B, Q, A], prepared keys [B, L, A] and vector [A]."""
-    return exp_tanh.scores_by(KERNELS, query, keys, vector)
+    return exp_tanh.additive_scores(query, keys, vector, KERNELS)
 
 
 def _scores_forward(exp_query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -78,21 +78,13 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     return contexts
 
 
-def supports_lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> bool:
-    return (
-        cell.dtype == torch.float32
-        and _supports_elements(cell)
-        and _supports_elements(from_word, from_hidden, from_context)
-    )
-
-
-def lstm_cell(cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next hidden state, in the dtype of the gates' addends, and the next cell in float32, eq. 1-3."""
-    hidden, next_cell = _LSTMCell.apply(cell, from_word, from_hidden, from_context)  # type: ignore[no-untyped-call]
-    return hidden, next_cell
+def supports_lstm_cell(cell: Tensor, *addends: Tensor) -> bool:
+    return cell.dtype == torch.float32 and _supports_elements(cell) and _supports_elements(*addends)
 
 
 class _LSTMCell(torch.autograd.Function):
+    """The next hidden state, in the dtype of the gates' addends, and the next cell in float32, eq. 1-3."""
+
     @staticmethod
     def forward(
         ctx: Any, cell: Tensor, from_word: Tensor, from_hidden: Tensor, from_context: Tensor
@@ -115,18 +107,18 @@ class _LSTMCell(torch.autograd.Function):
         return grad_cell, grad_gates, grad_gates, grad_gates
 
 
+lstm_cell: Callable[..., tuple[Tensor, Tensor]] = _LSTMCell.apply
+
+
 def supports_token_nll(logits: Tensor, targets: Tensor) -> bool:
     return _supports_elements(logits)
 
 
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -log p of each target in nats [N], from logits [N, V], without a second matrix [N, V]."""
-    nll: Tensor = _TokenNLL.apply(logits, targets)  # type: ignore[no-untyped-call]
-    return nll
-
-
 class _TokenNLL(torch.autograd.Function):
-    """log sum_v e^(x_v) - x_y, each less the largest logit; the gradient is p_v - [v = y]."""
+    """-log p_y of each target y in nats [N], from logits x [N, V], without a second matrix [N, V].
+
+    It is log sum_v e^(x_v) - x_y, each less the largest logit; the gradient is p_v - [v = y].
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -135,8 +127,7 @@ class _TokenNLL(torch.autograd.Function):
         run("token_nll", (logits, largest, sums), (_is_half(logits), *logits.shape))
         log_sums = sums.log()
         ctx.save_for_backward(logits, targets, largest, log_sums)
-        nll: Tensor = log_sums - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - largest)
-        return nll
+        return log_sums - (logits.gather(1, targets.unsqueeze(1)).squeeze(1) - largest)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -146,6 +137,9 @@ class _TokenNLL(torch.autograd.Function):
         sizes = (_is_half(logits), *logits.shape)
         run("token_nll_backward", (logits, targets, largest, log_sums, gradient, grad_logits), sizes)
         return grad_logits, None
+
+
+token_nll: Callable[..., Tensor] = _TokenNLL.apply
 
 
 def supports_transpose(matrix: Tensor) -> bool:

@@ -3,6 +3,7 @@
 Nothing depends on it: without a C compiler that knows OpenMP, PyTorch does the same, slower.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -35,56 +36,41 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        cached = _private_folder() / f"kernels-{_fingerprint(compiler)}.so"
-        if not cached.exists():
-            _compile(compiler, cached)
-        if _is_private(cached):
-            return ctypes.CDLL(str(cached))
-    except OSError:  # a cache that cannot be written, or is mounted without the right to execute
-        pass
-    except subprocess.SubprocessError as error:
-        _report(compiler, error)
-        return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        try:
+        with contextlib.suppress(OSError):  # a cache that cannot be written, or is mounted without the right to execute
+            cached = _private_folder() / f"kernels-{_fingerprint(compiler)}.so"
+            if not cached.exists():
+                _compile(compiler, cached)
+            if _is_private(cached):
+                return ctypes.CDLL(str(cached))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             temporary = Path(folder) / "kernels.so"
             _compile(compiler, temporary)
             return ctypes.CDLL(str(temporary))
-        except (OSError, subprocess.SubprocessError) as error:
-            _report(compiler, error)
-            return None
-
-
-def _report(compiler: str, error: Exception) -> None:
-    reason = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
-    print(f"{compiler} cannot compile {SOURCE.name} ({reason}); PyTorch computes the same, slower", file=sys.stderr)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").split("\n")[0]
+        print(f"{compiler} cannot compile {SOURCE.name} ({reason}); PyTorch computes the same, slower", file=sys.stderr)
+        return None
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """Compile into a file beside the target and rename it, so that the target is complete or absent.
+    """Compile in a folder beside the target and rename the library, so that the target is complete or absent.
 
     Raises OSError or subprocess.SubprocessError.
     """
-    handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        command = [compiler, *FLAGS, str(SOURCE), "-o", name]
+    with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as folder:
+        part = Path(folder) / target.name
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(part)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         part.chmod(0o700)
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    """Return the folder in which the compiled kernels are kept, following XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "show-attend-and-tell"
 
 
 def _private_folder() -> Path:
-    """Make the cache folder. Raises OSError if it cannot be written or others can write into it."""
-    folder = cache_folder()
+    """Make the cache folder, following XDG_CACHE_HOME.
+
+    Raises OSError if it cannot be written or others can write into it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "show-attend-and-tell"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder) or not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder}: not a folder that only this user can write")

@@ -79,7 +79,7 @@ class Graphs:
                 if shape not in self.inputs:
                     self.inputs[shape] = value.detach().clone().requires_grad_(value.requires_grad)
             inputs = [self.inputs[shape] for shape in shapes]
-            self.recorded[key] = _Pair(self.module, static, inputs, precision, self.recorder)
+            self.recorded[key] = _Pair(self, static, inputs, precision)
         results: tuple[Tensor, ...] = _Replay.apply(self, self.recorded[key], *tensors, *self.module.parameters())
         return results
 
@@ -99,28 +99,21 @@ class _Pair:
     """The graphs of a forward pass and of its backward pass."""
 
     def __init__(
-        self,
-        module: _Bound,
-        static: tuple[Any, ...],
-        inputs: list[Tensor],
-        precision: torch.dtype | None,
-        recorder: Recorder,
+        self, graphs: Graphs, static: tuple[Any, ...], inputs: list[Tensor], precision: torch.dtype | None
     ) -> None:
+        module, recorder = graphs.module, graphs.recorder
         # Detached aliases of the weights: their gradients belong to these graphs alone.
         weights = {
             name: weight.detach().requires_grad_(weight.requires_grad) for name, weight in module.named_parameters()
         }
-        device_type = inputs[0].device.type
+        device = inputs[0].device.type
         outputs: list[Tensor] = []
         self.inputs, leaves = inputs, [*inputs, *weights.values()]
         self.grad_outputs: list[Tensor | None] = []  # read by the backward graph; None for a result without gradient
 
         def forward() -> Sequence[Tensor]:
             # Without the cache of casts, which would keep the weights of the recording.
-            with (
-                torch.enable_grad(),
-                torch.autocast(device_type, precision, precision is not None, cache_enabled=False),
-            ):
+            with torch.enable_grad(), torch.autocast(device, precision, precision is not None, cache_enabled=False):
                 outputs[:] = functional_call(module, weights, (static, *inputs))
             return [output.detach() for output in outputs]
 

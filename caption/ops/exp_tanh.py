@@ -33,13 +33,9 @@ def exp_2x(x: Tensor) -> Tensor:
     return upcast_float32(x).clamp(-MAX_ABS, MAX_ABS).mul_(2).exp_()
 
 
-def prepare_keys(keys: Tensor) -> Tensor:
-    """Return e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
-    prepared: Tensor = _PrepareKeys.apply(keys)  # type: ignore[no-untyped-call]
-    return prepared
-
-
 class _PrepareKeys(torch.autograd.Function):
+    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+
     @staticmethod
     def forward(ctx: Any, keys: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -51,10 +47,12 @@ class _PrepareKeys(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
         total = ctx.total if ctx.task == torch._C._current_graph_task_id() else None
         ctx.total = None
-        if total is None:
-            return None if gradient is None else gradient.to(ctx.dtype)
-        result: Tensor = total if gradient is None else total.add_(gradient)
-        return result.to(ctx.dtype)
+        if total is not None:
+            gradient = total if gradient is None else total.add_(gradient)
+        return None if gradient is None else gradient.to(ctx.dtype)
+
+
+prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
 
 
 def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
@@ -62,8 +60,7 @@ def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
     task = torch._C._current_graph_task_id()
     if keys_node.task != task:  # the first step, or an earlier backward pass that never reached the keys
         keys_node.task, keys_node.total = task, torch.zeros_like(keys, memory_format=torch.contiguous_format)
-    total: Tensor = keys_node.total
-    return total
+    return keys_node.total
 
 
 class Kernels(NamedTuple):
@@ -72,12 +69,6 @@ class Kernels(NamedTuple):
     forward: Callable[[Tensor, Tensor, Tensor], Tensor]  # -> scores [B, Q, L]
     # (U, K, v, gradient of the scores [B, Q, L], gradient of k to add to) -> gradients of q and v
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def scores_by(kernels: Kernels, query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """Return additive scores [B, Q, L] of query q [B, Q, A] and prepared keys [B, L, A], computed by these kernels."""
-    scores: Tensor = _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]
-    return scores
 
 
 class _AdditiveScores(torch.autograd.Function):
@@ -135,8 +126,7 @@ def _blocks(exp_query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Ten
     if exp_query.device.type == "cpu":
         image_count = max(1, BLOCK_SIZE // (rows * regions * width))
         region_count = max(1, BLOCK_SIZE // (rows * width))
-        if region_count < regions:  # in parts of nearly equal size
-            region_count = -(-regions // -(-regions // region_count))
+        region_count = -(-regions // -(-regions // region_count))  # in parts of nearly equal size
     size = min(image_count, images) * rows * min(region_count, regions) * width
     one, buffer = exp_query.new_ones(()), exp_query.new_empty(size)
     for first_image in range(0, images, image_count):
@@ -152,6 +142,9 @@ def _blocks(exp_query: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Ten
 BLOCKS = Kernels(block_forward, block_backward)
 
 
-def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """Return additive scores [B, Q, L] by blocks of PyTorch operations, on any device and in any float dtype."""
-    return scores_by(BLOCKS, query, keys, vector)
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, kernels: Kernels = BLOCKS) -> Tensor:
+    """Return additive scores [B, Q, L] of query q [B, Q, A] and prepared keys [B, L, A], computed by these kernels.
+
+    By default, blocks of PyTorch operations compute them, on any device and in any float dtype.
+    """
+    return _AdditiveScores.apply(query, keys, vector, kernels)  # type: ignore[no-untyped-call]

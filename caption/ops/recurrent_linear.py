@@ -85,8 +85,7 @@ class WeightCache:
         if self.token is None:
             self.token = _GatherWeightGradient.apply(weight, self)
         self.steps += 1
-        result: Tensor = _Step.apply(x, self.token, bias, self)
-        return result
+        return _Step.apply(x, self.token, bias, self)
 
     def transposed(self, gradients: Tensor) -> "PackedWeight":
         """Return W^T, packed for gradients [..., m] of the results. W must be as it was in the forward pass."""
@@ -116,9 +115,8 @@ class PackedWeight:
 
 def supports_onednn(x: Tensor) -> bool:
     """Return whether oneDNN multiplies rows like x [..., n] and does so fastest."""
-    if not switch.fast() or x.device.type != "cpu":
-        return False
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    here = x.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not here or not switch.fast():
         return False
     half = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return half or x.dtype == torch.float32
@@ -126,8 +124,7 @@ def supports_onednn(x: Tensor) -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b, shape [..., m]; the weight W [m, n] is packed or not."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    return result
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
@@ -136,8 +133,7 @@ def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
         return gradients.t() @ rows
     if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
         return onednn_linear(transpose(gradients), rows.t())
-    result: Tensor = transpose(onednn_linear(transpose(rows), gradients.t()))
-    return result
+    return transpose(onednn_linear(transpose(rows), gradients.t()))
 
 
 def transpose(matrix: Tensor) -> Tensor:
@@ -181,10 +177,9 @@ class _Step(torch.autograd.Function):
             cache.rows_and_gradients, cache.task = {}, task
         if ctx.needs_input_grad[1]:  # otherwise nothing would take them away
             cache.rows_and_gradients[ctx.step] = x.reshape(-1, x.shape[-1]), gradients
-        grad_x = grad_bias = None
+        grad_x = None
         if ctx.needs_input_grad[0]:
             cache.backward_weight = cache.backward_weight or cache.transposed(gradient)
             grad_x = cache.backward_weight(gradient)
-        if ctx.needs_input_grad[2]:
-            grad_bias = gradients.sum(0)
+        grad_bias = gradients.sum(0) if ctx.needs_input_grad[2] else None
         return grad_x, None, grad_bias, None  # _GatherWeightGradient is told nothing but that it can begin

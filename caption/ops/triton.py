@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,6 @@ def works(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
-        from caption.ops.triton_kernels import additive_attention
-
         ones = torch.ones(1, 1, 16, device=device)
         additive_attention(ones, ones, ones[0, 0], ones, 1.0)
         torch.cuda.synchronize(device)
@@ -39,10 +38,8 @@ def supports_additive_attention(
     return query.is_cuda and known and works(query.device)
 
 
-def additive_attention(
-    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def additive_attention(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Return the contexts [B, Q, D] and weights [B, Q, L] of additive attention, by one pass over keys and values."""
     from caption.ops import triton_kernels
 
-    return triton_kernels.additive_attention(query, keys, vector, values, temperature)
+    return triton_kernels.additive_attention(*arguments)

@@ -6,6 +6,7 @@ together. The backward pass computes r of exp_tanh.py again, one program for eac
 the same gradients come out every time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,20 +20,13 @@ from caption.ops.exp_tanh import exp_2x
 REGIONS, WIDTH, DEPTH = 64, 64, 64  # how many of L, A and D a program holds at a time; powers of two
 
 
-def additive_attention(
-    query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return the contexts [B, Q, D] in the dtype of the values and the weights [B, Q, L] in float32.
+class _AdditiveAttention(torch.autograd.Function):
+    """The contexts [B, Q, D] in the dtype of the values and the weights [B, Q, L] in float32.
 
     `query` q is [B, Q, A], `keys` [B, L, A] are those of `exp_tanh.prepare_keys`, `vector` v is [A], `values` [B, L,
     D].
     """
-    arguments = (query, keys, vector, values, temperature)
-    contexts, weights = _AdditiveAttention.apply(*arguments)  # type: ignore[no-untyped-call]
-    return contexts, weights
 
-
-class _AdditiveAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
@@ -73,6 +67,9 @@ class _AdditiveAttention(torch.autograd.Function):
             triton.next_power_of_2(rows), REGIONS, WIDTH,
         )  # fmt: skip
         return grad_query.to(ctx.dtype), grad_keys, grad_vector.sum(0), grad_values, None
+
+
+additive_attention: Callable[..., tuple[Tensor, Tensor]] = _AdditiveAttention.apply
 
 
 @triton.jit
