@@ -27,6 +27,7 @@ from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
 from caption.evaluation.results import collect_results, describe_search, read_captions, read_scores, to_json
 from caption.evaluation.table import comparison_table, score_table
+from caption.files import write_text
 from caption.training import run_dir
 
 
@@ -88,7 +89,7 @@ def evaluate(args: EvaluationConfig) -> None:
         (f"scores_{args.split}.json", to_json(settings, results)),
         (f"captions_{args.split}.json", run_dir.coco_results(split.image_ids, captions.captions)),
     ):
-        run_dir.write_text(folder / name, text)
+        write_text(folder / name, text)
         print(f"wrote {folder / name}")
     if args.report:
         records = run_dir.read_records(folder)

@@ -17,7 +17,7 @@ from caption.data.hdf5 import SPLITS, read_vocabulary
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
-from caption.progress import ProgressBar, Sized
+from caption.progress import ProgressBar
 from preprocess import journal
 from preprocess.datafile import complete_file
 from preprocess.journal import Journal, work_folder
@@ -163,8 +163,8 @@ def _process_images(store: AnyStore, state: Journal, paths: Sequence[str], worke
     tasks = (list(zip([paths[n] for n in numbers], store.offsets(numbers), strict=True)) for numbers in jobs)
     results = parallel_map(worker, tasks, min(workers, len(jobs)))
     remaining = sum(map(len, jobs))
-    steps = Sized(_store_results(store, state, jobs, results), remaining)
-    for _ in ProgressBar(steps, "images", "images", len(paths) - remaining):
+    steps = _store_results(store, state, jobs, results)
+    for _ in ProgressBar(steps, "images", "images", len(paths) - remaining, length=remaining):
         pass
 
 

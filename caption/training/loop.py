@@ -14,7 +14,7 @@ from caption import distributed, ops
 from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.data.dataset import Batch
-from caption.progress import ProgressBar, Sized
+from caption.progress import ProgressBar
 from caption.training import losses, schedule
 from caption.training.objective import MicroBatchLoss, Objective, decode
 from caption.training.self_critical import CaptionSampler
@@ -47,8 +47,8 @@ def train_epoch(
     sampling_rate = schedule.sampling_rate(config, state.epoch)
     start = time.perf_counter()
     groups = zip(*[iter(loader)] * config.accumulation_steps, strict=True)  # the micro-batches of each batch
-    batches = Sized(groups, len(loader) // config.accumulation_steps)
-    bar = ProgressBar(batches, f"epoch {state.epoch}", "batches", initial=state.batch, leave=True)
+    length = len(loader) // config.accumulation_steps
+    bar = ProgressBar(groups, f"epoch {state.epoch}", "batches", state.batch, leave=True, length=length)
     for micro_batches in bar:
         state.data_seconds += time.perf_counter() - start
         factor = schedule.rate_factor(config, state.step, steps, state.lr_reductions)

@@ -23,7 +23,7 @@ from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import VALIDATION, score_captions
-from caption.files import atomic_write
+from caption.files import write_text
 from caption.visualise.figures import draw_curves
 
 EXAMPLES = 10  # images whose captions of every epoch are kept
@@ -113,12 +113,6 @@ def read_config(folder: str | Path) -> Config:
         return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, TypeError, UserError) as error:
         raise UserError(f"{path}: not a configuration of this version ({error}); train again") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def coco_results(image_ids: Sequence[int], captions: Sequence[str]) -> str:

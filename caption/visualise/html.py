@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caption.data.images import CropBox, encode_jpeg, to_array
 from caption.encoders.grid import FeatureGrid
-from caption.files import atomic_write
+from caption.files import write_text
 from caption.search import Hypothesis
 from caption.visualise.upsample import resampling_matrix
 
@@ -36,8 +36,7 @@ def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict
         'addColourButton(document.getElementById("controls"));\n'
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(html_document(title, body, ["viewer"], script), encoding="utf-8")
+    write_text(path, html_document(title, body, ["viewer"], script))
 
 
 def html_document(title: str, body: str, assets: Sequence[str], script: str = "") -> str:
