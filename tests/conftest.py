@@ -98,7 +98,7 @@ def make_decoder(vocabulary: int = V, seed: int = 0, **options: Any) -> ShowAtte
 
 
 def far_from_uniform(module: Any) -> Any:
-    """Its weights drawn so wide that a wrong step shows; in double precision, evaluation mode."""
+    """Its weights are sampled so wide that a wrong step shows; in double precision, evaluation mode."""
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return module.double().eval()
@@ -162,21 +162,21 @@ def check_gradients(decoder: Any, loss: Callable[[], Tensor], count: int, rel: f
 
 def saved_and_loaded(decoder: DecoderConfig) -> tuple[Captioner, list[list[Hypothesis]]]:
     """A random captioner with such a decoder, made again from its content; both must write the same captions of the
-    same pictures, which are given, too."""
+    same images, which are given, too."""
     torch.manual_seed(0)
     encoder = EncoderConfig(name="small_cnn", finetune_from="all")
     made = Captioner(ImageConfig(32, "squash"), encoder, decoder, Vocabulary([*SPECIALS, "a", "b"])).eval()
     again = Captioner.from_checkpoint(made.to_checkpoint(), "memory").eval()
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     config = SearchConfig(beam_size=2, max_length=4)
-    a, b = (search(model.decoder, model.encode(pictures), config) for model in (made, again))
+    a, b = (search(model.decoder, model.encode(images), config) for model in (made, again))
     assert [[h.words for h in found] for found in a] == [[h.words for h in found] for found in b]
     return again, a
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny shapes file: 40, 10 and 10 pictures of 32 x 32; its test pictures lie beside it."""
+    """A tiny shapes file: 40, 10 and 10 images of 32 x 32; its test images lie beside it."""
     folder = tmp_path_factory.mktemp("shapes")
     path = folder / "shapes.h5"
     preprocess(

@@ -292,7 +292,7 @@ def test_images_are_never_overwritten(shapes: Path, model: Path, tmp_path: Path)
 def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: Path) -> None:
     """It names the value, the rule and the remedy."""
     other = copy_file(shapes, tmp_path / "other.h5", drop_last_word=True)
-    picture, (data, out) = str(shapes.with_name("shapes_test_000003.png")), (str(shapes), str(tmp_path / "new"))
+    image, (data, out) = str(shapes.with_name("shapes_test_000003.png")), (str(shapes), str(tmp_path / "new"))
     torch.save({"x": 1}, tmp_path / "x.pt")
     start = ["--data", data, "--output", out]
     cases = [
@@ -317,13 +317,13 @@ def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: 
             ["--checkpoint", str(model), "--data", data, "--hard-attention", "sample"],
             "this model's attention is soft",
         ),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, "--compare-with", "x.pt"], "needs --output"),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, "--caption", "?!"], "holds no word"),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.png", "--heads"], "several"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, "--compare-with", "x.pt"], "needs --output"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, "--caption", "?!"], "holds no word"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, "--output", "a.png", "--heads"], "several"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such image"),
         (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated image"),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, "--output", "a.doc"], "unknown kind of file"),
-        (caption_image, ["--checkpoint", str(model), "--image", picture, data, "--output", "a.png"], "give a folder"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, "--output", "a.doc"], "unknown kind of file"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, data, "--output", "a.png"], "give a folder"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no image in this folder"),
         (caption_image, ["--checkpoint", str(model), "--image"], "names no image|Missing"),
     ]  # fmt: skip

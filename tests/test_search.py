@@ -147,7 +147,7 @@ def test_words_run_out_before_the_minimum_length(decoder: ShowAttendTellDecoder)
 
 
 def test_samples_follow_the_model() -> None:
-    """The share of first words among many draws is the model's probability, at the temperature asked for."""
+    """The share of first words among many samples is the model's probability, at the temperature asked for."""
     decoder = make_decoder(7)
     memory = make_memory(decoder, 1)
     logits = decoder.step(torch.full((1, 1), START), decoder.start(memory, 1), memory)[0][0, 0]
@@ -155,9 +155,9 @@ def test_samples_follow_the_model() -> None:
     for temperature in (0.5, 1.0):
         config = SearchConfig(beam_size=4000, max_length=1, min_length=0, method="sample", temperature=temperature)
         torch.manual_seed(0)
-        drawn = search(decoder, memory, config)[0]
+        sampled = search(decoder, memory, config)[0]
         counts = torch.zeros(7)
-        for hypothesis in drawn:
+        for hypothesis in sampled:
             counts[hypothesis.words[0] if hypothesis.words else END] += 1
         expected = (logits / temperature).softmax(-1).float()
         torch.testing.assert_close(counts / 4000, expected, atol=0.03, rtol=0)

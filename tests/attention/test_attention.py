@@ -159,7 +159,7 @@ def test_local_p_by_its_equation(plane: bool) -> None:
 
 @pytest.mark.parametrize(("score", "window", "plane", "selection"), FAMILY)
 def test_weights_are_a_distribution(score: str, window: str, plane: bool, selection: str) -> None:
-    """local-p excepted, whose Gaussian takes some away; not of hard attention, which draws."""
+    """local-p excepted, whose Gaussian takes some away; not of hard attention, which samples."""
     query, regions = inputs()
     attention = make(score, window, plane, selection)
     attended = attention(query, drawing(attention, attention.prepare(regions), 2), step=1)

@@ -1,4 +1,4 @@
-"""Glimpses, held against their equations in plain numbers; the retina's draws against their Gaussian."""
+"""Glimpses, held against their equations in plain numbers; the retina's samples against their Gaussian."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ from caption.training.losses import LossInputs
 
 GRID = (4, 5)
 H, L = 7, 20
-DRAWN = torch.ones(1, 1, dtype=torch.bool)
+SAMPLED = torch.ones(1, 1, dtype=torch.bool)
 every_glimpse = pytest.mark.parametrize("name", GLIMPSES)
 
 
@@ -114,7 +114,7 @@ def test_a_tiny_sigma_and_stride_see_one_cell(row: int, column: int) -> None:
 
 
 def test_gamma_multiplies_what_is_read() -> None:
-    """And not the weights that are drawn."""
+    """And not the weights that are sampled."""
     query, regions = inputs()
     plain, twice = grid_with([0.1, 0.2, 0.3, 0.0, 0.0]), grid_with([0.1, 0.2, 0.3, 0.0, math.log(2)])
     a, b = (grid(query, grid.prepare(regions)) for grid in (plain, twice))
@@ -122,7 +122,7 @@ def test_gamma_multiplies_what_is_read() -> None:
     torch.testing.assert_close(b.context - plain.output.bias, 2 * (a.context - plain.output.bias))
 
 
-def test_at_first_the_grid_covers_the_picture() -> None:
+def test_at_first_the_grid_covers_the_image() -> None:
     """Its outer filters on the outer cells, nowhere nothing."""
     torch.manual_seed(0)
     grid = DrawGlimpse(H, D, 8, (8, 8), 3)
@@ -138,7 +138,7 @@ def test_at_first_the_grid_covers_the_picture() -> None:
 @pytest.mark.parametrize("place", [(0.0, 0.0), (-0.73, 0.41), (0.97, -0.99)])
 def test_retina_by_a_plain_loop(place: tuple[float, float]) -> None:
     """Nine squares a patch; each is read as the mean of the map over it, cells counting by the area that they share
-    with it; one whose middle is outside the picture as if it were on the edge."""
+    with it; one whose middle is outside the image as if it were on the edge."""
     query, regions = inputs(1, 1)
     retina = retina_at(place)
     attended = retina(query, retina.prepare(regions))
@@ -159,7 +159,7 @@ def test_retina_by_a_plain_loop(place: tuple[float, float]) -> None:
     torch.testing.assert_close(attended.context[0, 0], expected, atol=1e-6, rtol=0)
 
 
-def test_a_patch_over_the_whole_picture_sees_the_mean() -> None:
+def test_a_patch_over_the_whole_image_sees_the_mean() -> None:
     """The squares of the fifth are sixteen cells wide; the middle one of the smallest, on a cell, sees it alone."""
     regions = inputs()[1]
     retina = retina_at((0.25, 0.4), 5)  # the middle of row 2 and column 3
@@ -179,14 +179,14 @@ def test_a_patch_over_the_whole_picture_sees_the_mean() -> None:
 
 
 def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean, deviation and log-probability; the rows that do not draw take the centre."""
+    """Mean, deviation and log-probability; the rows that do not sample take the centre."""
     rows, kept = 20000, []
     query, regions = inputs(1, 1)
     retina, sample_place = make("retina"), module.sample_place
     monkeypatch.setattr(module, "sample_place", lambda centre: kept.append(sample_place(centre)) or kept[-1])
-    drawn = torch.arange(rows).unsqueeze(0) < rows - 2
+    sampled = torch.arange(rows).unsqueeze(0) < rows - 2
     torch.manual_seed(0)
-    attended = retina(query.expand(1, rows, H), retina.prepare(regions)._replace(sample_rows=drawn))
+    attended = retina(query.expand(1, rows, H), retina.prepare(regions)._replace(sample_rows=sampled))
     centre = torch.tanh(retina.centre(query))[0, 0]
     torch.testing.assert_close(kept[0][0].mean(0), centre, atol=0.005, rtol=0)
     torch.testing.assert_close(kept[0][0].T.cov(), SIGMA**2 * torch.eye(2).double(), atol=0.001, rtol=0)
@@ -202,11 +202,11 @@ def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_location_is_the_cell_that_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a draw outside the picture, whose log-probability stays its own, and on the very last edge."""
+    """Also of a sample outside the image, whose log-probability stays its own, and on the very last edge."""
     monkeypatch.setattr(module, "SQUARES", 1)
     query, regions = inputs(1, 1)
     retina = retina_at((0.0, 0.0), 1)
-    memory = retina.prepare(regions)._replace(sample_rows=DRAWN)
+    memory = retina.prepare(regions)._replace(sample_rows=SAMPLED)
     for row, column in itertools.product(range(4), range(5)):
         place = torch.tensor([[[(row + 0.5) / 2 - 1, (column + 0.5) / 2.5 - 1]]], dtype=torch.double)
         monkeypatch.setattr(module, "sample_place", lambda centre, place=place: place)
@@ -226,7 +226,7 @@ def test_no_gradient_from_what_a_draw_sees_to_the_centre() -> None:
     memory = retina.prepare(regions)
     (slope,) = torch.autograd.grad(retina(query, memory).context.sum(), retina.centre.weight)
     assert slope.abs().max() > 1e-3
-    attended = retina(query, memory._replace(sample_rows=DRAWN))
+    attended = retina(query, memory._replace(sample_rows=SAMPLED))
     (slope,) = torch.autograd.grad(attended.context.sum(), retina.centre.weight, retain_graph=True)
     assert slope.eq(0).all()
     (slope,) = torch.autograd.grad(attended.sample.log_probability.sum(), retina.centre.weight)
@@ -235,7 +235,7 @@ def test_no_gradient_from_what_a_draw_sees_to_the_centre() -> None:
 
 def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     """E log p(y | l, a) by a fine grid of the Gaussian's quantiles, its slopes by differences in the weights of the
-    location network; against the mean of the gradients that training takes, over 50,000 draws of one word's place."""
+    location network; against the mean of the gradients that training takes, over 50,000 samples of one word's place."""
     torch.manual_seed(0)
     decoder = make_kind("retina")
     retina = decoder.attention
@@ -306,8 +306,8 @@ def test_weights_are_a_distribution(name: str, size: int) -> None:
     query, regions = inputs()
     glimpse = make(name, size)
     memory = glimpse.prepare(regions)
-    for drawn in (None, torch.rand(3, 2) < 0.5):
-        attended = glimpse(query, memory._replace(sample_rows=drawn))
+    for sampled in (None, torch.rand(3, 2) < 0.5):
+        attended = glimpse(query, memory._replace(sample_rows=sampled))
         assert (
             attended.weights.shape == (3, 2, L) and attended.context.shape == (3, 2, 8) and glimpse.context_width == 8
         )
@@ -327,7 +327,7 @@ def test_a_row_alone_is_the_row_in_a_batch(name: str) -> None:
 
 
 @every_glimpse
-def test_the_mirrored_picture_is_seen_by_the_mirrored_glimpse(name: str) -> None:
+def test_the_mirrored_image_is_seen_by_the_mirrored_glimpse(name: str) -> None:
     """Rows and columns are not confused: the map turned over its diagonal, with the two middles exchanged."""
     query, regions = inputs()
     glimpse, turned = make(name), make(name, grid=GRID[::-1])
@@ -353,8 +353,8 @@ def test_finite_everywhere(name: str, dtype: torch.dtype) -> None:
     layer.weight.data = torch.eye(width, dtype=dtype)
     layer.bias.data.zero_()
     query = extremes.unsqueeze(0).requires_grad_()
-    for drawn in (None, torch.ones(query.shape[:2], dtype=torch.bool)):
-        attended = glimpse(query, glimpse.prepare(regions[:1])._replace(sample_rows=drawn))
+    for sampled in (None, torch.ones(query.shape[:2], dtype=torch.bool)):
+        attended = glimpse(query, glimpse.prepare(regions[:1])._replace(sample_rows=sampled))
         values = [
             attended.context,
             attended.weights,

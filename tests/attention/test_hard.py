@@ -48,10 +48,10 @@ def encode(decoder: ShowAttendTellDecoder, locations: int = LOCATIONS) -> Memory
     return decoder.attention.prepare(torch.randn(1, locations, D, dtype=torch.double))
 
 
-def decode(decoder: ShowAttendTellDecoder, memory: Memory, drawn: list[bool]) -> DecoderOutput:
-    """Teacher forcing of the caption, once for each entry of `drawn`."""
-    rows = len(drawn)
-    memory = memory._replace(sample_rows=torch.tensor([drawn]))
+def decode(decoder: ShowAttendTellDecoder, memory: Memory, sampled: list[bool]) -> DecoderOutput:
+    """Teacher forcing of the caption, once for each entry of `sampled`."""
+    rows = len(sampled)
+    memory = memory._replace(sample_rows=torch.tensor([sampled]))
     return decoder(memory, CAPTION.expand(1, rows, STEPS), torch.full((1, rows), STEPS))
 
 
@@ -119,7 +119,7 @@ def test_both_parts_of_the_gradient_are_needed(decoder, force) -> None:
 
 @pytest.mark.parametrize("reward", ["caption", "to_go"])
 def test_leave_one_out(decoder, force, reward: str) -> None:
-    """Two draws: over all pairs of paths, the expectation is the same gradient."""
+    """Two samples: over all pairs of paths, the expectation is the same gradient."""
     paths = list(itertools.product(range(2), repeat=STEPS))
     config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out", reward=reward)
     training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
@@ -136,8 +136,8 @@ def test_leave_one_out(decoder, force, reward: str) -> None:
 
 
 def test_entropy(decoder, force) -> None:
-    """lambda_e adds the gradient of the steps' entropies along the path drawn, as eq. 11 says. (That of the entropy
-    of all paths would hold the effect of early draws on later entropies, too.) Rows that took the expectation have an
+    """lambda_e adds the gradient of the steps' entropies along the sampled path, as eq. 11 says. (That of the entropy
+    of all paths would hold the effect of early samples on later entropies, too.) Rows that took the expectation have an
     entropy like the others."""
     rows = decode(decoder, encode(decoder), [True, False])
     torch.testing.assert_close(rows.sample.entropy, -(rows.weights * rows.weights.log()).sum(-1))
@@ -317,7 +317,7 @@ def test_rewards_of_captions_of_different_lengths(decoder) -> None:
 
 
 def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
-    """Two captions, two draws each, as rows 0 0 1 1: never one caption against the other."""
+    """Two captions, two samples each, as rows 0 0 1 1: never one caption against the other."""
     captions = torch.tensor([[[4, 6, END], [4, 6, END], [5, END, PAD], [5, END, PAD]]])
     torch.manual_seed(0)
     memory = encode(decoder)._replace(sample_rows=torch.ones(1, 4, dtype=torch.bool))
@@ -330,7 +330,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
 
 
 def test_one_coin_and_n_draws_for_each_caption() -> None:
-    """What the engine asks of the captioner: of 4,000 captions about 80 % draw, each as three rows that are alike."""
+    """What the engine asks of the captioner: of 4,000 captions about 80 % sample, each as three rows that are alike."""
     asked = []
 
     class Recorder(torch.nn.Module):
@@ -348,13 +348,13 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     torch.manual_seed(0)
     objective.decode(captioner, batch, config, sample_locations=True)
     objective.decode(captioner, batch, config, sample_locations=False)
-    (_, rows, lengths, drawn, need_weights, rate), without = asked
+    (_, rows, lengths, sampled, need_weights, rate), without = asked
     assert need_weights and rate == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
-    for draw in range(3):
-        assert torch.equal(rows[:, draw::3], captions) and torch.equal(lengths[:, draw::3], captions[..., 0])
-        assert torch.equal(drawn[:, draw::3], drawn[:, ::3])
-    assert drawn.float().mean().item() == pytest.approx(0.8, abs=0.02)
-    assert (drawn[:, 0] != drawn[:, 3]).float().mean().item() == pytest.approx(0.32, abs=0.03)  # coins of their own
+    for sample in range(3):
+        assert torch.equal(rows[:, sample::3], captions) and torch.equal(lengths[:, sample::3], captions[..., 0])
+        assert torch.equal(sampled[:, sample::3], sampled[:, ::3])
+    assert sampled.float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (sampled[:, 0] != sampled[:, 3]).float().mean().item() == pytest.approx(0.32, abs=0.03)  # coins of their own
 
 
 def test_bfloat16_autocast_stays_close() -> None:

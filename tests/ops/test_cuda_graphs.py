@@ -137,15 +137,15 @@ def captions_of(lengths: Tensor) -> Tensor:
 
 
 def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
-    """Of two batches: of 5 steps and, fewer images, of 7; where the decoder could draw, it takes the expectation."""
+    """Of two batches: of 5 steps and, fewer images, of 7; where the decoder could sample, it takes the expectation."""
     torch.manual_seed(1)
     device = decoder.embedding.weight.device
     regions = torch.randn(3, 6, D).to(decoder.embedding.weight)
-    drawn = torch.zeros(3, 2, dtype=torch.bool, device=device) if decoder.stochastic else None
+    sampled = torch.zeros(3, 2, dtype=torch.bool, device=device) if decoder.stochastic else None
     for lengths in (torch.tensor([[5, 3], [3, 0], [2, 4]]), torch.tensor([[7, 1], [2, 4]])):
         torch.manual_seed(2)
         captions, some = captions_of(lengths).to(device), regions[: len(lengths)].clone().requires_grad_()
-        there = None if drawn is None else drawn[: len(lengths)]
+        there = None if sampled is None else sampled[: len(lengths)]
         decoded = decoder(decoder.prepare(some)._replace(sample_rows=there), captions, lengths)
         steps = captions.shape[-1]
         yield from (decoded.logits, decoded.targets, decoded.weights[:, :, :steps])
@@ -192,12 +192,12 @@ def test_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_draws(recorder: StandIn) -> None:
-    """Of hard attention: the log-probability is that of the location, and other locations are drawn the next time."""
+    """Of hard attention: the log-probability is that of the location, and other locations are sampled the next time."""
     decoder, lengths = make_decoder(attention="hard"), torch.full((3, 2), 6)
-    regions, drawn = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
+    regions, sampled = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
     captions, places = captions_of(lengths), []
     for _ in range(3):
-        decoded = decoder(decoder.prepare(regions)._replace(sample_rows=drawn), captions, lengths)
+        decoded = decoder(decoder.prepare(regions)._replace(sample_rows=sampled), captions, lengths)
         chosen = decoded.weights.gather(-1, decoded.sample.location.long().unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(decoded.sample.log_probability[:, :, :6], chosen[:, :, :6].log())
         decoded.sample.log_probability.sum().backward()

@@ -159,7 +159,7 @@ def block(passes: int, recurrent: bool) -> SharedBlock:
 
 
 def normal(x: torch.Tensor, made: SharedBlock) -> torch.Tensor:
-    """Every channel of every picture a group of its own."""
+    """Every channel of every image a group of its own."""
     deviation = (x.var((2, 3), correction=0, keepdim=True) + made.norm.eps).sqrt()
     scaled = (x - x.mean((2, 3), keepdim=True)) / deviation
     return scaled * made.norm.weight[:, None, None] + made.norm.bias[:, None, None]

@@ -229,20 +229,20 @@ def test_bfloat16_gradients_reach_the_same_weights_as_fp32(kind: str, captioner:
     model = Captioner(captioner.image, captioner.configs["encoder"], config, captioner.vocabulary)
     sampler = CaptionSampler(SelfCriticalConfig(1, samples=3), data, 5)
     sampler.reward = lambda image, captions: [1.0, 2.0, 6.0]
-    for drawn in (True, False):
+    for sampled in (True, False):
         norms = []
         for enabled in (False, True):
             model.zero_grad()
             torch.manual_seed(0)
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                if drawn:
+                if sampled:
                     loss = losses.self_critical_loss(*sampler(model, batch, batch.images)[:2])
                 else:
                     loss = losses.cross_entropy(model(batch.images, batch.captions, batch.lengths, sampling_rate=0.5))
             loss.backward()
             norms.append([None if p.grad is None else p.grad.norm() for p in model.parameters()])
         assert [norm is None for norm in norms[0]] == [norm is None for norm in norms[1]]
-        if not drawn:  # (bfloat16 samples other captions)
+        if not sampled:  # (bfloat16 samples other captions)
             sizes = [torch.stack([norm for norm in each if norm is not None]).norm() for each in norms]
             assert sizes[1].item() == pytest.approx(sizes[0].item(), rel=0.2)
 
@@ -258,9 +258,9 @@ def test_rewards_take_less_than_half_the_time_of_sampling(shapes: Path, reward: 
     for _ in range(4):
         begun = time.perf_counter()
         found = sample(captioner.decoder, captioner.encode(batch.images), sampler.sampling)
-        drawn = time.perf_counter()
+        sampled = time.perf_counter()
         sampler.score(batch.indices, [[one.words for one in several] for several in found])
-        ratios.append((time.perf_counter() - drawn) / (drawn - begun))
+        ratios.append((time.perf_counter() - sampled) / (drawn - begun))
     assert min(ratios) < 0.5
 
 

@@ -169,8 +169,8 @@ def save_baseline(rank: int, folder: str) -> None:
 
 
 def baseline_after(decoded: DecoderOutput) -> torch.Tensor:
-    drawn = distributed.all_reduce(reinforce.reward_sum(reinforce.word_rewards(decoded), decoded))
-    return reinforce.update_baseline(torch.tensor(-3.0), drawn)
+    total = distributed.all_reduce(reinforce.reward_sum(reinforce.word_rewards(decoded), decoded))
+    return reinforce.update_baseline(torch.tensor(-3.0), total)
 
 
 def uneven(rank: int | None) -> DecoderOutput:
