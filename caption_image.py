@@ -84,7 +84,7 @@ def caption_images(
                 maps.append(attention_maps(other, followed, words, Path(args.compare_with).parent.name))
             if args.heads:
                 maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words)]
-            draw_attention(np.asarray(shown), words, maps, caption, figures[path], seen)
+            draw_attention(np.asarray(shown), words, maps, figures[path], seen)
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)
