@@ -61,7 +61,8 @@ METRICS = (
 )
 
 VALIDATION = tuple(metric.name for metric in METRICS if metric.validation)
-SORTS = tuple(metric.sort_by for metric in METRICS if metric.sort_by)
+# CIDEr-D first, by which the report page is sorted when it opens.
+SORTS = sorted((metric.sort_by for metric in METRICS if metric.sort_by), key=lambda name: name != "CIDEr-D")
 
 
 class Evaluation(NamedTuple):
