@@ -25,7 +25,6 @@ from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.categories import NAMES, OTHERS, plural
-from caption.evaluation.scene_truth import read_scene
 from caption.visualise.upsample import center_prior, peak, upsample
 
 Mask = NDArray[np.bool_]
@@ -107,8 +106,10 @@ class Instances:
 
     def scene(self, image_id: int) -> list[SceneObject]:
         """Return the objects of a drawn image; see `has_scenes`."""
-        categories = {number: category["name"] for number, category in self.coco.cats.items()}
-        return read_scene(self.coco.imgToAnns[image_id], categories)
+        annotations, categories = self.coco.imgToAnns[image_id], self.coco.cats
+        return [
+            SceneObject(categories[a["category_id"]]["name"], a["colour"], a["size"], *a["centre"]) for a in annotations
+        ]
 
     @property
     def has_scenes(self) -> bool:

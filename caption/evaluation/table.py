@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from caption.evaluation.bootstrap import Difference, Interval
@@ -20,12 +21,10 @@ def blocks(values: Mapping[str, float]) -> list[Block]:
     for name in values:
         row, _, column = name.partition(", ")
         rows.setdefault(row, {})[column or "score"] = name
-    arranged: list[Block] = []
-    for row, columns in rows.items():
-        if not arranged or arranged[-1].columns != list(columns):
-            arranged.append(Block(list(columns), {}))
-        arranged[-1].rows[row] = list(columns.values())
-    return arranged
+    return [
+        Block(columns, {row: list(names.values()) for row, names in adjacent})
+        for columns, adjacent in groupby(rows.items(), key=lambda item: list(item[1]))
+    ]
 
 
 def decimals(name: str, value: float) -> int:
