@@ -70,14 +70,13 @@ def caption_split(
     `instances`, the grounding of its references."""
     best: dict[int, Hypothesis] = {}
     grounding: dict[int, GroundingCounts] = {}
-    for generated in generate(captioner, loader, config, device, precision, references=instances is not None):
-        index = generated.image
-        best[index] = generated.hypotheses[0]
+    for index, hypotheses, references in generate(captioner, loader, config, device, precision, instances is not None):
+        best[index] = hypotheses[0]
         if instances:
-            counts = GroundingCounts()
-            for words, weights in generated.references:
-                image_id = split.image_ids[index]
-                counts = counts.plus(instances.count(words, weights.numpy(), image_id, captioner.encoder.feature_grid))
-            grounding[index] = counts
+            image_id, grid = split.image_ids[index], captioner.encoder.feature_grid
+            grounding[index] = GroundingCounts()
+            for words, weights in references:
+                counts = instances.count(words, weights.numpy(), image_id, grid)
+                grounding[index] = grounding[index].plus(counts)
     best, grounding = distributed.gather(best), distributed.gather(grounding)
     return [best[index] for index in sorted(best)], [grounding[index] for index in sorted(grounding)]

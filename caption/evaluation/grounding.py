@@ -1,4 +1,4 @@
-"""Measures of attention on the object that a word names, taken on masks in COCO's instance format.
+"""Measures of attention: its entropy, and how it hits the object that a word names, on masks in COCO's instance format.
 
 Attention correctness (Liu et al., 2017) is the fraction of a word's attention inside the object. The pointing game
 (Zhang et al., 2016) asks whether its maximum is inside. Both use the very maps that figures show and stand beside two
@@ -23,7 +23,7 @@ from caption.data.images import fit_image
 from caption.data.scenes import SceneObject
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
-from caption.evaluation.bootstrap import Score
+from caption.evaluation.bootstrap import Score, ratio
 from caption.evaluation.categories import NAMES, OTHERS, plural
 from caption.visualise.upsample import center_prior, peak, upsample
 
@@ -160,6 +160,13 @@ def grounding_scores(counts: Sequence[GroundingCounts], suffix: str = "") -> lis
     }
     scores = [Score(name + suffix, table[:, [column, 0]]) for name, column in columns.items()]
     return [*scores, Score("words that name an object" + suffix, table[:, :1], lambda sums: sums[..., 0])]
+
+
+def attention_entropy(weights: Sequence[NDArray[np.floating]]) -> Score:
+    """Return the mean entropy of the attention [T, L] of each caption, in nats per word."""
+    logs = [np.log(w, where=w > 0, out=np.zeros_like(w)) for w in weights]
+    sums = [[-float((w * log).sum()), len(w)] for w, log in zip(weights, logs, strict=True)]
+    return Score("attention entropy", np.array(sums), ratio)
 
 
 def _inside(weights: NDArray[np.float64], mask: Mask, grid: FeatureGrid) -> tuple[float, float]:
