@@ -78,15 +78,12 @@ class Instances:
         """Yield (first word, one past the last, category) of each object name in a caption, longest match first."""
         start = 0
         while start < len(words):
-            for stop in range(min(len(words), start + self.longest), start, -1):
-                if tuple(words[start:stop]) in self.names:
-                    category = self.names[tuple(words[start:stop])]
-                    if category is not None:
-                        yield start, stop, category
-                    start = stop
-                    break
-            else:
-                start += 1
+            stops = range(min(len(words), start + self.longest), start, -1)
+            stop = next((stop for stop in stops if tuple(words[start:stop]) in self.names), start + 1)
+            category = self.names.get(tuple(words[start:stop]))
+            if category is not None:
+                yield start, stop, category
+            start = stop
 
     def count(
         self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, grid: FeatureGrid
