@@ -79,9 +79,7 @@ def evaluate(args: EvaluationConfig) -> None:
     summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
     print(f"{args.checkpoint} on {summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(captioner.encoder.grid))
-    print(
-        "\n".join([f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing])
-    )
+    print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
     folder = Path(args.checkpoint).parent
     for name, text in (
@@ -111,7 +109,7 @@ def compare_runs(args: ComparisonConfig) -> None:
         print(f"{letter}: {folder}, {describe_search(scored['search'], scored['precision'])}")
     common = {score.name for score in a.scores} & {score.name for score in b.scores}
     first, second = ([score for score in one.scores if score.name in common] for one in (a, b))
-    print("\n".join([comparison_table(compare(first, second, args.seed)), *b.missing]))
+    print(comparison_table(compare(first, second, args.seed)), *b.missing, sep="\n")
 
 
 if __name__ == "__main__":
