@@ -114,12 +114,12 @@ table tennis, table top, telephone booth, telephone pole, tie dye, tie dyed, toi
 toy truck, train station, train stop, train track, train yard, truck bed, tv stand, wine cellar
 """)
 
-IRREGULAR = {
-    "man": "men", "woman": "women", "child": "children", "person": "people", "policeman": "policemen",
-    "fireman": "firemen", "gentleman": "gentlemen", "businessman": "businessmen", "knife": "knives", "calf": "calves",
-    "sheep": "sheep", "mouse": "mice", "goose": "geese", "ox": "oxen", "skis": "skis", "scissors": "scissors",
-    "broccoli": "broccoli",
-}  # fmt: skip
+_PLURALS = """
+man men, woman women, child children, person people, policeman policemen, fireman firemen, gentleman gentlemen,
+businessman businessmen, knife knives, calf calves, sheep sheep, mouse mice, goose geese, ox oxen, skis skis,
+scissors scissors, broccoli broccoli
+"""
+IRREGULAR = dict(pair.split() for pair in _split(_PLURALS))
 
 
 def plural(name: str) -> str:
