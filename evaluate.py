@@ -21,7 +21,7 @@ from caption.errors import UserError
 from caption.evaluation.bootstrap import compare
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.diversity import read_training_captions
-from caption.evaluation.generate import caption_split
+from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import read_instances
 from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
@@ -55,7 +55,9 @@ def evaluate(args: EvaluationConfig) -> None:
     torch.manual_seed(args.seed)
     distributed.seed_rank(args.seed, 0)
 
-    hypotheses, grounding = caption_split(captioner, split, loader, args.search, device, precision, instances)
+    generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
+    grid = captioner.encoder.feature_grid
+    hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
     first = distributed.rank() == 0
     distributed.destroy()
     if not first:
@@ -66,7 +68,7 @@ def evaluate(args: EvaluationConfig) -> None:
         references=split.references(),
         image_ids=split.image_ids,
         attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
-        grid=captioner.encoder.feature_grid,
+        grid=grid,
         instances=instances,
         reference_grounding=grounding,
         training_captions=read_training_captions(args.data),
