@@ -13,7 +13,6 @@ FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".gif")
 
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the files among the names and the images in the folders among them. Raises UserError without any."""
-    Image.init()
     readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     paths: list[Path] = []
     for path in map(Path, names):
