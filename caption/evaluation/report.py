@@ -8,11 +8,10 @@ from typing import Any
 from caption.data.dataset import CaptionDataset
 from caption.data.images import encode_jpeg
 from caption.data.sampler import sequential_batches
-from caption.evaluation.bootstrap import Interval
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import SORTS
 from caption.evaluation.results import Results
-from caption.evaluation.table import blocks, format_score
+from caption.evaluation.table import blocks
 from caption.files import atomic_write
 from caption.progress import ProgressBar
 from caption.search import Hypothesis
@@ -81,7 +80,7 @@ def write_report(
 
 def _page_body(title: str, subtitle: str, results: Results, records: Sequence[dict[str, Any]]) -> str:
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subtitle)}</p>", '<div class="columns">']
-    body += [_score_tables(results.scores, results.intervals)]
+    body += [_score_tables(results)]
     if records:
         body += ['<img class="curves" src="curves.svg" alt="losses and scores over the epochs">']
     body += ["</div>"]
@@ -91,13 +90,12 @@ def _page_body(title: str, subtitle: str, results: Results, records: Sequence[di
     return "\n".join([*body, '<script src="data/index.js"></script>'])
 
 
-def _score_tables(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
+def _score_tables(results: Results) -> str:
     tables = []
-    for block in blocks(values):
+    for block in blocks(results.scores, results.intervals):
         head = "".join(f"<th>{html.escape(column)}<th>95 %" for column in block.columns)
         rows = []
-        for row, names in block.rows.items():
-            scores = [format_score(name, values, ranges) for name in names]
+        for row, scores in block.rows.items():
             numbers = "".join(f'<td class="number">{value}<td>{interval}' for value, interval in scores)
             rows.append(f"<tr><td>{html.escape(row)}{numbers}")
         tables.append(f"<table><thead><tr><th>{head}<tbody>{''.join(rows)}</table>")
