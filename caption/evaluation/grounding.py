@@ -61,8 +61,7 @@ class Instances:
                 self.names |= {tuple(form.split()): number for form in (name, plural(name))}
         self.names |= {tuple(form.split()): None for name in OTHERS for form in {name, f"{name}s"} - {"oranges"}}
         self.longest = max(map(len, self.names))
-        self.mask = lru_cache(512)(self._mask)  # captions of an image name the same objects
-        self._baselines = lru_cache(512)(self._compute_baselines)
+        self.find = lru_cache(512)(self._find)  # captions of an image name the same objects
 
     def check_covers(self, image_ids: Sequence[int], file_names: Sequence[str], what: str) -> None:
         """Raise UserError unless the file annotates these images; `what` names them in the message."""
@@ -95,10 +94,10 @@ class Instances:
         """
         counts = GroundingCounts()
         for start, stop, category in self.named(words):
-            mask = self.mask(image_id, category)
-            if mask is not None:
+            if found := self.find(image_id, category, grid):
+                mask, baselines = found
                 inside = _inside(np.asarray(weights[start:stop], np.float64).mean(0), mask, grid)
-                counts = counts.plus(GroundingCounts(1, *inside, *self._baselines(image_id, category, grid)))
+                counts = counts.plus(GroundingCounts(1, *inside, *baselines))
         return counts
 
     def scene(self, image_id: int) -> list[SceneObject]:
@@ -113,20 +112,17 @@ class Instances:
         """True if every object has a colour and a centre, as `preprocess shapes` writes them."""
         return all({"colour", "centre"} <= annotation.keys() for annotation in self.coco.anns.values())
 
-    def _mask(self, image_id: int, category: int) -> Mask | None:
-        """Return where the model sees objects of the category in an image [S, S], or None if it sees none."""
+    def _find(self, image_id: int, category: int, grid: FeatureGrid) -> tuple[Mask, tuple[float, float, float]] | None:
+        """Return where the model sees objects of the category in an image [S, S], with area, centre_inside and
+        centre_hits of a word that names them; None if it sees none."""
         annotations = [a for a in self.coco.imgToAnns[image_id] if a["category_id"] == category]
         if not annotations:
             return None
         union = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
         mask: Mask = np.asarray(self.fit(Image.fromarray(union * np.uint8(255)))) > 127
-        return mask if mask.any() else None
-
-    def _compute_baselines(self, image_id: int, category: int, grid: FeatureGrid) -> tuple[float, float, float]:
-        """Return area, centre_inside and centre_hits of a word that names the category."""
-        mask = self.mask(image_id, category)
-        assert mask is not None
-        return float(mask.mean()), *_inside(center_prior(grid), mask, grid)
+        if not mask.any():
+            return None
+        return mask, (float(mask.mean()), *_inside(center_prior(grid), mask, grid))
 
 
 def read_instances(path: str, split: CaptionDataset) -> Instances | None:
