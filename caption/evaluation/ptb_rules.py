@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-BRACKETS = str.maketrans({"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"})
 SYMBOLS = str.maketrans(
-    dict.fromkeys("€₠¤\x80", "$")
+    {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+    | dict.fromkeys("€₠¤\x80", "$")
     | {"£": "#", "¢": "cents", "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
     | dict.fromkeys("‘‛‹\x91", "`")
     | dict.fromkeys("’›\x92", "'")
@@ -99,7 +99,7 @@ def _bracketed(text: str) -> str:
 
 
 def _symbol(text: str) -> str:
-    return text.lower().translate(BRACKETS).translate(SYMBOLS)
+    return text.lower().translate(SYMBOLS)
 
 
 def _spaced(text: str) -> str:
