@@ -4,7 +4,6 @@ import json
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,9 +14,6 @@ from caption.data.images import BadImage, crop_box, open_image
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
 from caption.visualise.paths import figure_paths, find_images
-
-if TYPE_CHECKING:
-    from caption.captioner import Captioner
 
 SHOWN = 448  # longer side of an image in figures and pages, in pixels
 
@@ -31,8 +27,18 @@ def main(arguments: list[str]) -> None:
         raise UserError("--compare-with draws figures, so it needs --output with a figure's name or a folder")
     if args.caption and not tokenise(args.caption):
         raise UserError(f"--caption {args.caption!r} holds no word")
-    from caption.captioner import Captioner  # imports PyTorch, which takes seconds: --help need not wait for it
+    caption_images(args, paths, figures)
+
+
+def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path, Path]) -> None:
+    """Caption the images one by one; print the captions, and draw the figures or write the page."""
+    import torch  # takes seconds, for which --help and mistakes in the arguments need not wait
+
+    from caption.captioner import Captioner
+    from caption.describe import attention_maps, describe, head_maps, to_json
     from caption.device import choose_device
+    from caption.visualise.figures import draw_attention
+    from caption.visualise.html import image_entry, write_page
 
     device = choose_device(args.device)
     models = [Captioner.load(path).to(device) for path in (args.checkpoint, args.compare_with) if path]
@@ -42,19 +48,6 @@ def main(arguments: list[str]) -> None:
             "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.name "
             "transformer): give --output with a figure's name or a folder, and no --compare-with"
         )
-    caption_images(args, paths, figures, models)
-
-
-def caption_images(
-    args: CaptioningConfig, paths: list[Path], figures: dict[Path, Path], models: list["Captioner"]
-) -> None:
-    """Caption the images one by one; print the captions, and draw the figures or write the page."""
-    import torch
-
-    from caption.describe import attention_maps, describe, head_maps, to_json
-    from caption.visualise.figures import draw_attention
-    from caption.visualise.html import image_entry, write_page
-
     torch.manual_seed(args.seed)
     captioner, entries, errors = models[0], [], []
     for path in paths:
@@ -84,7 +77,7 @@ def caption_images(
                 maps.append(attention_maps(other, followed, words, Path(args.compare_with).parent.name))
             if args.heads:
                 maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words)]
-            draw_attention(np.asarray(shown), words, maps, caption, figures[path], seen)
+            draw_attention(np.asarray(shown), words, maps, figures[path], seen)
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)

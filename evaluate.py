@@ -21,7 +21,7 @@ from caption.errors import UserError
 from caption.evaluation.bootstrap import compare
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.diversity import read_training_captions
-from caption.evaluation.generate import caption_split
+from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import read_instances
 from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
@@ -56,7 +56,9 @@ def evaluate(args: EvaluationConfig) -> None:
     torch.manual_seed(args.seed)
     distributed.seed_rank(args.seed, 0)
 
-    hypotheses, grounding = caption_split(captioner, split, loader, args.search, device, precision, instances)
+    generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
+    grid = captioner.encoder.feature_grid
+    hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
     first = distributed.rank() == 0
     distributed.destroy()
     if not first:
@@ -67,7 +69,7 @@ def evaluate(args: EvaluationConfig) -> None:
         references=split.references(),
         image_ids=split.image_ids,
         attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
-        grid=captioner.encoder.feature_grid,
+        grid=grid,
         instances=instances,
         reference_grounding=grounding,
         training_captions=read_training_captions(args.data),
@@ -80,9 +82,7 @@ def evaluate(args: EvaluationConfig) -> None:
     summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
     print(f"{args.checkpoint} on {summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(captioner.encoder.grid))
-    print(
-        "\n".join([f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing])
-    )
+    print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
     folder = Path(args.checkpoint).parent
     for name, text in (
@@ -112,7 +112,7 @@ def compare_runs(args: ComparisonConfig) -> None:
         print(f"{letter}: {folder}, {describe_search(scored['search'], scored['precision'])}")
     common = {score.name for score in a.scores} & {score.name for score in b.scores}
     first, second = ([score for score in one.scores if score.name in common] for one in (a, b))
-    print("\n".join([comparison_table(compare(first, second, args.seed)), *b.missing]))
+    print(comparison_table(compare(first, second, args.seed)), *b.missing, sep="\n")
 
 
 if __name__ == "__main__":

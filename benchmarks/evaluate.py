@@ -21,7 +21,7 @@ from caption.data.dataset import CaptionDataset
 from caption.decoders import RecurrentDecoder
 from caption.decoders.transformer import TransformerDecoder
 from caption.encoders.base import Encoder
-from caption.evaluation import generate as inference
+from caption.evaluation.generate import Generated, generate
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "encoder": [(Encoder, "forward")],
@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> None:
     for part, methods in PARTS.items():
         for kind, name in methods:
             setattr(kind, name, timed(spent, part, getattr(kind, name)))
-    generate, images = inference.generate, 0
+    images = 0
 
-    def timed_generate(*arguments: Any, **more: Any) -> Iterator[inference.Generated]:
+    def timed_generate(*arguments: Any, **more: Any) -> Iterator[Generated]:
         nonlocal images
         start = time.perf_counter()
         found = [*generate(*arguments, **more)]
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         images = len(found)
         yield from found
 
-    inference.generate = timed_generate  # type: ignore[assignment]
+    evaluate.generate = timed_generate  # type: ignore[attr-defined]
     start = time.perf_counter()
     evaluate.main([*arguments, "--device", "cpu"])
     spent["whole"] = time.perf_counter() - start

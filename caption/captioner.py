@@ -37,6 +37,7 @@ class Captioner(nn.Module):
         self.configs: dict[str, Any] = {"image": image, "encoder": encoder, "decoder": decoder}
         self.encoder = build_encoder(encoder, image.size, load_weights)
         self.decoder = build_decoder(decoder, self.encoder.width, self.encoder.grid, len(vocabulary))
+        self.head_names = self.decoder.head_names  # of its attention, in the order of `Hypothesis.heads`
 
     def encode(self, images: Tensor) -> Memory:
         """Return what the decoder attends over, computed once for each image.
@@ -84,11 +85,6 @@ class Captioner(nn.Module):
         tokens = torch.where(replaced, words, output.targets)
         return shift_right(captions.flatten().index_copy(0, output.positions, tokens).view_as(captions))
 
-    @property
-    def head_names(self) -> list[str]:
-        """Names of the attention's heads, in the order of `Hypothesis.heads`; none if it has one head."""
-        return self.decoder.head_names
-
     def check_search(self, search: SearchConfig) -> None:
         """Raise UserError for a kind of attention that this model does not have."""
         if search.hard_attention != "expectation" and not self.decoder.stochastic:
@@ -108,14 +104,9 @@ class Captioner(nn.Module):
     @classmethod
     def from_checkpoint(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
         """Return the model of a loaded checkpoint. Raises UserError when its weights do not fit its configuration."""
-        configs = content["configs"]
-        captioner = cls(
-            from_dict(ImageConfig, configs["image"]),
-            from_dict(EncoderConfig, configs["encoder"]),
-            from_dict(DecoderConfig, configs["decoder"]),
-            Vocabulary(content["vocabulary"]),
-            load_weights=False,
-        )
+        kinds = {"image": ImageConfig, "encoder": EncoderConfig, "decoder": DecoderConfig}
+        configs: dict[str, Any] = {name: from_dict(kind, content["configs"][name]) for name, kind in kinds.items()}
+        captioner = cls(**configs, vocabulary=Vocabulary(content["vocabulary"]), load_weights=False)
         try:
             captioner.load_state_dict(content["model"])
         except RuntimeError as error:

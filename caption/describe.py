@@ -47,15 +47,14 @@ def to_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> d
     grid = captioner.encoder.grid
     weights = hypothesis.weights[: len(words)].view(-1, *grid).tolist()
     steps = [{"word": word, "weights": rows} for word, rows in zip(words, weights, strict=True)]
-    if hypothesis.gates is not None:
-        for step, gate in zip(steps, hypothesis.gates.tolist(), strict=False):
-            step["gate"] = gate
-    if hypothesis.locations is not None:
-        for step, location in zip(steps, hypothesis.locations.tolist(), strict=False):
-            step["location"] = divmod(location, grid[1])
-    if hypothesis.heads is not None:
-        for step, heads in zip(steps, hypothesis.heads, strict=False):
-            step["heads"] = dict(zip(captioner.head_names, heads.view(-1, *grid).tolist(), strict=True))
+    for t, step in enumerate(steps):
+        if hypothesis.gates is not None:
+            step["gate"] = hypothesis.gates[t].item()
+        if hypothesis.locations is not None:
+            step["location"] = divmod(int(hypothesis.locations[t]), grid[1])
+        if hypothesis.heads is not None:
+            heads = hypothesis.heads[t].view(-1, *grid).tolist()
+            step["heads"] = dict(zip(captioner.head_names, heads, strict=True))
     return {
         "log_probability": hypothesis.log_probability,
         "finished": hypothesis.finished,

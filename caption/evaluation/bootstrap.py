@@ -21,8 +21,7 @@ MAX_ENTRIES = 2_500_000  # images times resamples in memory at a time
 def percentage(sums: Values) -> Values:
     """Return 100 times the first sum over the second, [..., 2] -> [...]; NaN where the second is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        values: Values = 100 * sums[..., 0] / sums[..., 1]
-    return values
+        return np.asarray(100 * sums[..., 0] / sums[..., 1])
 
 
 def ratio(sums: Values) -> Values:
@@ -111,14 +110,13 @@ def _resample(scores: Sequence[Score], seed: int) -> list[Values]:
     """Return each score [R] on R bootstrap samples of the N images, each of N images."""
     generator, count = np.random.default_rng(seed), len(scores[0].statistics)
     tables = {id(score.statistics): score.statistics for score in scores}  # BLEU-1 to 4 share one table
-    results: list[list[Values]] = [[] for _ in scores]
+    results = []
     for chunk in _chunks(count):
         sampled = generator.integers(count, size=(chunk, count)) + count * np.arange(chunk)[:, None]
         times = np.bincount(sampled.ravel(), minlength=chunk * count).reshape(chunk, count).astype(np.float64)
         sums = {key: times @ table for key, table in tables.items()}  # weighted by how often each image is sampled
-        for result, score in zip(results, scores, strict=True):
-            result.append(score.formula(sums[id(score.statistics)]))
-    return [np.concatenate(result) for result in results]
+        results.append([score.formula(sums[id(score.statistics)]) for score in scores])
+    return [np.concatenate(values) for values in zip(*results, strict=True)]
 
 
 def _exchange(first: Sequence[Score], second: Sequence[Score], seed: int) -> list[Values]:

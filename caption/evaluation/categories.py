@@ -1,132 +1,125 @@
 """The words with which captions name COCO's 80 categories."""
 
-# Names besides the category's own. An ambiguous word (glass, chicken as food, baseball as a game, trunk, baby, which
-# may be an animal's) is left out, or listed only in phrases that make it clear:
+import re
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """Return the names that commas separate."""
+    return tuple(re.findall(r"[^\s,][^,\n]*", text))
+
+
+# Other names of each category. An ambiguous word (glass, chicken as food, baseball as a game, trunk, baby, which may be
+# an animal's) is left out, or listed only in phrases that make it clear:
 # better to miss a name than to find a wrong one.
-NAMES: dict[str, tuple[str, ...]] = {
-    "person": (
-        "man", "woman", "boy", "girl", "child", "kid", "toddler", "infant", "lady", "guy", "gentleman",
-        "teenager", "youth", "youngster", "human", "player", "rider", "skier", "snowboarder", "skateboarder",
-        "surfer", "batter", "catcher", "pitcher", "umpire", "cyclist", "bicyclist", "motorcyclist", "biker",
-        "skater", "swimmer", "runner", "worker", "officer", "policeman", "fireman", "soldier", "chef", "waiter",
-        "waitress", "driver", "passenger", "pedestrian", "spectator", "student", "athlete", "cowboy", "farmer",
-        "tourist", "bride", "groom", "boarder", "golfer", "jockey", "vendor", "businessman", "someone",
-        "somebody", "folk",
-    ),
-    "bicycle": ("bike", "tricycle"),
-    "car": (
-        "automobile", "suv", "sedan", "taxi", "cab", "minivan", "jeep", "limousine", "limo", "hatchback", "van",
-        "police car", "station wagon",
-    ),
-    "motorcycle": ("motorbike", "motor bike", "motor cycle", "moped", "scooter", "motor scooter", "dirt bike"),
-    "airplane": ("plane", "aeroplane", "aircraft", "jetliner", "airliner", "jumbo jet", "biplane", "seaplane"),
-    "bus": ("double decker", "minibus", "school bus", "tour bus"),
-    "train": ("locomotive", "tram", "trolley", "subway", "caboose", "train car"),
-    "truck": ("lorry", "pickup", "pick-up", "firetruck", "fire truck", "dump truck", "tow truck", "18 wheeler"),
-    "boat": (
-        "ship", "sailboat", "sail boat", "canoe", "kayak", "raft", "ferry", "yacht", "gondola", "rowboat", "row boat",
-        "motorboat", "speedboat", "tugboat", "dinghy", "catamaran", "vessel", "barge",
-    ),
-    "traffic light": ("stoplight", "stop light", "traffic signal", "red light", "green light"),
-    "fire hydrant": ("hydrant", "fire plug"),
-    "stop sign": (),
-    "parking meter": ("meter",),
-    "bench": ("park bench", "pew"),
-    "bird": (
-        "duck", "goose", "geese", "seagull", "gull", "pigeon", "owl", "parrot", "swan", "eagle", "hawk", "crow",
-        "sparrow", "rooster", "hen", "peacock", "ostrich", "pelican", "flamingo", "penguin", "finch", "dove",
-        "parakeet", "cardinal", "robin", "heron", "hummingbird", "stork", "duckling", "woodpecker",
-    ),
-    "cat": ("kitten", "kitty", "feline", "tabby"),
-    "dog": (
-        "puppy", "pup", "doggy", "doggie", "canine", "bulldog", "terrier", "poodle", "labrador", "beagle", "chihuahua",
-        "dachshund", "collie", "husky", "dalmatian", "pug", "corgi", "retriever", "greyhound", "hound",
-    ),
-    "horse": ("pony", "foal", "mare", "stallion", "colt", "racehorse", "mule", "donkey"),
-    "sheep": ("lamb", "ewe", "goat"),
-    "cow": ("cattle", "calf", "bull", "ox", "oxen", "heifer", "bison", "longhorn"),
-    "elephant": (),
-    "bear": ("polar bear", "grizzly", "grizzly bear", "brown bear", "black bear", "cub", "panda"),
-    "zebra": (),
-    "giraffe": (),
-    "backpack": ("knapsack", "rucksack", "back pack", "book bag"),
-    "umbrella": ("parasol",),
-    "handbag": ("purse", "hand bag", "tote", "tote bag"),
-    "tie": ("necktie", "neck tie", "bow tie", "bowtie"),
-    "suitcase": ("luggage", "suit case", "baggage", "briefcase", "duffel bag"),
-    "frisbee": ("frisby", "flying disc"),
-    "skis": ("pair of skis",),
-    "snowboard": ("snow board",),
-    "sports ball": ("ball", "soccer ball", "soccerball", "tennis ball", "beach ball", "rugby ball", "golf ball"),
-    "kite": ("parasail",),
-    "baseball bat": ("bat",),
-    "baseball glove": ("baseball mitt", "catcher 's mitt", "mitt", "catchers mitt"),
-    "skateboard": ("skate board", "longboard"),
-    "surfboard": ("surf board", "boogie board", "bodyboard", "paddle board", "paddleboard", "wakeboard"),
-    "tennis racket": ("racket", "racquet", "tennis racquet"),
-    "bottle": ("beer bottle", "wine bottle", "water bottle"),
-    "wine glass": ("wineglass", "glass of wine", "goblet", "champagne glass"),
-    "cup": ("mug", "coffee cup", "tea cup", "teacup", "cup of coffee"),
-    "fork": (),
-    "knife": ("butter knife", "butcher knife"),
-    "spoon": ("ladle", "teaspoon"),
-    "bowl": (),
-    "banana": (),
-    "apple": (),
-    "sandwich": ("burger", "hamburger", "cheeseburger", "panini", "sandwhich", "blt", "bagel"),
-    "orange": ("tangerine", "clementine", "mandarin"),
-    "broccoli": (),
-    "carrot": (),
-    "hot dog": ("hotdog", "sausage", "frankfurter", "bratwurst", "corn dog", "chili dog"),
-    "pizza": ("pizza pie", "slice of pizza", "piece of pizza"),
-    "donut": ("doughnut", "dough nut", "cruller"),
-    "cake": ("cupcake", "cheesecake", "birthday cake", "wedding cake", "shortcake", "layer cake"),
-    "chair": ("armchair", "stool", "recliner", "rocking chair", "lawn chair", "rocker", "high chair", "lounge chair"),
-    "couch": ("sofa", "loveseat", "love seat", "settee", "futon", "sectional"),
-    "potted plant": ("houseplant", "house plant", "potted flower", "bonsai"),
-    "bed": ("bunk", "bunk bed", "crib", "mattress", "cot"),
-    "dining table": ("table", "dinner table", "kitchen table", "picnic table", "coffee table", "desk"),
-    "toilet": ("urinal", "commode", "lavatory", "toilet seat", "toilet bowl"),
-    "tv": ("television", "tv set", "television set", "televison", "tv screen", "flat screen"),
-    "laptop": ("laptop computer", "notebook computer", "netbook", "macbook"),
-    "mouse": ("computer mouse",),
-    "remote": ("remote control", "remote controller", "wii remote", "wii controller", "wiimote"),
-    "keyboard": ("computer keyboard",),
-    "cell phone": ("cellphone", "phone", "mobile phone", "smartphone", "smart phone", "iphone", "telephone"),
-    "microwave": ("microwave oven",),
-    "oven": ("stove", "stovetop", "stove top", "stove top oven"),
-    "toaster": ("toaster oven",),
-    "sink": ("washbasin", "bathroom sink", "kitchen sink", "basin"),
-    "refrigerator": ("fridge", "refridgerator", "freezer"),
-    "book": ("novel", "textbook"),
-    "clock": ("clock tower", "wall clock", "alarm clock"),
-    "vase": (),
-    "scissors": ("pair of scissors", "scissor", "shears"),
-    "teddy bear": ("teddy", "stuffed bear", "stuffed animal", "teddybear"),
-    "hair drier": ("hair dryer", "hairdryer", "blow dryer", "hairdrier"),
-    "toothbrush": ("tooth brush",),
-}  # fmt: skip
+_TABLE = """
+person: man, woman, boy, girl, child, kid, toddler, infant, lady, guy, gentleman, teenager, youth, youngster, human,
+    player, rider, skier, snowboarder, skateboarder, surfer, batter, catcher, pitcher, umpire, cyclist, bicyclist,
+    motorcyclist, biker, skater, swimmer, runner, worker, officer, policeman, fireman, soldier, chef, waiter, waitress,
+    driver, passenger, pedestrian, spectator, student, athlete, cowboy, farmer, tourist, bride, groom, boarder, golfer,
+    jockey, vendor, businessman, someone, somebody, folk
+bicycle: bike, tricycle
+car: automobile, suv, sedan, taxi, cab, minivan, jeep, limousine, limo, hatchback, van, police car, station wagon
+motorcycle: motorbike, motor bike, motor cycle, moped, scooter, motor scooter, dirt bike
+airplane: plane, aeroplane, aircraft, jetliner, airliner, jumbo jet, biplane, seaplane
+bus: double decker, minibus, school bus, tour bus
+train: locomotive, tram, trolley, subway, caboose, train car
+truck: lorry, pickup, pick-up, firetruck, fire truck, dump truck, tow truck, 18 wheeler
+boat: ship, sailboat, sail boat, canoe, kayak, raft, ferry, yacht, gondola, rowboat, row boat, motorboat, speedboat,
+    tugboat, dinghy, catamaran, vessel, barge
+traffic light: stoplight, stop light, traffic signal, red light, green light
+fire hydrant: hydrant, fire plug
+stop sign:
+parking meter: meter
+bench: park bench, pew
+bird: duck, goose, geese, seagull, gull, pigeon, owl, parrot, swan, eagle, hawk, crow, sparrow, rooster, hen, peacock,
+    ostrich, pelican, flamingo, penguin, finch, dove, parakeet, cardinal, robin, heron, hummingbird, stork, duckling,
+    woodpecker
+cat: kitten, kitty, feline, tabby
+dog: puppy, pup, doggy, doggie, canine, bulldog, terrier, poodle, labrador, beagle, chihuahua, dachshund, collie,
+    husky, dalmatian, pug, corgi, retriever, greyhound, hound
+horse: pony, foal, mare, stallion, colt, racehorse, mule, donkey
+sheep: lamb, ewe, goat
+cow: cattle, calf, bull, ox, oxen, heifer, bison, longhorn
+elephant:
+bear: polar bear, grizzly, grizzly bear, brown bear, black bear, cub, panda
+zebra:
+giraffe:
+backpack: knapsack, rucksack, back pack, book bag
+umbrella: parasol
+handbag: purse, hand bag, tote, tote bag
+tie: necktie, neck tie, bow tie, bowtie
+suitcase: luggage, suit case, baggage, briefcase, duffel bag
+frisbee: frisby, flying disc
+skis: pair of skis
+snowboard: snow board
+sports ball: ball, soccer ball, soccerball, tennis ball, beach ball, rugby ball, golf ball
+kite: parasail
+baseball bat: bat
+baseball glove: baseball mitt, catcher 's mitt, mitt, catchers mitt
+skateboard: skate board, longboard
+surfboard: surf board, boogie board, bodyboard, paddle board, paddleboard, wakeboard
+tennis racket: racket, racquet, tennis racquet
+bottle: beer bottle, wine bottle, water bottle
+wine glass: wineglass, glass of wine, goblet, champagne glass
+cup: mug, coffee cup, tea cup, teacup, cup of coffee
+fork:
+knife: butter knife, butcher knife
+spoon: ladle, teaspoon
+bowl:
+banana:
+apple:
+sandwich: burger, hamburger, cheeseburger, panini, sandwhich, blt, bagel
+orange: tangerine, clementine, mandarin
+broccoli:
+carrot:
+hot dog: hotdog, sausage, frankfurter, bratwurst, corn dog, chili dog
+pizza: pizza pie, slice of pizza, piece of pizza
+donut: doughnut, dough nut, cruller
+cake: cupcake, cheesecake, birthday cake, wedding cake, shortcake, layer cake
+chair: armchair, stool, recliner, rocking chair, lawn chair, rocker, high chair, lounge chair
+couch: sofa, loveseat, love seat, settee, futon, sectional
+potted plant: houseplant, house plant, potted flower, bonsai
+bed: bunk, bunk bed, crib, mattress, cot
+dining table: table, dinner table, kitchen table, picnic table, coffee table, desk
+toilet: urinal, commode, lavatory, toilet seat, toilet bowl
+tv: television, tv set, television set, televison, tv screen, flat screen
+laptop: laptop computer, notebook computer, netbook, macbook
+mouse: computer mouse
+remote: remote control, remote controller, wii remote, wii controller, wiimote
+keyboard: computer keyboard
+cell phone: cellphone, phone, mobile phone, smartphone, smart phone, iphone, telephone
+microwave: microwave oven
+oven: stove, stovetop, stove top, stove top oven
+toaster: toaster oven
+sink: washbasin, bathroom sink, kitchen sink, basin
+refrigerator: fridge, refridgerator, freezer
+book: novel, textbook
+clock: clock tower, wall clock, alarm clock
+vase:
+scissors: pair of scissors, scissor, shears
+teddy bear: teddy, stuffed bear, stuffed animal, teddybear
+hair drier: hair dryer, hairdryer, blow dryer, hairdrier
+toothbrush: tooth brush
+"""
+NAMES = {category: _split(names) for category, names in re.findall(r"^(.+):((?:.|\n )*)$", _TABLE, re.MULTILINE)}
 
 # Phrases that contain a name but do not name that category, and colours; the longest match keeps the name in them out.
-OTHERS = (
-    "orange", "couple of", "apple pie", "apple tree", "banana bread", "banana tree", "bear hug",
-    "bed spread", "bird bath", "bird house", "boat house", "book case", "book shelf", "book store",
-    "bowl cut", "bus driver", "bus station", "bus stop", "bus stop sign", "cake pan", "car door",
-    "car park", "car seat", "carrot cake", "chair lift", "clock face", "cup holder", "dog house",
-    "dog park", "fork lift", "horse racing", "jet ski", "keyboard player", "kite string", "knife block",
-    "mouse pad", "orange juice", "orange tree", "oven mitt", "phone booth", "phone pole", "pizza box",
-    "pizza oven", "pizza parlor", "scissor lift", "sheep dog", "sink hole", "table cloth", "table tennis",
-    "table top", "telephone booth", "telephone pole", "tie dye", "tie dyed", "toilet paper", "toy car",
-    "toy dog", "toy train", "toy truck", "train station", "train stop", "train track", "train yard",
-    "truck bed", "tv stand", "wine cellar",
-)  # fmt: skip
+OTHERS = _split("""
+orange, couple of, apple pie, apple tree, banana bread, banana tree, bear hug, bed spread, bird bath, bird house,
+boat house, book case, book shelf, book store, bowl cut, bus driver, bus station, bus stop, bus stop sign, cake pan,
+car door, car park, car seat, carrot cake, chair lift, clock face, cup holder, dog house, dog park, fork lift,
+horse racing, jet ski, keyboard player, kite string, knife block, mouse pad, orange juice, orange tree, oven mitt,
+phone booth, phone pole, pizza box, pizza oven, pizza parlor, scissor lift, sheep dog, sink hole, table cloth,
+table tennis, table top, telephone booth, telephone pole, tie dye, tie dyed, toilet paper, toy car, toy dog, toy train,
+toy truck, train station, train stop, train track, train yard, truck bed, tv stand, wine cellar
+""")
 
-IRREGULAR = {
-    "man": "men", "woman": "women", "child": "children", "person": "people", "policeman": "policemen",
-    "fireman": "firemen", "gentleman": "gentlemen", "businessman": "businessmen", "knife": "knives", "calf": "calves",
-    "sheep": "sheep", "mouse": "mice", "goose": "geese", "ox": "oxen", "skis": "skis", "scissors": "scissors",
-    "broccoli": "broccoli",
-}  # fmt: skip
+_PLURALS = """
+man men, woman women, child children, person people, policeman policemen, fireman firemen, gentleman gentlemen,
+businessman businessmen, knife knives, calf calves, sheep sheep, mouse mice, goose geese, ox oxen, skis skis,
+scissors scissors, broccoli broccoli
+"""
+IRREGULAR = dict(pair.split() for pair in _split(_PLURALS))
 
 
 def plural(name: str) -> str:

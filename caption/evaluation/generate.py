@@ -1,6 +1,6 @@
 """Generate captions for all images of a split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from caption import distributed, ops
 from caption.captioner import Captioner
 from caption.config import SearchConfig
-from caption.data.dataset import Batch, CaptionDataset
 from caption.device import autocast, to_device
+from caption.encoders.grid import FeatureGrid
 from caption.evaluation.grounding import GroundingCounts, Instances
 from caption.progress import ProgressBar
 from caption.search import Hypothesis, search
@@ -57,27 +57,19 @@ def generate(
             yield from map(Generated, batch.indices, hypotheses, attention)
 
 
-def caption_split(
-    captioner: Captioner,
-    split: CaptionDataset,
-    loader: DataLoader[Batch],
-    config: SearchConfig,
-    device: torch.device,
-    precision: str,
-    instances: Instances | None,
+def gather_captions(
+    generated: Iterable[Generated], image_ids: Sequence[int], grid: FeatureGrid, instances: Instances | None
 ) -> tuple[list[Hypothesis], list[GroundingCounts]]:
     """Return the best caption of each image in the order of the split, gathered from all processes; and, with
     `instances`, the grounding of its references."""
     best: dict[int, Hypothesis] = {}
     grounding: dict[int, GroundingCounts] = {}
-    for generated in generate(captioner, loader, config, device, precision, references=instances is not None):
-        index = generated.image
-        best[index] = generated.hypotheses[0]
+    for index, hypotheses, references in generated:
+        best[index] = hypotheses[0]
         if instances:
-            counts = GroundingCounts()
-            for words, weights in generated.references:
-                image_id = split.image_ids[index]
-                counts = counts.plus(instances.count(words, weights.numpy(), image_id, captioner.encoder.feature_grid))
-            grounding[index] = counts
+            grounding[index] = GroundingCounts()
+            for words, weights in references:
+                counts = instances.count(words, weights.numpy(), image_ids[index], grid)
+                grounding[index] = grounding[index].plus(counts)
     best, grounding = distributed.gather(best), distributed.gather(grounding)
     return [best[index] for index in sorted(best)], [grounding[index] for index in sorted(grounding)]

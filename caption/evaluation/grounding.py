@@ -1,4 +1,4 @@
-"""Measures of attention on the object that a word names, taken on masks in COCO's instance format.
+"""Measures of attention: its entropy, and how it hits the object that a word names, on masks in COCO's instance format.
 
 Attention correctness (Liu et al., 2017) is the fraction of a word's attention inside the object. The pointing game
 (Zhang et al., 2016) asks whether its maximum is inside. Both use the very maps that figures show and stand beside two
@@ -23,9 +23,8 @@ from caption.data.images import fit_image
 from caption.data.scenes import SceneObject
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
-from caption.evaluation.bootstrap import Score
+from caption.evaluation.bootstrap import Score, ratio
 from caption.evaluation.categories import NAMES, OTHERS, plural
-from caption.evaluation.scene_truth import read_scene
 from caption.visualise.upsample import center_prior, peak, upsample
 
 Mask = NDArray[np.bool_]
@@ -62,8 +61,7 @@ class Instances:
                 self.names |= {tuple(form.split()): number for form in (name, plural(name))}
         self.names |= {tuple(form.split()): None for name in OTHERS for form in {name, f"{name}s"} - {"oranges"}}
         self.longest = max(map(len, self.names))
-        self.mask = lru_cache(512)(self._mask)  # captions of an image name the same objects
-        self._baselines = lru_cache(512)(self._compute_baselines)
+        self.find = lru_cache(512)(self._find)  # captions of an image name the same objects
 
     def check_covers(self, image_ids: Sequence[int], file_names: Sequence[str], what: str) -> None:
         """Raise UserError unless the file annotates these images; `what` names them in the message."""
@@ -79,15 +77,12 @@ class Instances:
         """Yield (first word, one past the last, category) of each object name in a caption, longest match first."""
         start = 0
         while start < len(words):
-            for stop in range(min(len(words), start + self.longest), start, -1):
-                if tuple(words[start:stop]) in self.names:
-                    category = self.names[tuple(words[start:stop])]
-                    if category is not None:
-                        yield start, stop, category
-                    start = stop
-                    break
-            else:
-                start += 1
+            stops = range(min(len(words), start + self.longest), start, -1)
+            stop = next((stop for stop in stops if tuple(words[start:stop]) in self.names), start + 1)
+            category = self.names.get(tuple(words[start:stop]))
+            if category is not None:
+                yield start, stop, category
+            start = stop
 
     def count(
         self, words: Sequence[str], weights: NDArray[np.floating], image_id: int, grid: FeatureGrid
@@ -99,36 +94,35 @@ class Instances:
         """
         counts = GroundingCounts()
         for start, stop, category in self.named(words):
-            mask = self.mask(image_id, category)
-            if mask is not None:
+            if found := self.find(image_id, category, grid):
+                mask, baselines = found
                 inside = _inside(np.asarray(weights[start:stop], np.float64).mean(0), mask, grid)
-                counts = counts.plus(GroundingCounts(1, *inside, *self._baselines(image_id, category, grid)))
+                counts = counts.plus(GroundingCounts(1, *inside, *baselines))
         return counts
 
     def scene(self, image_id: int) -> list[SceneObject]:
         """Return the objects of a drawn image; see `has_scenes`."""
-        categories = {number: category["name"] for number, category in self.coco.cats.items()}
-        return read_scene(self.coco.imgToAnns[image_id], categories)
+        annotations, categories = self.coco.imgToAnns[image_id], self.coco.cats
+        return [
+            SceneObject(categories[a["category_id"]]["name"], a["colour"], a["size"], *a["centre"]) for a in annotations
+        ]
 
     @property
     def has_scenes(self) -> bool:
         """True if every object has a colour and a centre, as `preprocess shapes` writes them."""
         return all({"colour", "centre"} <= annotation.keys() for annotation in self.coco.anns.values())
 
-    def _mask(self, image_id: int, category: int) -> Mask | None:
-        """Return where the model sees objects of the category in an image [S, S], or None if it sees none."""
+    def _find(self, image_id: int, category: int, grid: FeatureGrid) -> tuple[Mask, tuple[float, float, float]] | None:
+        """Return where the model sees objects of the category in an image [S, S], with area, centre_inside and
+        centre_hits of a word that names them; None if it sees none."""
         annotations = [a for a in self.coco.imgToAnns[image_id] if a["category_id"] == category]
         if not annotations:
             return None
         union = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
         mask: Mask = np.asarray(self.fit(Image.fromarray(union * np.uint8(255)))) > 127
-        return mask if mask.any() else None
-
-    def _compute_baselines(self, image_id: int, category: int, grid: FeatureGrid) -> tuple[float, float, float]:
-        """Return area, centre_inside and centre_hits of a word that names the category."""
-        mask = self.mask(image_id, category)
-        assert mask is not None
-        return float(mask.mean()), *_inside(center_prior(grid), mask, grid)
+        if not mask.any():
+            return None
+        return mask, (float(mask.mean()), *_inside(center_prior(grid), mask, grid))
 
 
 def read_instances(path: str, split: CaptionDataset) -> Instances | None:
@@ -159,6 +153,13 @@ def grounding_scores(counts: Sequence[GroundingCounts], suffix: str = "") -> lis
     }
     scores = [Score(name + suffix, table[:, [column, 0]]) for name, column in columns.items()]
     return [*scores, Score("words that name an object" + suffix, table[:, :1], lambda sums: sums[..., 0])]
+
+
+def attention_entropy(weights: Sequence[NDArray[np.floating]]) -> Score:
+    """Return the mean entropy of the attention [T, L] of each caption, in nats per word."""
+    logs = [np.log(w, where=w > 0, out=np.zeros_like(w)) for w in weights]
+    sums = [[-float((w * log).sum()), len(w)] for w, log in zip(weights, logs, strict=True)]
+    return Score("attention entropy", np.array(sums), ratio)
 
 
 def _inside(weights: NDArray[np.float64], mask: Mask, grid: FeatureGrid) -> tuple[float, float]:

@@ -1,8 +1,10 @@
 """METEOR (Denkowski and Lavie, 2014) and SPICE (Anderson et al., 2016) by the official programs, which need Java."""
 
+import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,10 @@ class Unavailable(Exception):
 
 def meteor(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> Score:
     """Return METEOR of tokenised captions. Raises Unavailable without its program."""
-    _check_installed()
-    from pycocoevalcap.meteor.meteor import Meteor
-
+    module = _official("meteor")
     known = [[" ".join(reference) for reference in texts] for texts in references]
     try:
-        program = Meteor()
+        program = module.Meteor()
         lines = [program._stat(" ".join(caption), texts) for caption, texts in zip(captions, known, strict=True)]
         return Score("METEOR", _statistics([[float(x) for x in line.split()] for line in lines]), _meteor)
     except (OSError, ValueError) as error:
@@ -38,9 +38,7 @@ def meteor(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> 
 
 def spice(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> Score:
     """Return SPICE of tokenised captions. Raises Unavailable without its program or its parser's models."""
-    _check_installed()
-    from pycocoevalcap.spice import spice as module
-
+    module = _official("spice")
     folder = Path(module.__file__).parent / "lib"
     if not all((folder / f"stanford-corenlp-3.6.0{suffix}.jar").is_file() for suffix in ("", "-models")):
         raise Unavailable(
@@ -56,13 +54,13 @@ def spice(references: Sequence[Sequence[Words]], captions: Sequence[Words]) -> S
         raise Unavailable(f"SPICE is left out: its program failed ({error}); it wants Java 8") from None
 
 
-def _check_installed() -> None:
-    """Raise Unavailable, with the same message for both scores, without Java or pycocoevalcap."""
+def _official(score: str) -> Any:
+    """Return pycocoevalcap's module of a score. Raises Unavailable, with the same message for both scores, without Java
+    or pycocoevalcap."""
     if shutil.which("java") is None:
         raise Unavailable(f"METEOR and SPICE are left out: there is no java here; {INSTALL}")
     try:
-        import pycocoevalcap.meteor.meteor
-        import pycocoevalcap.spice.spice  # noqa: F401
+        return importlib.import_module(f"pycocoevalcap.{score}.{score}")
     except ImportError:
         raise Unavailable(f"METEOR and SPICE are left out: pycocoevalcap is not installed; {INSTALL}") from None
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from caption.errors import UserError
-from caption.evaluation.attention_entropy import attention_entropy
 from caption.evaluation.bleu import bleu
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.cider import cider_d
 from caption.evaluation.diversity import diversity
-from caption.evaluation.grounding import grounding_scores
+from caption.evaluation.grounding import attention_entropy, grounding_scores
 from caption.evaluation.meteor_spice import Unavailable, meteor, spice
 from caption.evaluation.rouge import rouge_l
 from caption.evaluation.scene_truth import truth_scores
@@ -61,7 +60,8 @@ METRICS = (
 )
 
 VALIDATION = tuple(metric.name for metric in METRICS if metric.validation)
-SORTS = tuple(metric.sort_by for metric in METRICS if metric.sort_by)
+# CIDEr-D first, by which the report page is sorted when it opens.
+SORTS = sorted((metric.sort_by for metric in METRICS if metric.sort_by), key=lambda name: name != "CIDEr-D")
 
 
 class Evaluation(NamedTuple):

@@ -32,7 +32,7 @@ def count_ngrams(references: Sequence[Sequence[Words]], captions: Sequence[Words
     numbers: dict[str, int] = {}
     words = np.array([numbers.setdefault(word, len(numbers)) for text in texts for word in text], np.int64)
     text = np.repeat(np.arange(len(texts)), [len(text) for text in texts])  # the text of each word
-    gram = words  # the n-gram that begins at each word; -1 where the text ends before it does
+    gram, distinct = words, len(numbers)  # the n-gram that begins at each word; -1 where the text ends before it does
     for n in (1, 2, 3, 4):
         if n > 1:  # an n-gram is an (n-1)-gram and one more word of the same text
             starts = np.flatnonzero(text[n - 1 :] == text[: len(text) - n + 1])
@@ -40,8 +40,6 @@ def count_ngrams(references: Sequence[Sequence[Words]], captions: Sequence[Words
             longer = np.full_like(gram, -1)
             unique, longer[starts] = np.unique(gram[starts] * len(numbers) + following, return_inverse=True)
             gram, distinct = longer, len(unique)
-        else:
-            distinct = len(numbers)
         complete = gram >= 0
         pairs, count = np.unique(text[complete] * max(distinct, 1) + gram[complete], return_counts=True)
         row_text, row_gram = np.divmod(pairs, max(distinct, 1))

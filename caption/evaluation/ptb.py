@@ -10,8 +10,7 @@ token; among equals, the first.
 """
 
 import re
-from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from caption.evaluation.ptb_rules import SHAPES, rules
 
@@ -19,15 +18,10 @@ from caption.evaluation.ptb_rules import SHAPES, rules
 DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 
-@cache
-def _compiled() -> list[tuple[re.Pattern[str], Callable[[str], str]]]:
-    return [(re.compile(f"({token}){ahead}"), spell) for token, ahead, spell in rules()]
-
-
 def _next_tokens(text: str, shape: str, start: int) -> tuple[list[str], int]:
     """Return the tokens that begin at `start`, mostly one, and where they end."""
     reach, stop, spell = start, start + 1, None
-    for pattern, spelling in _compiled():
+    for pattern, spelling in rules():
         match = pattern.match(shape, start)
         if match and match.end() > reach:
             reach, stop, spell = match.end(), match.end(1), spelling

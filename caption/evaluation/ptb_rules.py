@@ -3,10 +3,11 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 
-BRACKETS = str.maketrans({"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"})
 SYMBOLS = str.maketrans(
-    dict.fromkeys("€₠¤\x80", "$")
+    {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+    | dict.fromkeys("€₠¤\x80", "$")
     | {"£": "#", "¢": "cents", "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
     | dict.fromkeys("‘‛‹\x91", "`")
     | dict.fromkeys("’›\x92", "'")
@@ -38,6 +39,13 @@ EXTENSIONS = """
     bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py
     sql tar txt wav x xml zip
 """
+
+# Characters, neither letters nor digits, that become tokens of their own.
+KEPT = {
+    0xA1, *range(0xA5, 0xC0), 0xD7, 0xF7, 0x37E, 0x387, 0xE3F, *range(0x2016, 0x2024), *range(0x2030, 0x203C),
+    *range(0x203E, 0x2043), 0x2044, 0x20A4, *range(0x2100, 0x2150), *range(0x2155, 0x215F), *range(0x2190, 0x2C00),
+    0x3001, 0x3002, 0x3012, 0x30FB, *range(0xFF01, 0xFF66), 0xFFE0, 0xFFE1, 0xFFE5, 0xFFE6,
+}  # fmt: skip
 
 
 def _any(words: str) -> str:
@@ -76,22 +84,7 @@ class _Shapes(dict[int, str]):
             return "\u2000"
         if character in "\xa0\xad\x85\x80\x91\x92\x93\x94\x96\x97…–—―‘’‛‹›“”«»‚„‟€₠¤£¢¼½¾⅓⅔⁄٫٬":
             return character
-        return "¦" if _printed(code, kind) else "\0"
-
-
-def _printed(code: int, kind: str) -> bool:
-    """Return whether a character that is no letter becomes a token of its own."""
-    return (
-        code in (0xA1, *range(0xA5, 0xC0), 0xD7, 0xF7, 0x37E, 0x387, 0xE3F, 0x20A4, 0x3001, 0x3002, 0x3012, 0x30FB)
-        or 0x2016 <= code <= 0x2023
-        or (0x2030 <= code <= 0x2044 and code not in (0x203C, 0x203D, 0x2043))
-        or (0x2070 <= code <= 0x208E and kind != "Cn")
-        or 0x2100 <= code <= 0x214F
-        or 0x2155 <= code <= 0x215E
-        or 0x2190 <= code <= 0x2BFF
-        or 0xFF01 <= code <= 0xFF65
-        or code in (0xFFE0, 0xFFE1, 0xFFE5, 0xFFE6)
-    )
+        return "¦" if code in KEPT or (0x2070 <= code <= 0x208E and kind != "Cn") else "\0"
 
 
 SHAPES = _Shapes((code, chr(code)) for code in range(128))
@@ -106,7 +99,7 @@ def _bracketed(text: str) -> str:
 
 
 def _symbol(text: str) -> str:
-    return text.lower().translate(BRACKETS).translate(SYMBOLS)
+    return text.lower().translate(SYMBOLS)
 
 
 def _spaced(text: str) -> str:
@@ -122,11 +115,10 @@ def _clitic(text: str) -> str:
     return re.sub("[’\x92]", "'", re.sub("[‘‛\x91]", "`", text))
 
 
-Rule = tuple[str, str, Callable[[str], str]]
-
-
-def rules() -> list[Rule]:
-    """Return (token, what must follow it, its spelling, with spaces where it is split) for each rule."""
+@cache
+def rules() -> list[tuple[re.Pattern[str], Callable[[str], str]]]:
+    """Return each rule: what it matches, the token as the first group and what must follow behind it; and the token's
+    spelling, with spaces where it is split. They are compiled at the first call, which takes a while."""
     apostrophe = "(?:['’\x92]|&apos;)"
     any_quote = "(?:['’‘‛`\x91\x92]|&apos;)"
     letter = "[A-Za-zé]"
@@ -154,7 +146,7 @@ def rules() -> list[Rule]:
     )
     eye = "[-^x=~<>']"
     end = "(?![A-Za-z0-9])"
-    return [
+    table: list[tuple[str, str, Callable[[str], str]]] = [  # token, what must follow, spelling
         # markup
         (tag, "", _spaced),
         ("&[lL][tT];", "", lambda _: "<"),
@@ -169,8 +161,7 @@ def rules() -> list[Rule]:
         (r"[A-Za-z\xad]+?(?<![nN])", rf"[nN]{any_quote}[tT]", _plain),
         (rf"[nN]{any_quote}[tT]", "", _clitic),
         (rf"{alnum}+|{word}(?:[.!?]{word})*", rf"(?i:{apostrophe}(?:[smd]|ll|re|ve))", _plain),
-        ("(?i:cannot)", end, lambda text: f"{text[:3]} {text[3:]}".lower()),
-        ("(?i:gonna|wanna|gotta|gimme|lemme)", end, lambda text: f"{text[:3]} {text[3:]}".lower()),
+        ("(?i:cannot|gonna|wanna|gotta|gimme|lemme)", end, lambda text: f"{text[:3]} {text[3:]}".lower()),
         ("'[tT]", "(?i:is|was)", str.lower),
         ("(?i:'(?:[smd]|ll|re|ve)(?![A-Za-z])|(?:[’\x92]|&apos;)(?:[smd]|ll|re|ve))", "", _clitic),
         (rf"(?i:{apostrophe}(?:em|till?|cause|n{apostrophe}|n(?=\s|$)|(?<!')n|[2-9]0s))", "", str.lower),
@@ -227,3 +218,4 @@ def rules() -> list[Rule]:
         (r"\*+|#+|@+|_+|²+|<<?|>>?|''|(?:\\\*)+", "", str.lower),
         (r"[^\0-\x1f\x7f\u0301\u2010\u2000\s]", "", _symbol),
     ]
+    return [(re.compile(f"({token}){ahead}"), spell) for token, ahead, spell in table]

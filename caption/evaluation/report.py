@@ -5,18 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from caption.data.dataset import CaptionDataset
 from caption.data.images import encode_jpeg
 from caption.data.sampler import sequential_batches
-from caption.encoders.grid import FeatureGrid
-from caption.evaluation.bootstrap import Interval
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import SORTS
 from caption.evaluation.results import Results
-from caption.evaluation.table import blocks, format_score
+from caption.evaluation.table import blocks
 from caption.files import atomic_write
 from caption.progress import ProgressBar
 from caption.search import Hypothesis
@@ -34,58 +29,6 @@ CONTROLS = """<div id="controls">
 </div>"""
 
 
-class Report:
-    """The page in a folder: index.html, images/, data/. Images are written as they come, index.html last."""
-
-    def __init__(self, folder: Path, grid: FeatureGrid) -> None:
-        """Make the folder and remove the files of an earlier report in it."""
-        self.folder, self.grid = folder, grid
-        for name in ("images", "data"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for pattern in ("index.html", "curves.svg", "images/[0-9]*.jpg", "data/index.js", "data/attention-*.js"):
-            for path in folder.glob(pattern):
-                path.unlink()
-
-    def write_images(self, numbers: Sequence[int], images: NDArray[np.uint8]) -> None:
-        """Write images uint8 [B, 3, S, S] of these numbers in the split."""
-        for number, image in zip(numbers, images, strict=True):
-            (self.folder / "images" / f"{number:06d}.jpg").write_bytes(encode_jpeg(image, 80))
-
-    def write_attention(self, words: Sequence[Sequence[str]], hypotheses: Sequence[Hypothesis]) -> None:
-        """Write the attention of all captions to files that the page loads when it needs them."""
-        entries = [attention_entry(*pair) for pair in zip(words, hypotheses, strict=True)]
-        for number, start in enumerate(range(0, len(entries), CHUNK)):
-            script = f"attentionLoaded({number}, {as_script(entries[start : start + CHUNK])});\n"
-            (self.folder / "data" / f"attention-{number:04d}.js").write_text(script, encoding="utf-8")
-
-    def write_index(
-        self,
-        title: str,
-        subtitle: str,
-        values: Mapping[str, float],
-        ranges: Mapping[str, Interval],
-        records: Sequence[Mapping[str, Any]],
-        entries: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """Write the page itself, from the records of log.jsonl and the entries of `report_entry`."""
-        sorts = [name for name in sort_order() if name in values]
-        content = {"chunk": CHUNK, "sorts": sorts, "grid": grid_entry(self.grid), "entries": entries}
-        script = f"const report = {as_script(content)};\n"
-        (self.folder / "data" / "index.js").write_text(script, encoding="utf-8")
-        body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subtitle)}</p>", '<div class="columns">']
-        body += [_score_tables(values, ranges)]
-        if records:
-            draw_curves([dict(record) for record in records], self.folder / "curves.svg")
-            body += ['<img class="curves" src="curves.svg" alt="losses and scores over the epochs">']
-        body += ["</div>"]
-        if records:
-            body += [_examples(records, [entry["name"] for entry in entries])]
-        body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
-        body += ['<script src="data/index.js"></script>']
-        with atomic_write(self.folder / "index.html") as path:
-            path.write_text(html_document(title, "\n".join(body), ["viewer", "report"]), encoding="utf-8")
-
-
 def write_report(
     folder: Path,
     title: str,
@@ -94,53 +37,65 @@ def write_report(
     captions: CaptionSet,
     hypotheses: Sequence[Hypothesis],
     results: Results,
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[dict[str, Any]],
 ) -> None:
-    """Write the report of a split, with the curves of the run whose records of log.jsonl are given."""
+    """Write the report of a split, with the curves of the run whose records of log.jsonl are given.
+
+    The folder gets index.html, images/ and data/, and loses the files of an earlier report. Images are written as they
+    are read, and the attention to files that the page loads when it needs them; index.html is written last.
+    """
     assert captions.grid is not None
-    report = Report(folder, captions.grid)
+    for name in ("images", "data"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for pattern in ("index.html", "curves.svg", "images/[0-9]*.jpg", "data/index.js", "data/attention-*.js"):
+        for path in folder.glob(pattern):
+            path.unlink()
     for numbers in ProgressBar(sequential_batches(len(split), BATCH), "images", "batches"):
-        report.write_images(numbers, split.read_images(numbers).numpy())
-    report.write_attention(captions.words, hypotheses)
+        for number, image in zip(numbers, split.read_images(numbers).numpy(), strict=True):
+            (folder / "images" / f"{number:06d}.jpg").write_bytes(encode_jpeg(image, 80))
+    attention = [attention_entry(*pair) for pair in zip(captions.words, hypotheses, strict=True)]
+    for number, start in enumerate(range(0, len(attention), CHUNK)):
+        script = f"attentionLoaded({number}, {as_script(attention[start : start + CHUNK])});\n"
+        (folder / "data" / f"attention-{number:04d}.js").write_text(script, encoding="utf-8")
+    sorts = [name for name in SORTS if name in results.scores]
     rows = zip(captions.words, hypotheses, captions.references, results.images, captions.notes, strict=True)
     entries = [
-        report_entry(image["file_name"], words, hypothesis, references, image["scores"], notes)
+        {
+            "name": image["file_name"],
+            **caption_entry(words, hypothesis),
+            "references": list(references),
+            "scores": [None if (value := image["scores"][name]) is None else round(value, 2) for name in sorts],
+            "notes": notes,  # by which the page can be filtered
+        }
         for words, hypothesis, references, image, notes in rows
     ]
-    report.write_index(title, subtitle, results.scores, results.intervals, records, entries)
+    content = {"chunk": CHUNK, "sorts": sorts, "grid": grid_entry(captions.grid), "entries": entries}
+    (folder / "data" / "index.js").write_text(f"const report = {as_script(content)};\n", encoding="utf-8")
+    if records:
+        draw_curves(records, folder / "curves.svg")
+    with atomic_write(folder / "index.html") as path:
+        body = _page_body(title, subtitle, results, records)
+        path.write_text(html_document(title, body, ["viewer", "report"]), encoding="utf-8")
 
 
-def sort_order() -> list[str]:
-    """Return the scores by which the page can sort, CIDEr-D first."""
-    return sorted(SORTS, key=lambda name: name != "CIDEr-D")
+def _page_body(title: str, subtitle: str, results: Results, records: Sequence[dict[str, Any]]) -> str:
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subtitle)}</p>", '<div class="columns">']
+    body += [_score_tables(results)]
+    if records:
+        body += ['<img class="curves" src="curves.svg" alt="losses and scores over the epochs">']
+    body += ["</div>"]
+    if records:
+        body += [_examples(records, [image["file_name"] for image in results.images])]
+    body += [f'<h2>Captions</h2><p class="hint">{HELP}</p>', CONTROLS, '<div id="list"></div><p id="end"></p>']
+    return "\n".join([*body, '<script src="data/index.js"></script>'])
 
 
-def report_entry(
-    name: str,
-    words: Sequence[str],
-    hypothesis: Hypothesis,
-    references: Sequence[str],
-    scores: Mapping[str, float | None],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    """Return an image's entry on the page, which can be filtered by its notes."""
-    shown = [scores[sort] for sort in sort_order() if sort in scores]
-    return {
-        "name": name,
-        **caption_entry(words, hypothesis),
-        "references": list(references),
-        "scores": [None if value is None else round(value, 2) for value in shown],
-        "notes": list(notes),
-    }
-
-
-def _score_tables(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
+def _score_tables(results: Results) -> str:
     tables = []
-    for block in blocks(values):
+    for block in blocks(results.scores, results.intervals):
         head = "".join(f"<th>{html.escape(column)}<th>95 %" for column in block.columns)
         rows = []
-        for row, names in block.rows.items():
-            scores = [format_score(name, values, ranges) for name in names]
+        for row, scores in block.rows.items():
             numbers = "".join(f'<td class="number">{value}<td>{interval}' for value, interval in scores)
             rows.append(f"<tr><td>{html.escape(row)}{numbers}")
         tables.append(f"<table><thead><tr><th>{head}<tbody>{''.join(rows)}</table>")

@@ -7,7 +7,7 @@ would score 0 otherwise.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from caption.evaluation.cider import SIGMA
@@ -40,9 +40,8 @@ class Reward:
         references = self.references[image]
         return self.score(references, captions) if references else [0.0] * len(captions)
 
-    def _tf_idf(self, grams: Counter[Gram]) -> Iterator[tuple[Gram, float]]:
-        for gram, times in grams.items():
-            yield gram, times * (self.log_images - math.log(max(1, self.frequency[gram])))
+    def _tf_idf(self, grams: Counter[Gram]) -> dict[Gram, float]:
+        return {gram: n * (self.log_images - math.log(max(1, self.frequency[gram]))) for gram, n in grams.items()}
 
     def _cider_d(self, references: Sequence[Sequence[int]], captions: Sequence[Sequence[int]]) -> list[float]:
         # For n = 1 to 4: each n-gram's references with its weight there, and the references' squared norms.
@@ -50,7 +49,7 @@ class Reward:
         norms = [[0.0] * len(references) for _ in range(4)]
         for number, reference in enumerate(references):
             for n, grams in enumerate(_grams(reference)):
-                for gram, weight in self._tf_idf(grams):
+                for gram, weight in self._tf_idf(grams).items():
                     weights_in[n][gram].append((number, weight))
                     norms[n][number] += weight**2
         scores = []
@@ -58,7 +57,7 @@ class Reward:
             penalty = [math.exp(-((len(caption) - len(text)) ** 2) / (2 * SIGMA**2)) for text in references]
             total = 0.0
             for n, grams in enumerate(_grams(caption)):
-                weights = dict(self._tf_idf(grams))
+                weights = self._tf_idf(grams)
                 norm = sum(weight**2 for weight in weights.values())
                 products = [0.0] * len(references)
                 for gram, weight in weights.items():

@@ -1,8 +1,8 @@
 """Check captions of the `shapes` data set: parse them with its grammar and compare them with their scene."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from nltk import CFG, Tree
@@ -44,10 +44,8 @@ class Verdict(NamedTuple):
 def parse(words: Sequence[str]) -> ParsedCaption | None:
     """Return the content of a caption, or None if it is not grammatical. The grammar is unambiguous."""
     try:
-        tree = next(iter(_parser().parse(list(words))), None)
-    except ValueError:  # a word that the grammar lacks
-        return None
-    if tree is None:
+        tree = next(iter(_parser().parse(list(words))))
+    except (ValueError, StopIteration):  # a word that the grammar lacks, or no parse
         return None
     objects = [
         {"shape": node[3][0], "colour": node[2][0], "size": node[1][0].label()} for node in _nodes(tree, "Object")
@@ -100,19 +98,9 @@ def judge(words: Sequence[str], scene: Sequence[SceneObject]) -> Verdict:
             errors |= {name for name in ("colour", "size") if mention[name] != getattr(target, name)}
     first, *others = targets
     for relation, other in zip(parsed.relations, others, strict=True):
-        if (
-            first is not None
-            and other is not None
-            and first is not other
-            and not relation_holds(relation, first, other)
-        ):
+        if first and other and first is not other and not relation_holds(relation, first, other):
             errors.add("relation")
     return Verdict(True, frozenset(errors), {target for target in targets if target} == set(scene))
-
-
-def read_scene(annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str]) -> list[SceneObject]:
-    """Return the objects of one image from its annotations in the instance file of `preprocess shapes`."""
-    return [SceneObject(categories[a["category_id"]], a["colour"], a["size"], *a["centre"]) for a in annotations]
 
 
 def truth_scores(verdicts: Sequence[Verdict], only: Sequence[bool] | None = None) -> list[Score]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from nltk import edit_distance
 
-from caption.evaluation.bootstrap import Score
+from caption.evaluation.bootstrap import Score, mean_score
 from caption.evaluation.ngrams import Words
 
 
@@ -21,11 +21,6 @@ def string_accuracy(captions: Sequence[Words], references: Sequence[Words]) -> l
     insertions, deletions and substitutions (Levenshtein distance) over the number of characters of all references; it
     exceeds 100 where captions are much too long.
     """
-    edits = [edit_distance(*pair) for pair in zip(captions, references, strict=True)]
-    ones = np.ones(len(edits))
-    exact = np.array([edit == 0 for edit in edits], np.float64)
+    edits = np.array([edit_distance(*pair) for pair in zip(captions, references, strict=True)], np.float64)
     lengths = np.array([len(reference) for reference in references], np.float64)
-    return [
-        Score("exact match", np.stack([exact, ones], 1)),
-        Score("character error rate", np.stack([np.array(edits, np.float64), lengths], 1)),
-    ]
+    return [mean_score("exact match", edits == 0), Score("character error rate", np.stack([edits, lengths], 1))]

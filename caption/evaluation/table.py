@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from caption.evaluation.bootstrap import Difference, Interval
@@ -11,21 +12,19 @@ class Block(NamedTuple):
     """Adjacent rows of a table that have the same columns, one for each set of captions that was scored."""
 
     columns: list[str]
-    rows: dict[str, list[str]]  # row label -> names of its scores
+    rows: dict[str, list[tuple[str, str]]]  # row label -> its scores and their intervals, as text
 
 
-def blocks(values: Mapping[str, float]) -> list[Block]:
+def blocks(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> list[Block]:
     """Arrange scores by name: "truthful, unseen" goes to the column "unseen" of the row "truthful"."""
     rows: dict[str, dict[str, str]] = {}
     for name in values:
         row, _, column = name.partition(", ")
         rows.setdefault(row, {})[column or "score"] = name
-    arranged: list[Block] = []
-    for row, columns in rows.items():
-        if not arranged or arranged[-1].columns != list(columns):
-            arranged.append(Block(list(columns), {}))
-        arranged[-1].rows[row] = list(columns.values())
-    return arranged
+    return [
+        Block(columns, {row: [_format(name, values, ranges) for name in names.values()] for row, names in adjacent})
+        for columns, adjacent in groupby(rows.items(), key=lambda item: list(item[1]))
+    ]
 
 
 def decimals(name: str, value: float) -> int:
@@ -33,7 +32,7 @@ def decimals(name: str, value: float) -> int:
     return 0 if isinstance(value, int) or name.startswith("words") else 3 if name == "length ratio" else 2
 
 
-def format_score(name: str, values: Mapping[str, float], ranges: Mapping[str, Interval]) -> tuple[str, str]:
+def _format(name: str, values: Mapping[str, float], ranges: Mapping[str, Interval]) -> tuple[str, str]:
     """Return a score and its interval as text, the latter empty if it has none."""
     value = values[name]
     if not math.isfinite(value):
@@ -45,13 +44,12 @@ def format_score(name: str, values: Mapping[str, float], ranges: Mapping[str, In
 
 def score_table(values: Mapping[str, float], ranges: Mapping[str, Interval]) -> str:
     """Return a table for a terminal, with one line per row and the intervals where there are any."""
-    arranged = blocks(values)
+    arranged = blocks(values, ranges)
     width = max(len(row) for block in arranged for row in block.rows) + 2
     lines = []
     for block in arranged:
         lines += ["", " " * width + "   ".join(f"{column:>10}  {'95 % interval':16}" for column in block.columns)]
-        for row, names in block.rows.items():
-            entries = [format_score(name, values, ranges) for name in names]
+        for row, entries in block.rows.items():
             lines.append(f"{row:{width}}" + "   ".join(f"{value:>10}  {interval:16}" for value, interval in entries))
     return "\n".join(line.rstrip() for line in lines[1:])
 

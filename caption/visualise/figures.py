@@ -39,20 +39,15 @@ def brightness(maps: AttentionMaps, size: tuple[int, int], window: CropBox = FUL
 
 
 def draw_attention(
-    image: NDArray[np.uint8],
-    words: Sequence[str],
-    maps: Sequence[AttentionMaps],
-    title: str,
-    path: str | Path,
-    window: CropBox = FULL_IMAGE,
+    image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, window: CropBox = FULL_IMAGE
 ) -> None:
     """Draw the image uint8 [H, W, 3], then again for each word, bright where attention is.
 
     The cell that hard attention chose is outlined. The rows of several models (or heads) stand one below the other.
     The ending of the path chooses PNG, PDF, SVG or JPEG, or a GIF that shows one word after the other.
     """
-    if Path(path).suffix.lower() == ".gif":
-        _animate(image, words, maps, title, path, window)
+    if path.suffix.lower() == ".gif":
+        _animate(image, words, maps, path, window)
         return
     lines = math.ceil((len(words) + 1) / (6 if len(maps) == 1 else 9))  # rows of panels for each model
     columns = math.ceil((len(words) + 1) / lines)
@@ -63,71 +58,60 @@ def draw_attention(
     for axis in axes.flat:
         axis.axis("off")
     for number, model in enumerate(maps):
-        first, *rest = axes[number :: len(maps)].flat
-        first.imshow(image)
-        first.set_title(model.name, fontsize=13, parse_math=False)
         light = brightness(model, image.shape[:2], window)
-        for t, (axis, word) in enumerate(zip(rest, words, strict=False)):
-            _draw_word(axis, image, light[t], model, t, window)
-            axis.set_title(word, fontsize=13, parse_math=False)
-    figure.suptitle(title, fontsize=14, wrap=True, parse_math=False)
+        for t, (axis, title) in enumerate(zip(axes[number :: len(maps)].flat, [model.name, *words], strict=False), -1):
+            _draw_panel(axis, image, light, model, t, window)
+            axis.set_title(title, fontsize=13, parse_math=False)
+    figure.suptitle(" ".join(words), fontsize=14, wrap=True, parse_math=False)
     _save(figure, path)
 
 
-def _draw_word(
+def _draw_panel(
     axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int, window: CropBox
 ) -> None:
-    """Draw the image, lit for word t."""
-    axis.imshow((image * light[..., None]).astype(np.uint8))
-    if maps.locations is not None:
-        _outline(axis, maps.grid, maps.locations[t], image.shape[:2], window)
-
-
-def _outline(axis: Axes, grid: FeatureGrid, location: int, size: tuple[int, int], window: CropBox) -> None:
-    """Draw a square around a cell of the grid, white on black to be visible on any image."""
-    wide, high = (window.width * size[1] / grid.size, window.height * size[0] / grid.size)  # a pixel of the square
-    x, y = grid.corner(location)
+    """Draw the image, for t = -1 as it is, otherwise lit for word t [T, H, W]. The cell that hard attention chose has
+    an outline, white on black to be visible on any image."""
+    if t < 0:
+        axis.imshow(image)
+        return
+    axis.imshow((image * light[t, ..., None]).astype(np.uint8))
+    if maps.locations is None:
+        return
+    grid, (height, width) = maps.grid, image.shape[:2]
+    wide, high = window.width * width / grid.size, window.height * height / grid.size  # a pixel of the square
+    x, y = grid.corner(maps.locations[t])
     # The centre of the first pixel is 0 and its edge -0.5, in the square and in the image.
-    left = (x + 0.5) * wide + window.left * size[1] - 0.5
-    top = (y + 0.5) * high + window.top * size[0] - 0.5
+    corner = (x + 0.5) * wide + window.left * width - 0.5, (y + 0.5) * high + window.top * height - 0.5
     for colour, line in (("black", 3.5), ("white", 1.5)):
         axis.add_patch(
-            Rectangle((left, top), grid.step * wide, grid.step * high, fill=False, edgecolor=colour, linewidth=line)
+            Rectangle(corner, grid.step * wide, grid.step * high, fill=False, edgecolor=colour, linewidth=line)
         )
 
 
 def _animate(
-    image: NDArray[np.uint8],
-    words: Sequence[str],
-    maps: Sequence[AttentionMaps],
-    title: str,
-    path: str | Path,
-    window: CropBox,
+    image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, window: CropBox
 ) -> None:
     """Save a GIF of the image with its caption, then of one word after the other."""
     height = 4.0 * min(1.5, image.shape[0] / image.shape[1])
     lights = [brightness(model, image.shape[:2], window) for model in maps]
     frames = []
-    for t in range(-1, len(words)):
+    for t, title in enumerate([" ".join(words), *words], -1):
         figure = Figure(figsize=(4.0 * len(maps), height + 0.6), layout="constrained")
         for axis, model, light in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, lights, strict=True):
             axis.axis("off")
             axis.set_title(model.name, fontsize=11, parse_math=False)
-            if t < 0:
-                axis.imshow(image)
-            else:
-                _draw_word(axis, image, light[t], model, t, window)
-        figure.suptitle(title if t < 0 else words[t], fontsize=11 if t < 0 else 17, wrap=True, parse_math=False)
+            _draw_panel(axis, image, light, model, t, window)
+        figure.suptitle(title, fontsize=11 if t < 0 else 17, wrap=True, parse_math=False)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         frames.append(Image.fromarray(pixels[..., :3]))
     times = [2 * FRAME_MS, *[FRAME_MS] * len(words)]
-    with atomic_write(Path(path)) as temporary:
+    with atomic_write(path) as temporary:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
-def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw losses and scores over the epochs, from the records of log.jsonl."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     loss, bleu, cider = figure.subplots(1, 3)
@@ -152,7 +136,6 @@ def draw_curves(records: Sequence[dict[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
+def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())

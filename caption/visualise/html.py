@@ -17,6 +17,8 @@ from caption.files import write_text
 from caption.search import Hypothesis
 from caption.visualise.upsample import resampling_matrix
 
+Caption = tuple[Sequence[str], Hypothesis]  # its words, and what the search found
+
 ASSETS = Path(__file__).with_name("assets")  # scripts and styles
 PIXELS = 64  # rows and columns of the maps that a page computes
 
@@ -64,11 +66,7 @@ def grid_entry(grid: FeatureGrid) -> dict[str, Any]:
 
 
 def image_entry(
-    image: Image.Image,
-    window: CropBox,
-    name: str,
-    captions: Sequence[tuple[Sequence[str], Hypothesis]],
-    heads: Sequence[str] = (),
+    image: Image.Image, window: CropBox, name: str, captions: Sequence[Caption], heads: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return an image of `write_page` with its captions, best first; `heads` are the names of the attention heads, if
     there are several."""

@@ -13,7 +13,6 @@ FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".gif")
 
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the files among the names and the images in the folders among them. Raises UserError without any."""
-    Image.init()
     readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     paths: list[Path] = []
     for path in map(Path, names):
@@ -43,12 +42,11 @@ def figure_paths(output: Path, images: Sequence[Path], figure_format: str) -> di
         endings = ", ".join((*FIGURE_ENDINGS, ".html"))
         raise UserError(f"--output {output}: unknown kind of file; its name must end with {endings}, or be a folder's")
     else:
-        figures, taken = {}, set[str]()
+        taken: dict[str, Path] = {}  # name of a figure -> its image
         for path in images:  # images of the same name in several folders are numbered
             names = (f"{path.stem}{f'_{n}' if n > 1 else ''}.{figure_format}" for n in itertools.count(1))
-            name = next(name for name in names if name not in taken)
-            taken.add(name)
-            figures[path] = output / name
+            taken[next(name for name in names if name not in taken)] = path
+        figures = {path: output / name for name, path in taken.items()}
     originals = {path.resolve() for path in images}
     for figure in figures.values():
         if figure.resolve() in originals:

@@ -31,8 +31,7 @@ def resampling_matrix(
     edges[0], edges[-1] = -np.inf, np.inf
     distance = (edges - centre[:, None]) / (grid.step / 2)  # [pixels, count + 1], in standard deviations
     cumulative = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(distance / math.sqrt(2)))
-    weights: NDArray[np.float64] = np.diff(cumulative, axis=1) * ((position > 0) & (position < 1))[:, None]
-    return weights
+    return np.asarray(np.diff(cumulative, axis=1) * ((position > 0) & (position < 1))[:, None])
 
 
 def upsample(
@@ -46,8 +45,7 @@ def upsample(
     cells = np.asarray(weights, np.float64).reshape(-1, grid.rows, grid.columns)
     down = resampling_matrix(grid.rows, grid, height, window.top, window.height)
     across = resampling_matrix(grid.columns, grid, width, window.left, window.width)
-    maps: Map = (down @ cells @ across.T).astype(np.float32)
-    return maps
+    return np.asarray(down @ cells @ across.T, np.float32)
 
 
 def peak(attention: Map, grid: FeatureGrid) -> tuple[int, int]:
@@ -67,9 +65,7 @@ def center_prior(grid: FeatureGrid) -> NDArray[np.float64]:
 
     def line(count: int) -> NDArray[np.float64]:
         position = np.clip(((grid.size - 1) / 2 - grid.first) / grid.step, 0, count - 1)
-        near: NDArray[np.float64] = np.maximum(0, 1 - np.abs(np.arange(count) - position))
-        return near
+        return np.asarray(np.maximum(0, 1 - np.abs(np.arange(count) - position)))
 
-    weights: NDArray[np.float64] = np.outer(line(grid.rows), line(grid.columns)).ravel()
-    weights /= weights.sum()
-    return weights
+    weights = np.outer(line(grid.rows), line(grid.columns)).ravel()
+    return np.asarray(weights / weights.sum())

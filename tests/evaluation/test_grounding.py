@@ -105,7 +105,7 @@ def test_polygons_and_crowds_of_coco_become_masks(tmp_path: Path) -> None:
     images, categories = [{"id": 1, "height": 8, "width": 8}], [{"id": 1, "name": "person"}]
     path = tmp_path / "coco.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    mask = Instances(path, partial(fit_image, size=8, fit="squash")).mask(1, 1)
+    mask, _ = Instances(path, partial(fit_image, size=8, fit="squash")).find(1, 1, FeatureGrid.even(4, 4, 8))
     assert mask[:4, :4].all() and mask[:, 6:].all() and mask.sum() == 32
 
 

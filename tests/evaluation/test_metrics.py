@@ -9,9 +9,9 @@ import pytest
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation import metrics
-from caption.evaluation.attention_entropy import attention_entropy
 from caption.evaluation.bootstrap import mean_score
 from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.grounding import attention_entropy
 from caption.evaluation.metrics import METRICS, SORTS, VALIDATION, Metric, score_captions
 
 COCO = [*(f"BLEU-{n}" for n in (1, 2, 3, 4)), *(f"BLEU-{n}, without BP" for n in (1, 2, 3, 4))]

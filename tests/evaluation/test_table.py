@@ -10,7 +10,7 @@ INTERVALS = {"truthful": (40.0, 60.0), "length ratio": (0.9, 1.1), "pointing": (
 
 
 def test_a_score_of_a_subset_stands_in_a_column_beside_that_of_all() -> None:
-    assert [(block.columns, list(block.rows)) for block in blocks(VALUES)] == [
+    assert [(block.columns, list(block.rows)) for block in blocks(VALUES, INTERVALS)] == [
         (["score", "unseen"], ["truthful"]),
         (["score"], ["length ratio", "words", "pointing"]),
     ]

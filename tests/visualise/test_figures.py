@@ -19,7 +19,7 @@ def test_panels_are_bright_where_attention_is(tmp_path: Path) -> None:
     image = np.full((32, 32, 3), 255, np.uint8)
     fine = np.repeat(UP_AND_DOWN, 16, axis=1)  # rows 0 to 3 of 8, rows 4 to 7
     maps = AttentionMaps(fine, FeatureGrid.even(8, 8, 32))
-    draw_attention(image, ["up", "down"], [maps], "up down", tmp_path / "figure.png")
+    draw_attention(image, ["up", "down"], [maps], tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
     dark = (drawn > 40) & (drawn < 62)  # a fifth of white
     panel = drawn.shape[1] // 3
@@ -37,7 +37,7 @@ def test_the_cell_that_hard_attention_chose_is_outlined(tmp_path: Path) -> None:
     image = np.full((32, 32, 3), 128, np.uint8)
     even = np.full((1, 4), 0.25)
     maps = [AttentionMaps(even, GRID, name="soft"), AttentionMaps(even, GRID, [3], "hard")]
-    draw_attention(image, ["word"], maps, "word", tmp_path / "figure.png")
+    draw_attention(image, ["word"], maps, tmp_path / "figure.png")
     drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("L")).astype(int)
     grey = np.abs(drawn - 128) < 2
     rows, columns = (np.flatnonzero(grey.any(axis)) for axis in (1, 0))
@@ -79,7 +79,7 @@ def test_the_image_is_dark_outside_the_window() -> None:
 def test_every_format_is_written_completely(tmp_path: Path, ending: str, shape: tuple[int, int, int]) -> None:
     """For wide and tall images; no temporary file is left."""
     maps = AttentionMaps(UP_AND_DOWN, GRID, [0, 3])
-    draw_attention(np.full(shape, 200, np.uint8), ["up", "down"], [maps], "up down", tmp_path / f"figure.{ending}")
+    draw_attention(np.full(shape, 200, np.uint8), ["up", "down"], [maps], tmp_path / f"figure.{ending}")
     (path,) = tmp_path.iterdir()
     assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm", b"\xff\xd8\xff\xe0", b"GIF8")
     if ending in ("png", "jpg"):
@@ -90,7 +90,7 @@ def test_every_format_is_written_completely(tmp_path: Path, ending: str, shape: 
 def test_an_animation_shows_one_word_after_the_other(tmp_path: Path) -> None:
     """The image, then bright above, then bright below."""
     white = np.full((32, 32, 3), 255, np.uint8)
-    draw_attention(white, ["up", "down"], [AttentionMaps(UP_AND_DOWN, GRID)], "up down", tmp_path / "figure.gif")
+    draw_attention(white, ["up", "down"], [AttentionMaps(UP_AND_DOWN, GRID)], tmp_path / "figure.gif")
     frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(Image.open(tmp_path / "figure.gif"))]
     middle = [frame[:, frame.shape[1] // 2] for frame in frames]  # a line down the image
     upper, lower = ([int(line[len(line) * n // 10]) for line in middle] for n in (3, 8))

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
-from caption.evaluation.report import CHUNK, Report, report_entry
+from caption.evaluation.report import CHUNK, write_report
+from caption.evaluation.results import Results
 from caption.search import Hypothesis
 from caption.visualise.figures import MIN_BRIGHTNESS
 from caption.visualise.html import PIXELS, image_entry, write_page
@@ -177,31 +179,54 @@ def test_a_page_fits_a_phone_and_can_be_coloured(page: Any, captions: tuple[Path
     assert max(dark[0::4]) == 0 and max(coloured[0::4]) + max(coloured[2::4]) > 40
 
 
+class WhiteImages:
+    """A split of white images, in the part of CaptionDataset that a report reads."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read_images(self, indices: list[int]) -> torch.Tensor:
+        return torch.full((len(indices), 3, 96, 96), 255, dtype=torch.uint8)
+
+
+def write(
+    folder: Path,
+    words: list[list[str]],
+    hypotheses: list[Hypothesis],
+    references: list[str],
+    scores: list[float],
+    records: list[dict[str, Any]],
+) -> None:
+    """Write a report of images with these captions, the same references and these CIDEr-D; every second image has a
+    note."""
+    count = len(words)
+    captions = SimpleNamespace(
+        words=words,
+        references=[references] * count,
+        notes=[["wrong size"] * (n % 2) for n in range(count)],
+        grid=GRID,
+    )
+    images = [{"file_name": f"{n}.png", "scores": {"CIDEr-D": scores[n]}} for n in range(count)]
+    results = Results({"CIDEr-D": 59.5, "vocabulary used": 7}, {"CIDEr-D": (50.0, 70.0)}, images)
+    write_report(folder, "run", "how", WhiteImages(count), captions, hypotheses, results, records)
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> tuple[Path, list[Hypothesis]]:
     """A report of 120 images; the score of image n is n * 7 % 120."""
     count = 120
     assert count > 2 * CHUNK
     hypotheses = [hypothesis(2, n) for n in range(count)]
-    words = [["image", f"n{n}"] for n in range(count)]
-    report = Report(tmp_path / "report", GRID)
-    for start in range(0, count, 32):
-        numbers = list(range(start, min(count, start + 32)))
-        report.write_images(numbers, np.full((len(numbers), 3, 96, 96), 255, np.uint8))
-    report.write_attention(words, hypotheses)
-    entries = [
-        report_entry(
-            f"{n}.png", words[n], hypotheses[n], ["a <b> reference"], {"CIDEr-D": n * 7 % 120}, ["wrong size"] * (n % 2)
-        )
-        for n in range(count)
-    ]
     record = {"train": {"cross_entropy": 1.0}, "val": {"cross_entropy": 1.0}, "scores": {"BLEU-4": 1.0}}
     records = [
         {**record, "epoch": n, "examples": {"3.png": f"epoch {n}"}, "CIDEr-D of examples": {"3.png": 50.0 * n}}
         for n in (1, 2)
     ]
-    values, intervals = {"CIDEr-D": 59.5, "vocabulary used": 7}, {"CIDEr-D": (50.0, 70.0)}
-    report.write_index("run", "how", values, intervals, records, entries)
+    words, scores = [["image", f"n{n}"] for n in range(count)], [n * 7 % 120 for n in range(count)]
+    write(tmp_path / "report", words, hypotheses, ["a <b> reference"], scores, records)
     return tmp_path / "report" / "index.html", hypotheses
 
 
@@ -229,10 +254,15 @@ def test_arrow_keys_begin_with_the_first_image_and_colour_changes_all(
 def test_a_report_removes_the_files_of_an_earlier_one(report: tuple[Path, list[Hypothesis]]) -> None:
     folder = report[0].parent
     (folder / "mine.txt").write_text("stays")
-    again = Report(folder, GRID)
-    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"mine.txt"}
-    again.write_images([0], np.zeros((1, 3, 96, 96), np.uint8))
-    assert [path.name for path in (folder / "images").iterdir()] == ["000000.jpg"]
+    assert (folder / "curves.svg").exists() and (folder / "data" / "attention-0002.js").exists()
+    write(folder, [["a", "b"]], [hypothesis(2, 0)], [], [1.0], [])
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        "mine.txt",
+        "index.html",
+        "images/000000.jpg",
+        "data/attention-0000.js",
+        "data/index.js",
+    }
 
 
 def test_a_report_can_be_sorted_filtered_and_searched(page: Any, report: tuple[Path, list[Hypothesis]]) -> None:
@@ -283,13 +313,7 @@ def test_a_report_of_five_thousand_images_opens_in_two_seconds(page: Any, tmp_pa
     """From a page of a few megabytes."""
     count, one = 5000, hypothesis(12, 0)
     words = [f"word{n}" for n in range(12)]
-    report = Report(tmp_path, FeatureGrid.even(3, 3, 96))
-    report.write_images(range(40), np.full((40, 3, 96, 96), 255, np.uint8))
-    report.write_attention([words] * count, [one] * count)
-    entries = [
-        report_entry(f"{n}.png", words, one, [" ".join(words)] * 5, {"CIDEr-D": n % 97}, []) for n in range(count)
-    ]
-    report.write_index("run", "how", {"CIDEr-D": 50.0}, {}, [], entries)
+    write(tmp_path, [words] * count, [one] * count, [" ".join(words)] * 5, [n % 97 for n in range(count)], [])
     page.goto((tmp_path / "index.html").as_uri())
     assert page.locator("article").count() >= 20
     ready = page.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
