@@ -68,8 +68,7 @@ class Captioner(nn.Module):
         """
         memory = self.encode(images)._replace(sample_rows=sample_rows)
         inputs = self._sample_inputs(memory, captions, lengths, sampling_rate) if sampling_rate else None
-        output: DecoderOutput = self.decoder(memory, captions, lengths, inputs, need_weights)
-        return output
+        return self.decoder(memory, captions, lengths, inputs, need_weights)
 
     @torch.no_grad()
     def _sample_inputs(self, memory: Memory, captions: Tensor, lengths: Tensor, sampling_rate: float) -> Tensor:

@@ -37,7 +37,6 @@ def build_feature_encoder(
                 f"features of {config.name} exceed {limit:.0f}, the largest number of half precision; choose another "
                 "encoder.layer, or --store pixels"
             )
-        features: NDArray[np.float16] = regions.half().cpu().contiguous().numpy()
-        return features
+        return regions.half().cpu().contiguous().numpy()
 
     return encode, (encoder.grid[0] * encoder.grid[1], encoder.width), encoder.fingerprint()

@@ -167,5 +167,4 @@ def parse_preset(arguments: Sequence[str], program: str, description: str) -> Co
         with contextlib.suppress(SystemExit):
             parse(presets, arguments, program, description)
         arguments = [next(iter(PRESETS)), "--help"]
-    config: Config = parse(presets, arguments, program)
-    return config
+    return parse(presets, arguments, program)

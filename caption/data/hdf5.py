@@ -70,8 +70,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """Return the settings that a data file was made with."""
     with open_file(path) as file:
-        manifest: dict[str, Any] = json.loads(file.attrs["manifest"])
-        return manifest
+        return json.loads(file.attrs["manifest"])
 
 
 def read_image_config(path: str | Path) -> ImageConfig:

@@ -31,8 +31,7 @@ class SmallCNN(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.layers(add_coordinates(pixels))
-        return features
+        return self.layers(add_coordinates(pixels))
 
 
 class SharedBlock(nn.Module):

@@ -80,8 +80,7 @@ class Graphs:
                     self.inputs[shape] = value.detach().clone().requires_grad_(value.requires_grad)
             inputs = [self.inputs[shape] for shape in shapes]
             self.recorded[key] = _Pair(self, static, inputs, precision)
-        results: tuple[Tensor, ...] = _Replay.apply(self, self.recorded[key], *tensors, *self.module.parameters())
-        return results
+        return _Replay.apply(self, self.recorded[key], *tensors, *self.module.parameters())
 
 
 class _Bound(nn.Module):

@@ -90,5 +90,4 @@ def decode(
     need_weights = losses.reads_attention(config) or sampled is not None
     images = to_device(batch.images, device)
     with autocast(device, config.precision):
-        decoded: DecoderOutput = captioner(images, captions, lengths, sampled, need_weights, sampling_rate)
-    return decoded
+        return captioner(images, captions, lengths, sampled, need_weights, sampling_rate)
