@@ -1,6 +1,6 @@
 """The fraction of a training step, or of a search, that each fast backend saves.
 
-    python -m benchmarks.ops [--rounds 9]
+    python -m benchmarks.ops [--rounds 9] [--operations NAME ...]
 
 For every operation, a step is timed with its fast backends and without them, in turn: the reference, or the next
 backend, computes it instead. The row `nothing` compares a step with itself: it shows the noise. Steps are those of
@@ -24,12 +24,11 @@ from caption.config import SearchConfig
 from caption.config.presets import PRESETS
 from caption.decoders import ShowAttendTellDecoder
 from caption.device import allow_tf32, autocast
-from caption.ops import cpu, recurrent_linear
+from caption.ops import recurrent_linear
 from caption.search import search
 
 OPERATIONS = (
     "additive_scores: C", "additive_scores: exp", "weighted_sum", "lstm_cell", "token_nll", "dropout", "linear",
-    "transpose",
 )  # fmt: skip
 
 
@@ -39,8 +38,6 @@ def without(operation: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if operation == "linear":
             stack.enter_context(mock.patch.object(recurrent_linear, "MIN_WEIGHTS", 2**62))
-        elif operation == "transpose":
-            stack.enter_context(mock.patch.object(cpu, "supports_transpose", lambda matrix: False))
         elif operation == "additive_scores: C":
             kept = ops.BACKENDS["additive_scores"][1:]
             stack.enter_context(mock.patch.dict(ops.BACKENDS, additive_scores=kept))
@@ -110,7 +107,9 @@ def fraction_saved(work: Callable[[], None], operation: str, device: torch.devic
 
 
 def main() -> None:
-    args, device = measure.begin(measure.make_parser(__doc__))
+    parser = measure.make_parser(__doc__)
+    parser.add_argument("--operations", nargs="+", default=OPERATIONS, choices=OPERATIONS)
+    args, device = measure.begin(parser)
     allow_tf32(device)
     print(measure.machine(device))
     works = {
@@ -124,7 +123,7 @@ def main() -> None:
         "search k=5 fp32": search_works("fp32", 5, device),
     }
 
-    savings: dict[str, dict[str, float]] = {operation: {} for operation in ("nothing", *OPERATIONS)}
+    savings: dict[str, dict[str, float]] = {operation: {} for operation in ("nothing", *args.operations)}
     for name, work in works.items():
         repeats = 10 if name == "shapes-soft" else 1
         for operation, fractions in savings.items():

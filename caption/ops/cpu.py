@@ -140,14 +140,3 @@ class _TokenNLL(torch.autograd.Function):
 
 
 token_nll: Callable[..., Tensor] = _TokenNLL.apply
-
-
-def supports_transpose(matrix: Tensor) -> bool:
-    return matrix.dtype == torch.float32 and _supports_elements(matrix)
-
-
-def transpose(matrix: Tensor) -> Tensor:
-    """Return the transpose [n, m] of a float32 matrix [m, n], contiguous, without gradient."""
-    result = matrix.new_empty(matrix.shape[::-1])
-    run("transpose", (matrix, result), matrix.shape)
-    return result

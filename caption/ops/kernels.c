@@ -112,49 +112,6 @@ void weighted_sum(const float *weights, const float *values, float *contexts, in
         }
 }
 
-typedef int32_t indices __attribute__((vector_size(4 * LANES)));
-
-// Return the numbers of a followed by b that stand at these indices.
-static inline vec pick(vec a, vec b, indices from) {
-#ifdef __clang__  // it has no such builtin, but recognises the loop
-    vec picked;
-    for (int i = 0; i < LANES; i++) picked[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
-    return picked;
-#else
-    return __builtin_shuffle(a, b, from);
-#endif
-}
-
-// Write the transpose of a LANES x LANES block of x, whose rows are n numbers apart, to y, whose rows are m apart.
-// (r, c) goes to (c, r) by exchanging the bits of r and c one by one: for bit s, rows r and r + s exchange halves.
-static inline void transpose_block(const float *x, int64_t n, float *y, int64_t m) {
-    vec rows[LANES];
-    for (int r = 0; r < LANES; r++) rows[r] = *(const vec *)(x + r * n);
-#pragma GCC unroll 16
-    for (int s = 1; s < LANES; s *= 2) {
-        indices first, second;
-        for (int c = 0; c < LANES; c++) first[c] = c & s ? LANES + c - s : c, second[c] = c & s ? LANES + c : c + s;
-        for (int r = 0; r < LANES; r++)
-            if (!(r & s)) {
-                vec a = rows[r], b = rows[r + s];
-                rows[r] = pick(a, b, first), rows[r + s] = pick(a, b, second);
-            }
-    }
-    for (int c = 0; c < LANES; c++) *(vec *)(y + c * m) = rows[c];
-}
-
-// Write the transpose of x [m, n] to y [n, m].
-void transpose(const float *x, float *y, int64_t m, int64_t n) {
-#pragma omp parallel for
-    for (int64_t i = 0; i < m; i += LANES)
-        for (int64_t j = 0; j < n; j += LANES)
-            if (i + LANES <= m && j + LANES <= n)
-                transpose_block(x + i * n + j, n, y + j * m + i, m);
-            else
-                for (int64_t r = i; r < m && r < i + LANES; r++)
-                    for (int64_t c = j; c < n && c < j + LANES; c++) y[c * m + r] = x[r * n + c];
-}
-
 // e^x = 2^n e^r with |r| <= log(2) / 2. Return 2^n, and in `rest` e^r - 1 by Taylor's series.
 static inline float split_exp(float x, float *rest) {
     x = x < -87 ? -87 : x > 87 ? 87 : x;

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from caption.device import to_autocast_dtype
-from caption.ops import cpu, switch
+from caption.ops import switch
 
 MIN_WEIGHTS = 2**17  # weights of a layer from which on this pays
 MIN_ROWS = 256  # rows from which on it pays for a single call
@@ -91,8 +91,7 @@ class WeightCache:
         """Return W^T, packed for gradients [..., m] of the results. W must be as it was in the forward pass."""
         if self.forward_weight is not None and not self.forward_weight.reordered:
             return PackedWeight(self.forward_weight.matrix.t(), supports_onednn(gradients), several_steps=False)
-        # Transposed in float32, for which there is a fast kernel.
-        return PackedWeight(transpose(self.layer.weight.detach()).to(gradients.dtype), supports_onednn(gradients))
+        return PackedWeight(self.layer.weight.detach().t().to(gradients.dtype), supports_onednn(gradients))
 
     def close(self) -> None:
         """End the forward pass. Without the token, no reference goes in a circle: memory is freed at once."""
@@ -132,13 +131,8 @@ def weight_gradient(rows: Tensor, gradients: Tensor) -> Tensor:
     if rows.dtype != torch.float32 or not supports_onednn(rows):
         return gradients.t() @ rows
     if gradients.shape[1] <= rows.shape[1]:  # one of the two has to be transposed: the smaller
-        return onednn_linear(transpose(gradients), rows.t())
-    return transpose(onednn_linear(transpose(rows), gradients.t()))
-
-
-def transpose(matrix: Tensor) -> Tensor:
-    """Return the transpose [n, m] of a matrix [m, n], contiguous."""
-    return cpu.transpose(matrix) if switch.fast() and cpu.supports_transpose(matrix) else matrix.t().contiguous()
+        return onednn_linear(gradients.t(), rows.t())
+    return onednn_linear(rows.t(), gradients.t()).t().contiguous()
 
 
 class _GatherWeightGradient(torch.autograd.Function):

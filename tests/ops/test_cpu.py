@@ -21,7 +21,6 @@ from caption.config import DecoderConfig, SearchConfig
 from caption.decoders import ShowAttendTellDecoder
 from caption.ops import cpu, cpu_library, exp_tanh, reference
 from caption.ops.exp_tanh import prepare_keys
-from caption.ops.recurrent_linear import transpose
 from caption.search import search
 
 needs_compiler = pytest.mark.skipif(not shutil.which("gcc"), reason="needs a C compiler")
@@ -168,14 +167,6 @@ def test_only_single_precision_whole_vectors_and_enough_work_are_supported(monke
     assert not cpu.supports_additive_scores(query, keys, vector.bfloat16())
     monkeypatch.setattr(cpu, "MIN_WORK", 2 * 3 * 5 * 32 + 1)
     assert not cpu.supports_additive_scores(query, keys, vector)
-
-
-@needs_compiler
-@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 40), (33, 16), (17, 31), (5, 700)])
-def test_transpose(shape: tuple[int, int]) -> None:
-    matrix = torch.arange(float(2 * shape[0] * shape[1])).view(shape[0], -1)
-    for values in (matrix, matrix[:, ::2], matrix.t()):
-        assert transpose(values).is_contiguous() and torch.equal(transpose(values), values.t())
 
 
 @needs_compiler
