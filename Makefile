@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint benchmark benchmark-gpu install clean
+.PHONY: demo test test-slow lint benchmark check-gpu install clean
 
 install: .venv/installed
 
@@ -40,10 +40,9 @@ benchmark: install
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.search
 
-benchmark-gpu: install
-	$(BIN)/python -m benchmarks.attend --device cuda
-	$(BIN)/python -m benchmarks.train_step --device cuda --profile
-	$(BIN)/python -m benchmarks.search --device cuda
+# What only a GPU can show: correctness, then times, at most twelve minutes. DRY=1 tries the script on a CPU.
+check-gpu: install
+	$(BIN)/python -m benchmarks.check_gpu $(if $(DRY),--dry)
 
 clean:
 	rm -rf .venv

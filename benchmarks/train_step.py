@@ -41,10 +41,10 @@ def coco_lengths(images: int, seed: int) -> np.ndarray:
     return 7 + np.random.default_rng(seed).negative_binomial(5.2, 0.6, (images, CAPTIONS))
 
 
-def make_batches(count: int, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+def make_batches(count: int, seed: int = 1, images: int = IMAGES) -> list[tuple[Tensor, Tensor]]:
     """Captions and lengths of batches as the loader groups them."""
     words = coco_lengths(2600, seed)
-    grouped = BucketSampler(-np.sort(-(words + 1), 1), IMAGES, seed)
+    grouped = BucketSampler(-np.sort(-(words + 1), 1), images, seed)
     generator = np.random.default_rng(seed)
     batches = []
     for members in list(grouped)[:count]:
@@ -74,13 +74,15 @@ def make_decoder(width: int, device: torch.device, selection: str = "soft") -> S
     return ShowAttendTellDecoder(config, width, (14, 14), V).to(device)
 
 
-def make_step(mode: str, width: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None]:
+def make_step(
+    mode: str, width: int, device: torch.device, images: int = IMAGES
+) -> Callable[[Tensor, Tensor, Tensor], None]:
     """A step of training by features [B, L, D], captions [B, Q, T] and their lengths [B, Q]."""
     precision, _, kind = mode.partition(" ")
     decoder = make_decoder(width, device, "hard" if kind == "hard" else "soft")
     training = TrainingConfig(doubly_stochastic=1.0, reinforce=ReinforceConfig(entropy=0.01))
     optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
-    sampled = torch.ones(IMAGES, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
+    sampled = torch.ones(images, CAPTIONS, dtype=torch.bool, device=device) if kind == "hard" else None
     moving: Tensor | None = None
 
     @ops.use("reference" if kind == "reference" else "auto")
