@@ -71,13 +71,18 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             captions = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
             entries.append(image_entry(shown, seen, str(path), captions, captioner.head_names))
         if path in figures:
-            maps = [attention_maps(captioner, best, words, Path(args.checkpoint).parent.name if models[1:] else "")]
+            name = Path(args.checkpoint).parent.name if models[1:] else ""
+            maps = [attention_maps(captioner, best, words, seen, name)]
             for other in models[1:]:
-                followed = describe(other, open_once(path, other.image.size), args.search, words)[0]
-                maps.append(attention_maps(other, followed, words, Path(args.compare_with).parent.name))
+                image = open_once(path, other.image.size)
+                followed, seen_by_it = (
+                    describe(other, image, args.search, words)[0],
+                    crop_box(image.size, other.image.fit),
+                )
+                maps.append(attention_maps(other, followed, words, seen_by_it, Path(args.compare_with).parent.name))
             if args.heads:
-                maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words)]
-            draw_attention(np.asarray(shown), words, maps, figures[path], seen)
+                maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, seen)]
+            draw_attention(np.asarray(shown), words, maps, figures[path])
     if entries:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)

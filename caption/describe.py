@@ -8,7 +8,7 @@ from PIL import Image
 
 from caption.captioner import Captioner
 from caption.config import SearchConfig
-from caption.data.images import fit_image, to_array
+from caption.data.images import CropBox, fit_image, to_array
 from caption.search import Hypothesis, force_decode, search
 from caption.visualise.figures import AttentionMaps
 
@@ -27,18 +27,21 @@ def describe(captioner: Captioner, image: Image.Image, config: SearchConfig, wor
     return search(captioner.decoder, memory, config, heads=True)[0]
 
 
-def attention_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str], name: str) -> AttentionMaps:
-    """Return the attention for these words of a caption, all heads together."""
+def attention_maps(
+    captioner: Captioner, hypothesis: Hypothesis, words: list[str], window: CropBox, name: str
+) -> AttentionMaps:
+    """Return the attention for these words of a caption, all heads together; the model saw `window` of the image."""
     weights = hypothesis.weights[: len(words)].numpy()
     locations = None if hypothesis.locations is None else hypothesis.locations.tolist()
-    return AttentionMaps(weights, captioner.encoder.feature_grid, locations, name)
+    return AttentionMaps(weights, captioner.encoder.feature_grid, locations, name, window)
 
 
-def head_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str]) -> list[AttentionMaps]:
+def head_maps(captioner: Captioner, hypothesis: Hypothesis, words: list[str], window: CropBox) -> list[AttentionMaps]:
     """Return the attention of each head for these words of a caption."""
     assert hypothesis.heads is not None
     heads = zip(hypothesis.heads[: len(words)].unbind(1), captioner.head_names, strict=True)  # M times [T, L]
-    return [AttentionMaps(weights.numpy(), captioner.encoder.feature_grid, name=name) for weights, name in heads]
+    grid = captioner.encoder.feature_grid
+    return [AttentionMaps(weights.numpy(), grid, name=name, window=window) for weights, name in heads]
 
 
 def to_json(hypothesis: Hypothesis, words: list[str], captioner: Captioner) -> dict[str, Any]:

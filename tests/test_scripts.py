@@ -23,9 +23,10 @@ from caption.config import SearchConfig
 from caption.config.cli import parse
 from caption.config.inference import EvaluationConfig
 from caption.data.dataset import CaptionDataset
-from caption.data.images import open_image
+from caption.data.images import CropBox, open_image
 from caption.errors import UserError
 from caption.training.run_dir import coco_results
+from caption.visualise import figures
 from preprocess.__main__ import main as preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +193,29 @@ def test_a_caption_is_followed_by_two_models(
     assert result["caption"] == "a red circle" and Image.open(figure).size[0] > 600
     for word in result["words"]:
         assert word["location"] == list(np.unravel_index(np.argmax(word["weights"]), (4, 4)))
+
+
+def test_each_of_two_models_is_drawn_by_the_part_of_the_image_that_it_saw(
+    model: Path, tmp_path: Path, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One saw the middle of a wide image, the other all of it."""
+    image = dataclasses.replace(captioner.image, fit="crop")
+    other = Captioner(image, captioner.configs["encoder"], captioner.configs["decoder"], captioner.vocabulary)
+    checkpoint.save(tmp_path / "crop.pt", other.to_checkpoint())
+    Image.new("RGB", (80, 40)).save(tmp_path / "wide.png")
+    found = []
+    monkeypatch.setattr(figures, "draw_attention", lambda image, words, maps, path: found.extend(maps))
+    arguments = [
+        "--image",
+        str(tmp_path / "wide.png"),
+        "--caption",
+        "a red circle",
+        "--output",
+        str(tmp_path / "a.png"),
+    ]
+    caption_image.main(["--checkpoint", str(tmp_path / "crop.pt"), "--compare-with", str(model), *arguments])
+    assert captioner.image.fit == "squash"
+    assert [maps.window for maps in found] == [CropBox(0.25, 0, 0.5, 1), CropBox()]
 
 
 def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show(

@@ -29,25 +29,24 @@ class AttentionMaps(NamedTuple):
     grid: FeatureGrid
     locations: Sequence[int] | None = None  # those that hard attention chose, one per word
     name: str = ""  # of the model or the head
+    window: CropBox = FULL_IMAGE  # the part of the image that the model saw
 
 
-def brightness(maps: AttentionMaps, size: tuple[int, int], window: CropBox = FULL_IMAGE) -> NDArray[np.float32]:
+def brightness(maps: AttentionMaps, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return the brightness of an image of (height, width) for each word [T, H, W], 1 at the maximum of attention."""
-    light = upsample(maps.weights, maps.grid, size, window)
+    light = upsample(maps.weights, maps.grid, size, maps.window)
     light /= np.maximum(light.max((1, 2), keepdims=True), 1e-12)
     return np.float32(MIN_BRIGHTNESS) + np.float32(1 - MIN_BRIGHTNESS) * light
 
 
-def draw_attention(
-    image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, window: CropBox = FULL_IMAGE
-) -> None:
+def draw_attention(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path) -> None:
     """Draw the image uint8 [H, W, 3], then again for each word, bright where attention is.
 
     The cell that hard attention chose is outlined. The rows of several models (or heads) stand one below the other.
     The ending of the path chooses PNG, PDF, SVG or JPEG, or a GIF that shows one word after the other.
     """
     if path.suffix.lower() == ".gif":
-        _animate(image, words, maps, path, window)
+        _animate(image, words, maps, path)
         return
     lines = math.ceil((len(words) + 1) / (6 if len(maps) == 1 else 9))  # rows of panels for each model
     columns = math.ceil((len(words) + 1) / lines)
@@ -58,17 +57,15 @@ def draw_attention(
     for axis in axes.flat:
         axis.axis("off")
     for number, model in enumerate(maps):
-        light = brightness(model, image.shape[:2], window)
+        light = brightness(model, image.shape[:2])
         for t, (axis, title) in enumerate(zip(axes[number :: len(maps)].flat, [model.name, *words], strict=False), -1):
-            _draw_panel(axis, image, light, model, t, window)
+            _draw_panel(axis, image, light, model, t)
             axis.set_title(title, fontsize=13, parse_math=False)
     figure.suptitle(" ".join(words), fontsize=14, wrap=True, parse_math=False)
     _save(figure, path)
 
 
-def _draw_panel(
-    axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int, window: CropBox
-) -> None:
+def _draw_panel(axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int) -> None:
     """Draw the image, for t = -1 as it is, otherwise lit for word t [T, H, W]. The cell that hard attention chose has
     an outline, white on black to be visible on any image."""
     if t < 0:
@@ -77,7 +74,7 @@ def _draw_panel(
     axis.imshow((image * light[t, ..., None]).astype(np.uint8))
     if maps.locations is None:
         return
-    grid, (height, width) = maps.grid, image.shape[:2]
+    grid, window, (height, width) = maps.grid, maps.window, image.shape[:2]
     wide, high = window.width * width / grid.size, window.height * height / grid.size  # a pixel of the square
     x, y = grid.corner(maps.locations[t])
     # The centre of the first pixel is 0 and its edge -0.5, in the square and in the image.
@@ -88,19 +85,17 @@ def _draw_panel(
         )
 
 
-def _animate(
-    image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, window: CropBox
-) -> None:
+def _animate(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path) -> None:
     """Save a GIF of the image with its caption, then of one word after the other."""
     height = 4.0 * min(1.5, image.shape[0] / image.shape[1])
-    lights = [brightness(model, image.shape[:2], window) for model in maps]
+    lights = [brightness(model, image.shape[:2]) for model in maps]
     frames = []
     for t, title in enumerate([" ".join(words), *words], -1):
         figure = Figure(figsize=(4.0 * len(maps), height + 0.6), layout="constrained")
         for axis, model, light in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, lights, strict=True):
             axis.axis("off")
             axis.set_title(model.name, fontsize=11, parse_math=False)
-            _draw_panel(axis, image, light, model, t, window)
+            _draw_panel(axis, image, light, model, t)
         figure.suptitle(title, fontsize=11 if t < 0 else 17, wrap=True, parse_math=False)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]

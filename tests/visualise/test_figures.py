@@ -66,7 +66,7 @@ def test_brightness_is_relative_to_the_maximum_of_each_word() -> None:
 
 
 def test_the_image_is_dark_outside_the_window() -> None:
-    light = brightness(AttentionMaps(np.full((1, 4), 0.25), GRID), (32, 64), CropBox(0.25, 0, 0.5, 1))
+    light = brightness(AttentionMaps(np.full((1, 4), 0.25), GRID, window=CropBox(0.25, 0, 0.5, 1)), (32, 64))
     assert (
         np.allclose(light[:, :, 16:48], 1)
         and np.allclose(light[:, :, :16], MIN_BRIGHTNESS)
