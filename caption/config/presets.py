@@ -16,9 +16,10 @@ PRESETS: dict[str, tuple[str, Config]] = {}  # the description is shown by `trai
 
 def _replace(config: Any, changes: dict[str, Any]) -> Any:
     """Return the configuration with these fields changed; a dict holds the changes of a section."""
-    for name, value in changes.items():
-        changes[name] = _replace(getattr(config, name), value) if isinstance(value, dict) else value
-    return dataclasses.replace(config, **changes)
+    sections = {name: value for name, value in changes.items() if isinstance(value, dict)}
+    return dataclasses.replace(
+        config, **changes | {name: _replace(getattr(config, name), value) for name, value in sections.items()}
+    )
 
 
 def _add(name: str, description: str, base: str = "", **changes: dict[str, Any]) -> None:
