@@ -206,6 +206,26 @@ def test_torchrun_trains_as_one_process(shapes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find the processes")
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_run_under_torchrun_saves_when_a_scheduler_stops_it(shapes: Path, tmp_path: Path, everyone: bool) -> None:
+    """SIGTERM comes while workers start, to torchrun, which forwards it, or also to every process, as from SLURM."""
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.workers", "1"]
+    process, last = torchrun(*arguments, "--training.epochs", "500"), tmp_path / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.1)
+    before, start = last.stat().st_mtime_ns, time.monotonic()
+    for number in descendants(process.pid) if everyone else []:
+        os.kill(number, signal.SIGTERM)
+    time.sleep(0.2)  # two signals at once would count as one
+    process.terminate()
+    errors = process.communicate()[1]
+    assert time.monotonic() - start < 28, errors  # after 30 s, torchrun kills
+    assert errors.count("stopped and saved; resume with") == 1 and "[rank" not in errors, errors
+    assert last.stat().st_mtime_ns > before and checkpoint.load(last)["train_state"]["step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find the processes")
 def test_a_process_killed_under_torchrun_is_named(shapes: Path, tmp_path: Path) -> None:
     """With workers, which hold its connections open for some seconds."""
     arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.workers", "1"]
@@ -276,6 +296,25 @@ def test_more_processes_than_images_in_a_batch_are_refused(shapes: Path, tmp_pat
     assert in_processes(2, script(train.main, *arguments, "--training.accumulation-steps", "2")) == [2, 2]
     (line,) = capfd.readouterr().err.splitlines()
     assert "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4" in line
+
+
+@forks
+@pytest.mark.parametrize(
+    ("numbers", "code", "steps"),
+    [
+        ([signal.SIGTERM] * 4, 130, [2]),  # of a scheduler to all, and of torchrun
+        ([signal.SIGINT, signal.SIGINT, signal.SIGTERM], 130, [2]),
+        ([signal.SIGINT] * 3, -signal.SIGINT, []),
+    ],
+)
+def test_repeated_signals_do_not_keep_a_run_from_saving(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], code: int, steps: list[int]
+) -> None:
+    """But the third Ctrl-C ends it at once."""
+    at_call(monkeypatch, 2, 0, lambda: [os.kill(os.getpid(), number) for number in numbers])
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL]
+    assert in_processes(1, lambda: train.main(arguments)) == [code]
+    assert [checkpoint.load(path)["train_state"]["step"] for path in tmp_path.glob("last.pt")] == steps
 
 
 @forks
