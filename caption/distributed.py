@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import Dataset, Sampler
 
@@ -121,6 +121,13 @@ def gather(items: dict[int, T]) -> dict[int, T]:
 def broadcast(value: T) -> T:
     """Return the value of rank 0, in every process."""
     return gather({rank(): value})[0]
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give the module of every process the buffers of rank 0, such as the statistics of batch normalisation."""
+    if world_size() > 1:
+        for values in module.buffers():
+            distributed.broadcast(values, 0)
 
 
 def seed_rank(seed: int, step: int) -> None:

@@ -22,7 +22,7 @@ from caption.config import DecoderConfig, TrainingConfig
 from caption.config.cli import run
 from caption.data.dataset import CaptionDataset, build_loader, training_batches
 from caption.errors import UserError
-from caption.training import objective
+from caption.training import loop, objective
 
 ROOT = Path(__file__).parents[2]
 # A small trained encoder without batch statistics; batches that cannot be divided evenly; no dropout.
@@ -347,3 +347,26 @@ def test_the_error_of_one_process_or_of_all_is_shown_once(
     arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL]
     assert in_processes(3, script(train.main, *arguments)) == [2, 2, 2]
     assert capfd.readouterr().err == "error: the loss is no longer finite\n"
+
+
+@forks
+def test_processes_validate_with_the_statistics_that_are_saved(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of batch normalisation, which every process computes from its own images."""
+    validate = loop.validate
+
+    def recording(captioner, *inputs):
+        torch.save(dict(captioner.named_buffers()), tmp_path / f"rank{os.environ['RANK']}.pt")
+        return validate(captioner, *inputs)
+
+    monkeypatch.setattr(loop, "validate", recording)
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.epochs", "1"]
+    encoder = ["--encoder.name", "small_cnn", "--encoder.recurrence-steps", "3"]
+    assert in_processes(2, lambda: train.main([*arguments, *encoder])) == [0, 0]
+    saved = checkpoint.load(tmp_path / "last.pt")["model"]
+    for rank in range(2):
+        buffers = torch.load(tmp_path / f"rank{rank}.pt")
+        assert any("running_var" in name for name in buffers)
+        for name in buffers.keys() & saved.keys():
+            assert torch.equal(buffers[name], saved[name]), (rank, name)
