@@ -40,27 +40,28 @@ def main(arguments: list[str]) -> None:
 
 def evaluate(args: EvaluationConfig) -> None:
     """Caption a split, score the captions, and write both, with a report if asked for."""
-    device = distributed.init(choose_device(args.device))
-    tune_malloc(device)
-    captioner = Captioner.load(args.checkpoint).to(device)
-    check_fits(args.data, captioner.vocabulary, captioner.image)
-    check_features(args.data, captioner.encoder)
-    captioner.check_search(args.search)
-    split = dataset.CaptionDataset(args.data, args.split)
-    instances = read_instances(args.instances, split)
-    if args.report and split.stores_features:
-        raise UserError(f"--report shows images, but {args.data} holds features; give a file made with --store pixels")
-    batches = distributed.shard(sequential_batches(len(split), args.batch_size))
-    loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
-    precision = distributed.broadcast(choose_precision(args.precision, device))
-    torch.manual_seed(args.seed)
-    distributed.seed_rank(args.seed, 0)
+    with distributed.join(choose_device(args.device)) as device:
+        tune_malloc(device)
+        captioner = Captioner.load(args.checkpoint).to(device)
+        check_fits(args.data, captioner.vocabulary, captioner.image)
+        check_features(args.data, captioner.encoder)
+        captioner.check_search(args.search)
+        split = dataset.CaptionDataset(args.data, args.split)
+        instances = read_instances(args.instances, split)
+        if args.report and split.stores_features:
+            raise UserError(
+                f"--report shows images, but {args.data} holds features; give a file made with --store pixels"
+            )
+        batches = distributed.shard(sequential_batches(len(split), args.batch_size))
+        loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
+        precision = distributed.broadcast(choose_precision(args.precision, device))
+        torch.manual_seed(args.seed)
+        distributed.seed_rank(args.seed, 0)
 
-    generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
-    grid = captioner.encoder.feature_grid
-    hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
-    first = distributed.rank() == 0
-    distributed.destroy()
+        generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
+        grid = captioner.encoder.feature_grid
+        hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
+        first = distributed.rank() == 0
     if not first:
         return
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]

@@ -36,8 +36,13 @@ class Resume:
 
 def main(arguments: list[str]) -> None:
     config, saved = read_arguments(arguments)
-    device = distributed.init(choose_device(config.device))
-    config = distributed.broadcast(config)  # another machine might have chosen another precision
+    with distributed.join(choose_device(config.device)) as device:
+        # Another machine might have chosen another precision.
+        train(distributed.broadcast(config), saved, device)
+
+
+def train(config: Config, saved: dict[str, Any] | None, device: torch.device) -> None:
+    """Train a new run, or continue from the checkpoint `saved`."""
     folder, training = Path(config.output), config.training
     setup.configure_torch(config, device)
     data = setup.build_data(config, device)
@@ -77,7 +82,6 @@ def main(arguments: list[str]) -> None:
             checkpoint.save(folder / "best.pt", {**captioner.to_checkpoint(), "epoch": epoch, "scores": scores})
         state = state.next_epoch()
         saver.save(state)
-    distributed.destroy()
     print(f"best: epoch {state.best_epoch}, BLEU-4 {state.best_score:.2f} on val; {folder / 'best.pt'}")
 
 

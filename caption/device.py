@@ -14,15 +14,21 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available."""
+    """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available.
+
+    A GPU with an index becomes the current one, on which Triton starts kernels and CUDA graphs are recorded.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
-        return torch.device(name)
+        device = torch.device(name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} is not available ({reason}); use auto or cpu") from None
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
 
 def choose_precision(name: Precision, device: torch.device) -> Precision:

@@ -5,42 +5,85 @@ makes of its part. Steps, learning rates and results are therefore those of one 
 another number of processes.
 """
 
+import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import Dataset, Sampler
 
 from caption.device import choose_device
+from caption.errors import UserError
 
 T = TypeVar("T")
+ANSWER_SECONDS = 2.0  # for the processes that lost the connection to another to say that they are there
 
 
-def init(device: torch.device) -> torch.device:
-    """Join the processes of torchrun, if it started this one, and return its device. Only rank 0 prints.
+@contextlib.contextmanager
+def join(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes of torchrun, if it started this one, and yield its device. Only rank 0 prints.
 
-    Raises UserError if there are fewer GPUs than processes.
+    An error in one process ends all of them, and only one shows it. If a process was killed, one of the others names it
+    in a UserError. Raises UserError if there are fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return device
+        yield device
+        return
     if device.type == "cuda":
         device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
-        torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    if rank():
+    store, own_rank, processes = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
+    if own_rank:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    return device
+    try:
+        yield device
+    except Exception as error:
+        shown = _agree(error, store)
+        if shown is error:
+            raise
+        raise shown from None
+    distributed.destroy_process_group()
 
 
-def destroy() -> None:
-    """Leave the process group."""
-    if world_size() > 1:
-        distributed.destroy_process_group()
+def _agree(error: Exception, store: Any) -> BaseException:
+    """Return what this process raises for its error: SystemExit if another process shows the cause.
+
+    A process that lost the connection to another cannot tell to which, or why: each that ends with an error says so in
+    the store, which torchrun keeps, and those that do not answer were killed.
+    """
+    missing: list[int] = []
+    try:
+        store.set(f"ended/{rank()}", "")
+        if isinstance(error, distributed.DistError) or (type(error) is RuntimeError and "gloo" in str(error)):
+            missing = _missing(store)
+        if store.add("shown", 1) > 1:
+            return SystemExit(2)
+    except distributed.DistError:  # without torchrun, process 0 keeps the store
+        missing = [0]
+    if not missing:
+        return error
+    names = " and ".join(str(number) for number in missing)
+    return UserError(
+        f"no answer from process {names} of {world_size()} (counted from 0): killed, or its machine failed; what was "
+        "saved is whole, and train.py continues with --resume"
+    )
+
+
+def _missing(store: Any) -> list[int]:
+    """Return the ranks that do not end with an error in the next seconds, until a process shows one."""
+    missing, deadline = [*range(world_size())], time.monotonic() + ANSWER_SECONDS
+    while missing and not store.add("shown", 0) and time.monotonic() < deadline:
+        missing = [number for number in missing if not store.check([f"ended/{number}"])]
+        time.sleep(0.1)
+    return missing
 
 
 def world_size() -> int:
@@ -78,6 +121,13 @@ def gather(items: dict[int, T]) -> dict[int, T]:
 def broadcast(value: T) -> T:
     """Return the value of rank 0, in every process."""
     return gather({rank(): value})[0]
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give the module of every process the buffers of rank 0, such as the statistics of batch normalisation."""
+    if world_size() > 1:
+        for values in module.buffers():
+            distributed.broadcast(values, 0)
 
 
 def seed_rank(seed: int, step: int) -> None:

@@ -19,3 +19,12 @@ def test_auto_precision_is_fp32_or_bf16_and_an_unknown_device_is_refused() -> No
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")
+
+
+def test_a_gpu_with_an_index_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton starts its kernels on the current GPU, whatever the tensors' is."""
+    current = []
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [choose_device(name).index for name in ("cpu", "cuda", "cuda:1")] == [None, None, 1]
+    assert current == [torch.device("cuda:1")]

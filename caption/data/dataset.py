@@ -1,5 +1,7 @@
 """A split of the data file as a PyTorch data set: batches of images with their captions."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,11 +159,29 @@ def training_batches(
     return data, BucketSampler(keys, batch_size, seed)
 
 
+class _Loader(DataLoader[Batch]):
+    """A loader whose workers start with Ctrl-C and SIGTERM blocked.
+
+    Both reach every process, also one that is starting and cannot ignore them yet; the main one gets them afterwards.
+    """
+
+    def __iter__(self) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().__iter__()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def build_loader(
     data: Dataset[Batch], batches: Sampler[list[int]] | Sequence[list[int]], workers: int = 0, pin: bool = False
 ) -> DataLoader[Batch]:
     """Return a loader of the batches in their order. It uses nothing of the global random generator."""
-    return DataLoader(
+    if workers:
+        atexit.register(_kill_workers)
+    return _Loader(
         data,
         batch_sampler=batches,
         collate_fn=identity,
@@ -182,3 +202,10 @@ def _ignore_interrupt(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM, which reach every process: the main one needs its workers until it stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """End the workers that an error left alive; Python would ask them by SIGTERM, which they ignore, and wait."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would take their end for an error
+    for worker in multiprocessing.active_children():
+        worker.kill()

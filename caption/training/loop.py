@@ -1,6 +1,7 @@
 """Train one epoch, validate: plain arguments in, numbers out."""
 
 import contextlib
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,7 @@ def train_epoch(
     """
     captioner.train()
     objective = Objective(captioner, config, caption_sampler)
-    model = DistributedDataParallel(objective) if distributed.world_size() > 1 else objective
+    model = data_parallel(objective) if distributed.world_size() > 1 else objective
     on_cpu = next(captioner.parameters()).device.type == "cpu"
     sample_locations = state.epoch >= config.reinforce.first_epoch
     sampling_rate = schedule.sampling_rate(config, state.epoch)
@@ -72,12 +73,23 @@ def train_epoch(
         after_step()
         start = time.perf_counter()
     state.check_finite()
+    distributed.broadcast_buffers(captioner)  # validation reads them, and they are saved by rank 0
     return {
         **{name: float(value) / state.words for name, value in state.sums.items()},
         **({} if state.baseline is None else {"baseline": float(state.baseline)}),
         "captions_per_second": state.captions / state.seconds,
         "data_fraction": state.data_seconds / state.seconds,
     }
+
+
+def data_parallel(objective: Objective) -> DistributedDataParallel:
+    """Return the objective with gradients that the processes exchange.
+
+    Buffers they exchange at the end of an epoch: training reads no running statistics of batch normalisation.
+    """
+    names = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # its older name
+    return DistributedDataParallel(objective, **{name: False})  # type: ignore[arg-type]
 
 
 def forward_backward(

@@ -104,18 +104,21 @@ def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: t
 class Saver:
     """Writes last.pt, and stops the run on Ctrl-C or SIGTERM: after the current step it saves and exits with code 130.
 
-    A second signal ends the program at once.
+    Further signals change nothing, since launchers repeat them: torchrun forwards the one that its process got, which a
+    scheduler sent to every process. The third Ctrl-C ends the program at once.
     """
 
     def __init__(self, folder: Path, captioner: Captioner, optimizer: torch.optim.Optimizer) -> None:
         self.folder, self.captioner, self.optimizer = folder, captioner, optimizer
-        self.stop_requested = False
+        self.stop_requested, self.interrupts = False, 0
         signal.signal(signal.SIGINT, self._request_stop)
         signal.signal(signal.SIGTERM, self._request_stop)
 
     def _request_stop(self, number: int, frame: Any) -> None:
         self.stop_requested = True
-        signal.signal(number, signal.SIG_DFL)
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts == 2:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, even while Python waits for a long operation
 
     def save(self, state: TrainState, every: int = 1) -> None:
         """Save if a stop was requested or the step is a multiple of `every` (0: never), in all processes alike."""

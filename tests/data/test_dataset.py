@@ -1,7 +1,11 @@
 """Batches of images and captions: complete, and the same in every process."""
 
 import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from caption.data import dataset
 from caption.data.dataset import CaptionDataset, build_loader, collate, training_batches
 from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.sampler import sequential_batches
@@ -112,3 +117,28 @@ def test_older_formats_are_refused_with_the_remedy(shapes: Path, tmp_path: Path)
         file.attrs["format"] = "show-attend-and-tell data 2"
     with pytest.raises(UserError, match=r"its format is '.* data 2', but must be '.* data 3'; make it again"):
         read_manifest(path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_a_worker_that_gets_a_signal_while_it_starts_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun and schedulers signal every process, and workers start anew at every validation."""
+    monkeypatch.setattr(dataset, "_ignore_interrupt", lambda worker: os.kill(os.getpid(), signal.SIGTERM))
+    loader = dataset.build_loader(CaptionDataset(shapes, "val"), [[0, 1], [2]], workers=1)
+    assert [len(batch.indices) for batch in loader] == [2, 1]
+
+
+def test_an_error_ends_a_program_whose_workers_wait(shapes: Path) -> None:
+    """Workers ignore the SIGTERM by which Python would end them, and it would wait for them for ever."""
+    program = (
+        "import sys; from caption.data.dataset import CaptionDataset, build_loader\n"
+        "batches = iter(build_loader(CaptionDataset(sys.argv[1], 'train'), [[0], [1], [2]], workers=1))\n"
+        "next(batches); 1 / 0"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(shapes)], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        errors = child.communicate(timeout=30)[1]
+    finally:
+        child.kill()
+    assert child.returncode == 1 and errors.splitlines()[-1] == "ZeroDivisionError: division by zero"

@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from caption import checkpoint, distributed
 from caption.attention import hard
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, TrainingConfig
+from caption.config.cli import run
 from caption.data.dataset import CaptionDataset, build_loader, training_batches
 from caption.errors import UserError
-from caption.training import objective
+from caption.training import loop, objective
 
 ROOT = Path(__file__).parents[2]
 # A small trained encoder without batch statistics; batches that cannot be divided evenly; no dropout.
@@ -35,24 +36,23 @@ SMALL = [
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def in_processes(count: int, work: Callable[[], None]) -> list[int]:
     """Run a function in `count` forked processes, as torchrun would start them, and return their exit codes."""
-    port, children = free_port(), []
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    children = []
     for rank in range(count):
         child = os.fork()
         if child == 0:
             status = 1
             try:
                 torch.set_num_threads(1)
-                variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+                variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": store.port}
                 os.environ.update(
-                    {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
+                    {
+                        "MASTER_ADDR": "127.0.0.1",
+                        "TORCHELASTIC_USE_AGENT_STORE": "True",
+                        **{name: str(value) for name, value in variables.items()},
+                    }
                 )
                 work()
                 status = 0
@@ -64,6 +64,44 @@ def in_processes(count: int, work: Callable[[], None]) -> list[int]:
                 os._exit(status)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def script(main: Callable[[list[str]], None], *arguments: str) -> Callable[[], None]:
+    """Return a function that does what a script does with these arguments; its errors are lines and exit codes."""
+
+    def work() -> None:
+        sys.argv[1:] = arguments
+        run(main)
+
+    return work
+
+
+def torchrun(*arguments: str) -> subprocess.Popen[str]:
+    """Start two processes of train.py by torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def descendants(number: int) -> list[int]:
+    """Return the children of a process, and theirs, parents first."""
+    children = [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    return children + [each for child in children for each in descendants(child)]
+
+
+def at_call(monkeypatch: pytest.MonkeyPatch, number: int, rank: int, action: Callable[[], None]) -> None:
+    """Let the process with this rank do something in its forward pass of this number, from 1."""
+    forward, calls = objective.Objective.forward, []
+
+    def acting(*inputs):
+        calls.append(1)
+        if len(calls) == number and os.environ.get("RANK") == str(rank):
+            action()
+        return forward(*inputs)
+
+    monkeypatch.setattr(objective.Objective, "forward", acting)
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -101,12 +139,12 @@ def test_two_processes_train_as_one(
     # Locations that are the same in all processes.
     monkeypatch.setattr(hard, "sample_location", lambda log_weights, argmax: log_weights.argmax(-1))
 
-    def run(folder: str) -> Callable[[], None]:
+    def trained(folder: str) -> Callable[[], None]:
         arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / folder), *SMALL, *flags]
         return lambda: train.main(arguments)
 
-    run("one")()
-    assert in_processes(2, run("two")) == [0, 0]
+    trained("one")()
+    assert in_processes(2, trained("two")) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
@@ -127,15 +165,7 @@ def test_a_run_resumes_with_another_number_of_processes(
     a single one would have."""
     arguments = ["shapes-soft", "--data", str(shapes), *SMALL, "--training.accumulation-steps", "2", "--output"]
     train.main([*arguments, str(tmp_path / "one")])
-    forward, calls = objective.Objective.forward, []
-
-    def stopping(*inputs):  # the second process, in its sixth batch
-        calls.append(1)
-        if len(calls) == 12 and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(*inputs)
-
-    monkeypatch.setattr(objective.Objective, "forward", stopping)
+    at_call(monkeypatch, 12, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in its sixth batch
     assert in_processes(2, lambda: train.main([*arguments, str(tmp_path / "more")])) == [130, 130]
     progress = checkpoint.load(tmp_path / "more" / "last.pt")["train_state"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (2, 2, 6)
@@ -167,17 +197,48 @@ def test_torchrun_trains_as_one_process(shapes: Path, tmp_path: Path) -> None:
     """The README's command."""
     arguments = ["shapes-soft", "--data", str(shapes), "--output"]
     train.main([*arguments, str(tmp_path / "one"), *SMALL])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *arguments, str(tmp_path / "two"), *SMALL],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    assert done.stdout.decode().count("epoch 1:") == 1
+    process = torchrun(*arguments, str(tmp_path / "two"), *SMALL)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.count("epoch 1:") == 1
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find the processes")
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_run_under_torchrun_saves_when_a_scheduler_stops_it(shapes: Path, tmp_path: Path, everyone: bool) -> None:
+    """SIGTERM comes while workers start, to torchrun, which forwards it, or also to every process, as from SLURM."""
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.workers", "1"]
+    process, last = torchrun(*arguments, "--training.epochs", "500"), tmp_path / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.1)
+    before, start = last.stat().st_mtime_ns, time.monotonic()
+    for number in descendants(process.pid) if everyone else []:
+        os.kill(number, signal.SIGTERM)
+    time.sleep(0.2)  # two signals at once would count as one
+    process.terminate()
+    errors = process.communicate()[1]
+    assert time.monotonic() - start < 28, errors  # after 30 s, torchrun kills
+    assert errors.count("stopped and saved; resume with") == 1 and "[rank" not in errors, errors
+    assert last.stat().st_mtime_ns > before and checkpoint.load(last)["train_state"]["step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to find the processes")
+def test_a_process_killed_under_torchrun_is_named(shapes: Path, tmp_path: Path) -> None:
+    """With workers, which hold its connections open for some seconds."""
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.workers", "1"]
+    process, last = torchrun(*arguments, "--training.epochs", "500"), tmp_path / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.1)
+    start = time.monotonic()
+    variables = {child: Path(f"/proc/{child}/environ").read_text().split("\0") for child in descendants(process.pid)}
+    os.kill(next(child for child, each in variables.items() if "RANK=1" in each), signal.SIGKILL)  # not its workers
+    errors = process.communicate()[1]
+    assert time.monotonic() - start < 28, errors
+    assert process.returncode and errors.count("error: no answer from process 1 of 2") == 1, errors
+    assert "[rank" not in errors and checkpoint.load(last)["train_state"]["step"] > 0
 
 
 @pytest.mark.parametrize("batch_by", ["images", "lengths"])
@@ -232,8 +293,80 @@ def test_more_accumulation_steps_than_images_are_refused(shapes: Path, tmp_path:
 @forks
 def test_more_processes_than_images_in_a_batch_are_refused(shapes: Path, tmp_path: Path, capfd) -> None:
     arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.batch-size", "3"]
-    assert in_processes(2, lambda: train.main([*arguments, "--training.accumulation-steps", "2"])) == [1, 1]
-    assert (
-        "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4"
-        in capfd.readouterr().err
-    )
+    assert in_processes(2, script(train.main, *arguments, "--training.accumulation-steps", "2")) == [2, 2]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "batch_size is 3, but 2 processes share a batch, each in 2 micro-batches; give at least 4" in line
+
+
+@forks
+@pytest.mark.parametrize(
+    ("numbers", "code", "steps"),
+    [
+        ([signal.SIGTERM] * 4, 130, [2]),  # of a scheduler to all, and of torchrun
+        ([signal.SIGINT, signal.SIGINT, signal.SIGTERM], 130, [2]),
+        ([signal.SIGINT] * 3, -signal.SIGINT, []),
+    ],
+)
+def test_repeated_signals_do_not_keep_a_run_from_saving(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], code: int, steps: list[int]
+) -> None:
+    """But the third Ctrl-C ends it at once."""
+    at_call(monkeypatch, 2, 0, lambda: [os.kill(os.getpid(), number) for number in numbers])
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL]
+    assert in_processes(1, lambda: train.main(arguments)) == [code]
+    assert [checkpoint.load(path)["train_state"]["step"] for path in tmp_path.glob("last.pt")] == steps
+
+
+@forks
+def test_a_killed_process_is_named_and_ends_the_others(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By one line, soon, with what the first epoch saved."""
+    at_call(monkeypatch, 6, 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL]
+    start = time.monotonic()
+    assert in_processes(3, script(train.main, *arguments)) == [2, -signal.SIGKILL, 2]
+    assert time.monotonic() - start < 20
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: no answer from process 1 of 3 (counted from 0): killed")
+    assert checkpoint.load(tmp_path / "last.pt")["train_state"]["step"] == 4
+    monkeypatch.undo()
+    assert in_processes(2, lambda: train.main(["--resume", str(tmp_path)])) == [0, 0]
+
+
+@forks
+@pytest.mark.parametrize("ranks", ["1", "012"])
+def test_the_error_of_one_process_or_of_all_is_shown_once(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ranks: str
+) -> None:
+    def fail() -> None:
+        raise UserError("the loss is no longer finite")
+
+    for rank in ranks:
+        at_call(monkeypatch, 2, int(rank), fail)
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL]
+    assert in_processes(3, script(train.main, *arguments)) == [2, 2, 2]
+    assert capfd.readouterr().err == "error: the loss is no longer finite\n"
+
+
+@forks
+def test_processes_validate_with_the_statistics_that_are_saved(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of batch normalisation, which every process computes from its own images."""
+    validate = loop.validate
+
+    def recording(captioner, *inputs):
+        torch.save(dict(captioner.named_buffers()), tmp_path / f"rank{os.environ['RANK']}.pt")
+        return validate(captioner, *inputs)
+
+    monkeypatch.setattr(loop, "validate", recording)
+    arguments = ["shapes-soft", "--data", str(shapes), "--output", str(tmp_path), *SMALL, "--training.epochs", "1"]
+    encoder = ["--encoder.name", "small_cnn", "--encoder.recurrence-steps", "3"]
+    assert in_processes(2, lambda: train.main([*arguments, *encoder])) == [0, 0]
+    saved = checkpoint.load(tmp_path / "last.pt")["model"]
+    for rank in range(2):
+        buffers = torch.load(tmp_path / f"rank{rank}.pt")
+        assert any("running_var" in name for name in buffers)
+        for name in buffers.keys() & saved.keys():
+            assert torch.equal(buffers[name], saved[name]), (rank, name)
