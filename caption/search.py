@@ -63,8 +63,7 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
     """Return for each image `beam_size` samples at `temperature`; their log-probabilities are at temperature 1."""
 
     def sample_words(log_probabilities: Tensor) -> Tensor:
-        probabilities = (log_probabilities / config.temperature).softmax(-1)
-        return torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:2])
+        return ops.sample_categorical(log_probabilities / config.temperature)
 
     return _roll_out(decoder, memory, config, heads, sample_words)
 
