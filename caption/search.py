@@ -14,7 +14,7 @@ from caption import ops
 from caption.attention import AttentionOutput, Memory
 from caption.config import HardAttentionMode, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.device import upcast_float32
+from caption.device import to_cpu, upcast_float32
 
 Trace = dict[str, Tensor]  # what attention did, by the name of a field of Hypothesis
 
@@ -205,7 +205,8 @@ def _all(flags: Tensor, step: int) -> bool:
 
 def _collect(history: Tensor, totals: Tensor, trace: Trace, config: SearchConfig) -> list[list[Hypothesis]]:
     """Return the ranked hypotheses of each image from history [B, K, T], totals [B, K] and traces [B, K, T, ...]."""
-    trace = {name: value.cpu() for name, value in trace.items()}
+    history, totals, *traced = to_cpu([history, totals, *trace.values()])
+    trace = dict(zip(trace, traced, strict=True))
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
         ranked = []
