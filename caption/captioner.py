@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caption import checkpoint
+from caption import checkpoint, ops
 from caption.attention import Memory
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import DecoderOutput, build_decoder, shift_right
-from caption.device import upcast_float32
 from caption.encoders.base import Encoder
 from caption.encoders.registry import build_encoder
 from caption.errors import UserError
@@ -79,7 +78,7 @@ class Captioner(nn.Module):
         """
         output = self.decoder(memory, captions, lengths, need_weights=False)
         torch.clear_autocast_cache()  # PyTorch before 2.10 would keep weights in it that have no gradient
-        words = torch.multinomial(upcast_float32(output.logits).softmax(-1), 1).squeeze(1)  # [N]
+        words = ops.sample_categorical(output.logits)  # [N]
         replaced = (torch.rand(words.shape, device=words.device) < sampling_rate) & (words >= len(SPECIALS))
         tokens = torch.where(replaced, words, output.targets)
         return shift_right(captions.flatten().index_copy(0, output.positions, tokens).view_as(captions))

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import timeit
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -72,6 +73,14 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
+
+
+def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors of one device to the CPU; a GPU is waited for once, not for each of them."""
+    copies = [value.to("cpu", non_blocking=value.is_cuda) for value in values]  # into pinned memory
+    if values[0].is_cuda:
+        torch.cuda.current_stream(values[0].device).synchronize()
+    return copies
 
 
 def free_memory(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from caption import ops
 from caption.attention import AttentionOutput, Memory
 from caption.config import HardAttentionMode, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
-from caption.device import upcast_float32
+from caption.device import to_cpu, upcast_float32
 
 Trace = dict[str, Tensor]  # what attention did, by the name of a field of Hypothesis
 
@@ -63,8 +63,7 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
     """Return for each image `beam_size` samples at `temperature`; their log-probabilities are at temperature 1."""
 
     def sample_words(log_probabilities: Tensor) -> Tensor:
-        probabilities = (log_probabilities / config.temperature).softmax(-1)
-        return torch.multinomial(probabilities.flatten(0, 1), 1).view(probabilities.shape[:2])
+        return ops.sample_categorical(log_probabilities / config.temperature)
 
     return _roll_out(decoder, memory, config, heads, sample_words)
 
@@ -206,7 +205,8 @@ def _all(flags: Tensor, step: int) -> bool:
 
 def _collect(history: Tensor, totals: Tensor, trace: Trace, config: SearchConfig) -> list[list[Hypothesis]]:
     """Return the ranked hypotheses of each image from history [B, K, T], totals [B, K] and traces [B, K, T, ...]."""
-    trace = {name: value.cpu() for name, value in trace.items()}
+    history, totals, *traced = to_cpu([history, totals, *trace.values()])
+    trace = dict(zip(trace, traced, strict=True))
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):
         ranked = []

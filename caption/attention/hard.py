@@ -40,9 +40,10 @@ class HardAttention(SoftAttention):
         selected = torch.where(memory.sample_rows.unsqueeze(-1), one_hot, weights)
         context = ops.weighted_sum(selected, memory.values)  # eq. 9, [B, Q, D]
         log_probability = log_weights.gather(-1, location.unsqueeze(-1)).squeeze(-1)
+        expected = ~memory.sample_rows
         sample = Sample(
-            location.masked_fill(~memory.sample_rows, -1),
-            log_probability.masked_fill(~memory.sample_rows, 0),
+            location.masked_fill(expected, -1),
+            log_probability.masked_fill(expected, 0),
             # Below exp(-100), a weight adds nothing; -inf times 0 would not be a number.
             -(weights * log_weights.clamp(min=-100)).sum(-1),
         )
@@ -50,14 +51,5 @@ class HardAttention(SoftAttention):
 
 
 def sample_location(log_weights: Tensor, argmax: bool) -> Tensor:
-    """Return a location for each row [B, Q] from log alpha [B, Q, L]: the most probable one, or a sample.
-
-    Sampled as the argmax of log alpha_i - log x_i with x_i exponentially distributed (the Gumbel-max trick): one pass
-    that never makes a GPU wait.
-    """
-    if argmax:
-        return log_weights.argmax(-1)
-    # Below its resolution the generator gives 0 too often (its probability should be the value itself), and a 0 would
-    # win against any alpha.
-    noise = torch.empty_like(log_weights).exponential_().clamp_(min=torch.finfo(log_weights.dtype).eps / 2)
-    return (log_weights - noise.log_()).argmax(-1)
+    """Return a location for each row [B, Q] from log alpha [B, Q, L]: the most probable one, or a sample."""
+    return log_weights.argmax(-1) if argmax else ops.sample_categorical(log_weights)

@@ -67,6 +67,20 @@ def gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) 
     return gate * context, gate.squeeze(-1)
 
 
+def sample_categorical(log_probabilities: Tensor) -> Tensor:
+    """Return a sample [...] of each distribution [..., V], given as logarithms up to a constant, in 0..V-1.
+
+    The argmax of log p_i - log x_i with x_i exponentially distributed (the Gumbel-max trick). `torch.multinomial` does
+    the same, but first checks its probabilities, which makes a GPU wait twice.
+    """
+    log_probabilities = upcast_float32(log_probabilities)
+    # Below its resolution the generator gives 0 too often (its probability should be the value itself), and a 0 would
+    # win against any probability.
+    smallest = torch.finfo(log_probabilities.dtype).eps / 2
+    noise = torch.empty_like(log_probabilities).exponential_().clamp_(min=smallest)
+    return (log_probabilities - noise.log_()).argmax(-1)
+
+
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-likelihood of each target token in nats, shape [N]; logits [N, V], targets [N]."""
     return F.cross_entropy(upcast_float32(logits), targets, reduction="none")

@@ -125,8 +125,9 @@ def validate(captioner: Captioner, loader: DataLoader[Any], config: TrainingConf
         for batch in ProgressBar(loader, "validate", "batches"):
             decoded = decode(captioner, batch, config, sample_locations=False)
             sums["words"] += len(decoded.targets)
-            for name, value in losses.compute_terms(losses.LossInputs(decoded), config).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(decoded.targets)
+            terms = losses.compute_terms(losses.LossInputs(decoded), config)
+            for name, value in zip(terms, torch.stack([*terms.values()]).tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value * len(decoded.targets)
     ranks = distributed.gather({distributed.rank(): sums}).values()
     totals = {name: sum(rank.get(name, 0.0) for rank in ranks) for rank in ranks for name in rank}
     return {name: value / totals["words"] for name, value in totals.items() if name != "words"}

@@ -52,7 +52,7 @@ class Objective(nn.Module):
             with autocast(device, self.config.precision):
                 decoded, advantages, reward = self.caption_sampler(self.captioner, batch, images)
             inputs = LossInputs(samples=decoded, caption_advantages=advantages)
-            extra, reward_sum = {"reward": advantages.new_tensor(reward)}, None
+            extra, reward_sum = {"reward": advantages.new_full((), reward)}, None
             captions = len(batch.indices) * self.config.self_critical.samples
         else:
             batch = batch._replace(images=images)

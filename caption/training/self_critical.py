@@ -15,6 +15,7 @@ from caption.config import SearchConfig, SelfCriticalConfig
 from caption.data.dataset import Batch, CaptionDataset, pad_captions
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.decoders import DecoderOutput
+from caption.device import to_device
 from caption.evaluation.reward import Reward
 from caption.search import Hypothesis, search
 
@@ -53,13 +54,15 @@ class CaptionSampler:
         torch.clear_autocast_cache()  # PyTorch before 2.10 would reuse casts of weights made without gradient
         captions, lengths = pad_captions(samples)
         captioner.decoder.train(self.config.dropout)
-        decoded: DecoderOutput = captioner.decoder(memory, captions.to(images.device), lengths, need_weights=False)
-        never = torch.tensor([PAD, START], device=images.device)
+        decoded: DecoderOutput = captioner.decoder(
+            memory, to_device(captions, images.device), lengths, need_weights=False
+        )
         logits = decoded.logits / self.config.temperature
-        decoded = decoded._replace(logits=logits.index_fill(-1, never, -torch.inf))
+        for word in (PAD, START):  # one by one: a list would be copied to a GPU
+            logits[..., word] = -torch.inf
         captioner.decoder.train()
-        word_advantages = advantages.flatten().repeat_interleave(lengths.flatten()).to(images.device)
-        return decoded, word_advantages, rewards.mean().item()
+        word_advantages = advantages.flatten().repeat_interleave(lengths.flatten())
+        return decoded._replace(logits=logits), to_device(word_advantages, images.device), rewards.mean().item()
 
     def score(self, indices: Sequence[int], captions: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """Return the rewards [B][K] of captions [B][K] of the images with these indices."""

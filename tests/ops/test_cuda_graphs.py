@@ -231,9 +231,30 @@ def test_training(
         assert one == tuple(pytest.approx(each, rel=1e-4) for each in other)
 
 
-@pytest.mark.usefixtures("recorder")
-def test_the_decoder_s_mode_is_heeded() -> None:
-    """Dropout recorded in training rests in evaluation mode, as when self-critical training reads its samples."""
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_training_on_a_gpu(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By CUDA graphs, in single precision: the losses of the plain loop, but for rounding. Without dropout, which
+    draws other numbers in a graph."""
+    recorded, record = [], cuda_graphs.Recorder.record
+    monkeypatch.setattr(cuda_graphs.Recorder, "record", lambda self, work: recorded.append(1) or record(self, work))
+    losses = []
+    for by_graphs in (True, False):
+        monkeypatch.setattr(cuda_graphs, "records", lambda device, by_graphs=by_graphs: by_graphs)
+        folder = tmp_path / str(by_graphs)
+        options = ["--decoder.dropout", "0", "--decoder.state-dropout", "0", "--device", "cuda"]
+        train.main(["shapes-soft", "--data", str(shapes), "--output", str(folder), *SMALL, *options])
+        assert bool(recorded) == by_graphs
+        recorded.clear()
+        losses.append([each["train"]["cross_entropy"] for each in read_log(folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0][1] < losses[0][0]
+
+
+def test_the_decoder_s_mode_is_heeded(recorder: StandIn) -> None:
+    """Dropout recorded in training rests in evaluation mode, as when self-critical training reads its samples.
+
+    What is recorded is counted: the stand-in would leave out dropout in any recording.
+    """
     decoder, lengths = make_kind("current"), torch.full((3, 2), 6)
     decoder.state_dropout.p = 0.5
     captions, regions = captions_of(lengths), torch.randn(3, 6, D, dtype=torch.double)
@@ -245,6 +266,7 @@ def test_the_decoder_s_mode_is_heeded() -> None:
     assert not torch.equal(logits(), logits())
     decoder.eval()
     assert torch.equal(logits(), logits())
+    assert recorder.recorded == 4  # with dropout and without, there and back
 
 
 def test_not_in_evaluation(recorder: StandIn) -> None:
