@@ -55,8 +55,16 @@ class _PrepareKeys(torch.autograd.Function):
 prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
 
 
+def find_keys_node(keys: Tensor) -> Any:
+    """Return the node of `prepare_keys` that made these keys; None if they are, for example, those of some images."""
+    return keys.grad_fn if hasattr(keys.grad_fn, "total") else None
+
+
 def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
-    """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]."""
+    """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]; zeros for one step
+    alone, if `keys_node` is None."""
+    if keys_node is None:
+        return torch.zeros_like(keys, memory_format=torch.contiguous_format)
     task = torch._C._current_graph_task_id()
     if keys_node.task != task:  # the first step, or an earlier backward pass that never reached the keys
         keys_node.task, keys_node.total = task, torch.zeros_like(keys, memory_format=torch.contiguous_format)
@@ -77,7 +85,7 @@ class _AdditiveScores(torch.autograd.Function):
         exp_query = exp_2x(query)
         ctx.save_for_backward(exp_query, keys, vector)
         ctx.kernels, ctx.dtype = kernels, query.dtype
-        ctx.keys_node = keys.grad_fn if hasattr(keys.grad_fn, "total") else None  # of prepare_keys, or of some images
+        ctx.keys_node = find_keys_node(keys)
         with torch.autocast(query.device.type, enabled=False):
             return kernels.forward(exp_query, keys, vector)
 
@@ -85,10 +93,7 @@ class _AdditiveScores(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
         exp_query, keys, vector = ctx.saved_tensors
-        if ctx.keys_node is None:
-            grad_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        else:
-            grad_keys = shared_gradient(ctx.keys_node, keys)
+        grad_keys = shared_gradient(ctx.keys_node, keys)
         with torch.autocast(gradient.device.type, enabled=False):
             grad_query, grad_vector = ctx.kernels.backward(exp_query, keys, vector, gradient, grad_keys)
         return grad_query.to(ctx.dtype), grad_keys if ctx.keys_node is None else None, grad_vector, None
