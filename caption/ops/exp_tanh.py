@@ -33,14 +33,14 @@ def exp_2x(x: Tensor) -> Tensor:
     return upcast_float32(x).clamp(-MAX_ABS, MAX_ABS).mul_(2).exp_()
 
 
-class _PrepareKeys(torch.autograd.Function):
-    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+class _ShareGradient(torch.autograd.Function):
+    """The same tensor; as keys [B, L, A], it has one gradient, to which all steps add."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.dtype, ctx.task, ctx.total = keys.dtype, None, None
-        return exp_2x(keys)
+        ctx.dtype, ctx.task, ctx.total = tensor.dtype, None, None
+        return tensor.view_as(tensor)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -52,11 +52,24 @@ class _PrepareKeys(torch.autograd.Function):
         return None if gradient is None else gradient.to(ctx.dtype)
 
 
+share_gradient: Callable[[Tensor], Tensor] = _ShareGradient.apply
+
+
+class _PrepareKeys(_ShareGradient):
+    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor) -> Tensor:
+        _ShareGradient.forward(ctx, keys)
+        return exp_2x(keys)
+
+
 prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
 
 
 def find_keys_node(keys: Tensor) -> Any:
-    """Return the node of `prepare_keys` that made these keys; None if they are, for example, those of some images."""
+    """Return the node of `prepare_keys` or `share_gradient` that made these keys; None if another did, such as that of
+    a slice."""
     return keys.grad_fn if hasattr(keys.grad_fn, "total") else None
 
 
