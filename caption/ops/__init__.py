@@ -49,6 +49,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "prepare_keys": (Backend("exp", _always, exp_tanh.prepare_keys),),
     "additive_scores": (
         Backend("C", cpu.supports_additive_scores, cpu.additive_scores),
+        Backend("Triton", triton.supports_additive_scores, triton.additive_scores),
         Backend("exp, in blocks", _always, exp_tanh.additive_scores),
     ),
     "weighted_sum": (Backend("C", cpu.supports_weighted_sum, cpu.weighted_sum),),

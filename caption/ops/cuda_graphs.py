@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from caption.ops import switch, torch_compile
+from caption.ops import exp_tanh, switch, torch_compile
 
 WARMUP_RUNS = 3  # before the recording: kernels are compiled and libraries allocate their workspaces
 MAX_GRAPHS = 64  # of one module; further shapes are computed without
@@ -192,4 +192,5 @@ class TimeLoop:
     def _unroll_tensors(
         self, module: nn.Module, kind: Any, names: tuple[str, ...], inputs: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        return self.unroll(module, inputs.unbind(), kind(**dict(zip(names, tensors, strict=True))))
+        memory = kind(**dict(zip(names, map(exp_tanh.share_gradient, tensors), strict=True)))
+        return self.unroll(module, inputs.unbind(), memory)

@@ -33,14 +33,14 @@ def exp_2x(x: Tensor) -> Tensor:
     return upcast_float32(x).clamp(-MAX_ABS, MAX_ABS).mul_(2).exp_()
 
 
-class _PrepareKeys(torch.autograd.Function):
-    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+class _ShareGradient(torch.autograd.Function):
+    """The same tensor; as keys [B, L, A], it has one gradient, to which all steps add."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.dtype, ctx.task, ctx.total = keys.dtype, None, None
-        return exp_2x(keys)
+        ctx.dtype, ctx.task, ctx.total = tensor.dtype, None, None
+        return tensor.view_as(tensor)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -52,11 +52,32 @@ class _PrepareKeys(torch.autograd.Function):
         return None if gradient is None else gradient.to(ctx.dtype)
 
 
+share_gradient: Callable[[Tensor], Tensor] = _ShareGradient.apply
+
+
+class _PrepareKeys(_ShareGradient):
+    """e^(2k) of keys k [B, L, A], to be read by `additive_scores` or `additive_attention` only."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor) -> Tensor:
+        _ShareGradient.forward(ctx, keys)
+        return exp_2x(keys)
+
+
 prepare_keys: Callable[[Tensor], Tensor] = _PrepareKeys.apply
 
 
+def find_keys_node(keys: Tensor) -> Any:
+    """Return the node of `prepare_keys` or `share_gradient` that made these keys; None if another did, such as that of
+    a slice."""
+    return keys.grad_fn if hasattr(keys.grad_fn, "total") else None
+
+
 def shared_gradient(keys_node: Any, keys: Tensor) -> Tensor:
-    """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]."""
+    """Return the tensor to which all steps of this backward pass add the gradient of keys [B, L, A]; zeros for one step
+    alone, if `keys_node` is None."""
+    if keys_node is None:
+        return torch.zeros_like(keys, memory_format=torch.contiguous_format)
     task = torch._C._current_graph_task_id()
     if keys_node.task != task:  # the first step, or an earlier backward pass that never reached the keys
         keys_node.task, keys_node.total = task, torch.zeros_like(keys, memory_format=torch.contiguous_format)
@@ -77,7 +98,7 @@ class _AdditiveScores(torch.autograd.Function):
         exp_query = exp_2x(query)
         ctx.save_for_backward(exp_query, keys, vector)
         ctx.kernels, ctx.dtype = kernels, query.dtype
-        ctx.keys_node = keys.grad_fn if hasattr(keys.grad_fn, "total") else None  # of prepare_keys, or of some images
+        ctx.keys_node = find_keys_node(keys)
         with torch.autocast(query.device.type, enabled=False):
             return kernels.forward(exp_query, keys, vector)
 
@@ -85,10 +106,7 @@ class _AdditiveScores(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
         exp_query, keys, vector = ctx.saved_tensors
-        if ctx.keys_node is None:
-            grad_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        else:
-            grad_keys = shared_gradient(ctx.keys_node, keys)
+        grad_keys = shared_gradient(ctx.keys_node, keys)
         with torch.autocast(gradient.device.type, enabled=False):
             grad_query, grad_vector = ctx.kernels.backward(exp_query, keys, vector, gradient, grad_keys)
         return grad_query.to(ctx.dtype), grad_keys if ctx.keys_node is None else None, grad_vector, None

@@ -7,21 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 REMEDY = "install a C compiler and Python's headers (gcc and python3-dev, or export CC), or leave it: it only is slower"
 
 
 @functools.cache
-def works(device: torch.device) -> bool:
-    """Return whether a small kernel runs on the device; warn once, with the remedy, if it does not.
+def works(device: torch.device, values: torch.dtype | None = None, precision: str = "") -> bool:
+    """Return whether the kernel of the scores runs on the device or, with the dtype of values, that of attention, in
+    PyTorch's precision of float32 products; warn once, with the remedy, if it does not.
 
     Triton builds its launcher with a C compiler at the first launch. It fails in slim images and where Python's headers
-    are missing, in ways that only a launch shows.
+    are missing, and older versions cannot multiply every dtype on every GPU, in ways that only a launch shows.
     """
     if device.type != "cuda":
         return False
     try:
         ones = torch.ones(1, 1, 16, device=device)
-        additive_attention(ones, ones, ones[0, 0], ones, 1.0)
+        if values is None:
+            additive_scores(ones, ones, ones[0, 0])
+        else:
+            additive_attention(ones, ones, ones[0, 0], ones.to(values), 1.0)
         torch.cuda.synchronize(device)
     except Exception as error:  # Triton raises almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
@@ -30,12 +35,23 @@ def works(device: torch.device) -> bool:
     return True
 
 
+def supports_additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> bool:
+    known = query.dtype in HALF_OR_SINGLE and keys.dtype == vector.dtype == torch.float32
+    return query.is_cuda and known and works(query.device)
+
+
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """Return additive scores [B, Q, L] of query [B, Q, A], prepared keys [B, L, A] and vector [A]."""
+    from caption.ops import triton_kernels
+
+    return triton_kernels.additive_scores(query, keys, vector)
+
+
 def supports_additive_attention(
     query: Tensor, keys: Tensor, vector: Tensor, values: Tensor, temperature: float
 ) -> bool:
-    halves = (torch.float32, torch.bfloat16, torch.float16)
-    known = query.dtype in halves and values.dtype in halves and keys.dtype == vector.dtype == torch.float32
-    return query.is_cuda and known and works(query.device)
+    known = values.dtype in HALF_OR_SINGLE and supports_additive_scores(query, keys, vector)
+    return known and works(query.device, values.dtype, torch.get_float32_matmul_precision())
 
 
 def additive_attention(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import train
 from caption.data.vocabulary import END, PAD
 from caption.decoders import RecurrentDecoder
 from caption.decoders.packing import MULTIPLE
-from caption.ops import cuda_graphs
+from caption.ops import cuda_graphs, exp_tanh
 from caption.ops.cuda_graphs import Graphs
 
 SMALL = [
@@ -175,6 +175,15 @@ def check(decoder: RecurrentDecoder, monkeypatch: pytest.MonkeyPatch, **close: f
     for one, other, plain in zip(found, again, losses_and_gradients(decoder), strict=True):
         torch.testing.assert_close(one, plain, **close)
         torch.testing.assert_close(other, plain, **close)
+
+
+@pytest.mark.usefixtures("recorder")
+def test_all_recorded_steps_add_to_one_gradient_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, shared = [], exp_tanh.shared_gradient
+    monkeypatch.setattr(exp_tanh, "shared_gradient", lambda node, keys: nodes.append(node) or shared(node, keys))
+    assert len([*losses_and_gradients(make_decoder().train())]) > 0
+    assert None not in nodes
+    assert len(nodes) == 2 * MULTIPLE * len(set(nodes)) > 0  # batches of 5 and 7 steps are recorded as of 8
 
 
 @pytest.mark.parametrize("name", DECODERS)
