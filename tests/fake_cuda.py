@@ -160,15 +160,15 @@ def _gradients(node: Any, gradients: list[Tensor | None]) -> list[tuple[tuple[An
         weight = node.variable
         weight.grad = gradients[0] if weight.grad is None else weight.grad + gradients[0]
         return []
-    if all(gradient is None for gradient in gradients):
-        return [(edge, None) for edge in following]
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
+    if isinstance(node, torch.autograd.function.BackwardCFunction):  # also called without any gradient
         known = zip(gradients, node._input_metadata, strict=True)
         results = node.apply(
             *(torch.zeros(m.shape, dtype=m.dtype, device="cuda") if g is None else g for g, m in known)
         )
         results = results if isinstance(results, tuple) else (results,)
         results = [each for each, needed in zip(results, node.needs_input_grad, strict=True) if needed]
+    elif all(gradient is None for gradient in gradients):
+        return [(edge, None) for edge in following]
     else:
         results = node(*gradients)
         results = results if isinstance(results, tuple) else (results,)
@@ -194,11 +194,12 @@ def fake_gpu(patch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
     patch.setattr(Tensor, "is_pinned", lambda values: getattr(values, "is_pinned_here", False))
     patch.setattr(FakeTensor, "tolist", lambda values: values.cpu().tolist())
     patch.setattr(Tensor, "backward", torch.no_grad()(backward))
-    patch.setattr(triton, "works", lambda device: device.type == "cuda")
+    patch.setattr(triton, "works", lambda device, *_: device.type == "cuda")
     from triton.runtime.jit import KernelInterface
 
     from caption.ops import triton_kernels
 
+    patch.setattr(triton_kernels, "multiprocessors", lambda device: 132)
     for name, kernel in vars(triton_kernels).copy().items():
         if isinstance(kernel, KernelInterface):
             patch.setattr(triton_kernels, name, _Kernel(name, gpu))
