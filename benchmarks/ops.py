@@ -23,7 +23,7 @@ from caption import ops
 from caption.config import SearchConfig
 from caption.config.presets import PRESETS
 from caption.decoders import ShowAttendTellDecoder
-from caption.device import allow_tf32, autocast
+from caption.device import autocast, set_tf32
 from caption.ops import cpu, recurrent_linear
 from caption.search import search
 
@@ -111,7 +111,7 @@ def fraction_saved(work: Callable[[], None], operation: str, device: torch.devic
 
 def main() -> None:
     args, device = measure.begin(measure.make_parser(__doc__))
-    allow_tf32(device)
+    set_tf32(device, allowed=True)
     print(measure.machine(device))
     works = {
         "step 2048 fp32": train_works(2048, "fp32", device),

@@ -24,7 +24,7 @@ from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data.dataset import collate
 from caption.data.sampler import BucketSampler
 from caption.decoders import ShowAttendTellDecoder
-from caption.device import allow_tf32, autocast
+from caption.device import autocast, set_tf32
 from caption.ops import torch_compile
 from caption.training import losses, reinforce
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--profile", action="store_true", help="the ten operations that take longest, of the last mode")
     args, device = measure.begin(parser)
-    allow_tf32(device)
+    set_tf32(device, allowed=True)
     print(measure.machine(device))
     modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith("compiled")]
     for width in args.width:

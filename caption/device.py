@@ -14,7 +14,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available."""
+    """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available.
+
+    An Apple GPU is used only if it is named (mps): nothing here has ever run on one.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -44,10 +47,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def allow_tf32(device: torch.device) -> None:
-    """On a GPU, let fp32 products use TF32 (10-bit mantissa), several times as fast; for training and validation."""
+def set_tf32(device: torch.device, allowed: bool) -> None:
+    """Say what fp32 means on a GPU, for matrix products and convolutions alike: TF32 (10-bit mantissa, several times as
+    fast), if allowed, or single precision. Training and its validation allow it; evaluation, captions of single images
+    and stored features do not."""
     if device.type == "cuda":  # on other devices the setting means something else
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed  # by default on, whatever matrix products do
 
 
 def to_autocast_dtype(values: Tensor) -> Tensor:
@@ -62,10 +68,10 @@ def upcast_float32(values: Tensor) -> Tensor:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for its work: from pinned memory the copy runs beside it."""
-    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    """Copy to a device; to a GPU from pinned memory, and therefore without waiting for its work."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)  # a copy in the background could be read, or its source changed, before its end
+    return (values if values.is_pinned() else values.pin_memory()).to(device, non_blocking=True)
 
 
 def free_memory(device: torch.device) -> int:
@@ -73,11 +79,14 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def tune_malloc(device: torch.device) -> None:
-    """On a CPU with glibc, let malloc keep freed memory for later tensors.
+def tune(device: torch.device) -> None:
+    """Prepare for many batches of one shape.
 
-    By default it returns large blocks to the system, which then clears every page of the next one.
+    On a GPU, cuDNN tries its algorithms for each shape once. On a CPU with glibc, malloc keeps freed memory for later
+    tensors: by default it returns large blocks to the system, which then clears every page of the next one.
     """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
     if device.type != "cpu":
         return
     with contextlib.suppress(OSError, AttributeError):

@@ -1,21 +1,55 @@
-"""Choice of the device and its precision."""
+"""Choice of the device, its precision, and copies to it."""
+
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from caption.device import allow_tf32, choose_device, choose_precision
+from caption.device import choose_device, choose_precision, set_tf32, to_device, tune
 from caption.errors import UserError
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
-def test_tf32_is_allowed_on_a_gpu_only() -> None:
-    allow_tf32(torch.device("cpu"))
-    assert torch.get_float32_matmul_precision() == "highest"
-    allow_tf32(torch.device("cuda"))
-    assert torch.get_float32_matmul_precision() == "high"
+
+def test_fp32_is_one_thing_for_products_and_convolutions_and_on_a_gpu_only() -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    set_tf32(CPU, allowed=True)
+    assert settings() == before
+    set_tf32(GPU, allowed=False)
+    assert settings() == ("highest", False)
+    set_tf32(GPU, allowed=True)
+    assert settings() == ("high", True)
+
+
+def test_cudnn_tries_its_algorithms_where_a_gpu_is_tuned() -> None:
+    tune(CPU)
+    assert not torch.backends.cudnn.benchmark
+    tune(GPU)
+    assert torch.backends.cudnn.benchmark
 
 
 def test_auto_precision_is_fp32_or_bf16_and_an_unknown_device_is_refused() -> None:
-    assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
-    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+    assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert choose_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")
+
+
+@pytest.mark.parametrize(
+    ("device", "pinned", "expected"),
+    [("mps", False, [("to", False)]), ("cpu", False, [("to", False)]), ("cuda", True, [("to", True)]),
+     ("cuda", False, ["pin", ("to", True)])],
+)  # fmt: skip
+def test_only_copies_from_pinned_memory_to_a_gpu_run_in_the_background(
+    device: str, pinned: bool, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(Tensor, "is_pinned", lambda self: pinned)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: calls.append("pin") or self)
+    monkeypatch.setattr(Tensor, "to", lambda self, device, non_blocking=False: calls.append(("to", non_blocking)))
+    to_device(torch.ones(2), torch.device(device))
+    assert calls == expected
