@@ -13,10 +13,10 @@ from caption.config import Config
 from caption.config.cli import parse, run
 from caption.config.presets import parse_preset
 from caption.data import hdf5
-from caption.device import choose_device, choose_precision
+from caption.device import choose_device
 from caption.errors import UserError
 from caption.evaluation.generate import generate
-from caption.training import loop, run_dir, setup
+from caption.training import loop, precision, run_dir, setup
 from caption.training.run_dir import RunLog
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import Saver
@@ -35,17 +35,18 @@ class Resume:
 
 
 def main(arguments: list[str]) -> None:
-    config, saved = read_arguments(arguments)
-    device = distributed.init(choose_device(config.device))
-    config = distributed.broadcast(config)  # another machine might have chosen another precision
+    asked, saved = read_arguments(arguments)
+    device = distributed.init(choose_device(asked.device))
+    config = distributed.broadcast(precision.resolve_precision(asked, saved, device))  # machines might differ
     folder, training = Path(config.output), config.training
     setup.configure_torch(config, device)
     data = setup.build_data(config, device)
-    captioner, optimizer, state = setup.build_model(config, saved, device)
+    captioner, optimizer, state = setup.build_model(asked, saved, device)
+    scaler = precision.build_scaler(training.precision, device, saved)
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))
 
-    saver = Saver(folder, captioner, optimizer)
+    saver = Saver(folder, captioner, optimizer, training.precision, scaler)
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
     data.train_batches.set_epoch(1)
@@ -61,7 +62,9 @@ def main(arguments: list[str]) -> None:
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         data.train_batches.set_epoch(epoch, skip=state.batch)
         after_step = functools.partial(saver.save, state, training.checkpoint_steps)
-        trained = loop.train_epoch(captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler)
+        trained = loop.train_epoch(
+            captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler, scaler
+        )
         saver.save(state)  # before validation, which might fail
         validated = loop.validate(captioner, data.val_loader, training)
         captions = generate_captions(captioner, data, config, device)
@@ -103,8 +106,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    precision = choose_precision(config.training.precision, choose_device(config.device))
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
+    return config, None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from caption.errors import UserError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,11 +30,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: Precision, device: torch.device) -> Precision:
-    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32."""
+    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32; fp16 on a GPU that has units for
+    half precision (compute capability 7.0: V100, T4) but none for bfloat16."""
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(768, 768, dtype=dtype, device=device)
@@ -43,8 +47,10 @@ def choose_precision(name: Precision, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that runs matrix products in bfloat16 if the precision is bf16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Return a context that runs matrix products and convolutions in bfloat16 or float16 if the precision is bf16 or
+    fp16."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def set_tf32(device: torch.device, allowed: bool) -> None:
@@ -72,6 +78,11 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)  # a copy in the background could be read, or its source changed, before its end
     return (values if values.is_pinned() else values.pin_memory()).to(device, non_blocking=True)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name by which a checkpoint tells one kind of device from another."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,12 +1,14 @@
 """Choice of the device, its precision, and copies to it."""
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 
-from caption.device import choose_device, choose_precision, set_tf32, to_device, tune
+from caption.config import TrainingConfig
+from caption.config.inference import EvaluationConfig
+from caption.device import Precision, choose_device, choose_precision, set_tf32, to_device, tune
 from caption.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -37,6 +39,24 @@ def test_auto_precision_is_fp32_or_bf16_and_an_unknown_device_is_refused() -> No
     assert choose_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "bfloat16", "expected"),
+    [("A100", (8, 0), True, "bf16"), ("T4", (7, 5), False, "fp16"), ("V100", (7, 0), False, "fp16"),
+     ("GTX 1080", (6, 1), False, "fp32")],
+)  # fmt: skip
+def test_auto_takes_the_fastest_precision_of_a_gpu(
+    gpu: str, capability: tuple[int, int], bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", GPU) == expected
+
+
+def test_every_flag_offers_the_same_precisions() -> None:
+    for config in (TrainingConfig, EvaluationConfig):
+        assert get_args(get_type_hints(config)["precision"]) == get_args(Precision)
 
 
 @pytest.mark.parametrize(
