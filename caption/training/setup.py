@@ -40,6 +40,7 @@ def configure_torch(config: Config, device: torch.device) -> None:
             f"{training.accumulation_steps} micro-batches; give at least {smallest}"
         )
     torch.manual_seed(training.seed)
+    ops.enable_graphs(training.cuda_graphs)
     if training.compile:
         ops.enable_compile(device)
     tune(device)
