@@ -80,6 +80,17 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return (values if values.is_pinned() else values.pin_memory()).to(device, non_blocking=True)
 
 
+def to_cpu(*values: Tensor) -> list[Tensor]:
+    """Copy tensors of one device to the CPU, and wait for it once."""
+    if values[0].device.type != "cuda":
+        return [value.cpu() for value in values]
+    copies = [torch.empty_like(value, device="cpu", pin_memory=True) for value in values]
+    for copy, value in zip(copies, values, strict=True):
+        copy.copy_(value, non_blocking=True)
+    torch.cuda.current_stream(values[0].device).synchronize()
+    return copies
+
+
 def device_name(device: torch.device) -> str:
     """Return the name by which a checkpoint tells one kind of device from another."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
