@@ -36,11 +36,12 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
 
     from caption.captioner import Captioner
     from caption.describe import attention_maps, describe, head_maps, to_json
-    from caption.device import choose_device
+    from caption.device import choose_device, set_tf32
     from caption.visualise.figures import draw_attention
     from caption.visualise.html import image_entry, write_page
 
     device = choose_device(args.device)
+    set_tf32(device, allowed=False)
     models = [Captioner.load(path).to(device) for path in (args.checkpoint, args.compare_with) if path]
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
     if args.heads and (not figures or args.compare_with or not models[0].head_names):

@@ -16,7 +16,7 @@ from caption.config.cli import parse, run
 from caption.config.inference import ComparisonConfig, EvaluationConfig
 from caption.data import dataset
 from caption.data.sampler import sequential_batches
-from caption.device import choose_device, choose_precision, tune_malloc
+from caption.device import choose_device, choose_precision, set_tf32, tune
 from caption.errors import UserError
 from caption.evaluation.bootstrap import compare
 from caption.evaluation.caption_set import CaptionSet
@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
 def evaluate(args: EvaluationConfig) -> None:
     """Caption a split, score the captions, and write both, with a report if asked for."""
     with distributed.join(choose_device(args.device)) as device:
-        tune_malloc(device)
+        tune(device)
+        set_tf32(device, allowed=False)
         captioner = Captioner.load(args.checkpoint).to(device)
         check_fits(args.data, captioner.vocabulary, captioner.image)
         check_features(args.data, captioner.encoder)

@@ -13,10 +13,10 @@ from caption.config import Config
 from caption.config.cli import parse, run
 from caption.config.presets import parse_preset
 from caption.data import hdf5
-from caption.device import choose_device, choose_precision
+from caption.device import choose_device
 from caption.errors import UserError
 from caption.evaluation.generate import generate
-from caption.training import loop, run_dir, setup
+from caption.training import loop, precision, run_dir, setup
 from caption.training.run_dir import RunLog
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import Saver
@@ -35,22 +35,23 @@ class Resume:
 
 
 def main(arguments: list[str]) -> None:
-    config, saved = read_arguments(arguments)
-    with distributed.join(choose_device(config.device)) as device:
-        # Another machine might have chosen another precision.
-        train(distributed.broadcast(config), saved, device)
+    asked, saved = read_arguments(arguments)
+    with distributed.join(choose_device(asked.device)) as device:
+        train(asked, saved, device)
 
 
-def train(config: Config, saved: dict[str, Any] | None, device: torch.device) -> None:
+def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> None:
     """Train a new run, or continue from the checkpoint `saved`."""
+    config = distributed.broadcast(precision.resolve_precision(asked, saved, device))  # machines might differ
     folder, training = Path(config.output), config.training
     setup.configure_torch(config, device)
     data = setup.build_data(config, device)
-    captioner, optimizer, state = setup.build_model(config, saved, device)
+    captioner, optimizer, state = setup.build_model(asked, saved, device)
+    scaler = precision.build_scaler(training.precision, device, saved)
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))
 
-    saver = Saver(folder, captioner, optimizer)
+    saver = Saver(folder, captioner, optimizer, training.precision, scaler)
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
     data.train_batches.set_epoch(1)
@@ -66,7 +67,9 @@ def train(config: Config, saved: dict[str, Any] | None, device: torch.device) ->
         captioner.encoder.fine_tune(epoch >= training.finetune_epoch)
         data.train_batches.set_epoch(epoch, skip=state.batch)
         after_step = functools.partial(saver.save, state, training.checkpoint_steps)
-        trained = loop.train_epoch(captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler)
+        trained = loop.train_epoch(
+            captioner, data.train_loader, optimizer, training, state, steps, after_step, sampler, scaler
+        )
         saver.save(state)  # before validation, which might fail
         validated = loop.validate(captioner, data.val_loader, training)
         captions = generate_captions(captioner, data, config, device)
@@ -107,8 +110,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    precision = choose_precision(config.training.precision, choose_device(config.device))
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision)), None
+    return config, None
 
 
 if __name__ == "__main__":

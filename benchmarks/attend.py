@@ -20,7 +20,7 @@ from benchmarks import measure
 from benchmarks.train_step import CAPTIONS, WIDTH, L
 from caption import ops
 from caption.attention import AdditiveScore, SoftAttention
-from caption.device import allow_tf32, autocast
+from caption.device import autocast, set_tf32
 
 D = 2048
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[13, 64])
     args, device = measure.begin(parser)
-    allow_tf32(device)
+    set_tf32(device, allowed=True)
     kinds = ("reference", "blocks", "kernel")
     print(measure.machine(device))
     for images in args.images:

@@ -34,7 +34,7 @@ from benchmarks.train_step import make_batches, make_step
 from caption import ops
 from caption.config import DecoderConfig, EncoderConfig, SearchConfig, TrainingConfig
 from caption.decoders import build_decoder
-from caption.device import autocast
+from caption.device import autocast, set_tf32
 from caption.encoders.registry import build_encoder
 from caption.ops import cuda_graphs, reference, torch_compile
 from caption.search import search
@@ -180,7 +180,7 @@ def loss_of(
 
 def decoders(device: torch.device, sizes: Sizes) -> None:
     """One training step of every kind of decoder: this device against the CPU's equations, in fp32 without TF32."""
-    torch.backends.cudnn.allow_tf32 = False
+    set_tf32(device, allowed=False)
     ids, lengths = captions(4, 3, 9, sizes.words)
     features = torch.randn(4, 49, 2 * sizes.width, generator=torch.Generator().manual_seed(1))
     for kind in KINDS:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from caption.device import choose_device, tune_malloc
+from caption.device import choose_device, tune
 
 HISTORY = Path(__file__).with_name("history.jsonl")
 
@@ -32,7 +32,7 @@ def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.de
     """Read the command line, and make everything ready to measure."""
     args = parser.parse_args()
     device = choose_device(args.device)
-    tune_malloc(device)
+    tune(device)
     torch.manual_seed(0)
     return args, device
 

@@ -23,7 +23,7 @@ from caption import ops
 from caption.config import SearchConfig
 from caption.config.presets import PRESETS
 from caption.decoders import ShowAttendTellDecoder
-from caption.device import allow_tf32, autocast
+from caption.device import autocast, set_tf32
 from caption.ops import recurrent_linear
 from caption.search import search
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, choices=OPERATIONS)
     args, device = measure.begin(parser)
-    allow_tf32(device)
+    set_tf32(device, allowed=True)
     print(measure.machine(device))
     works = {
         "step 2048 fp32": train_works(2048, "fp32", device),

@@ -4,10 +4,10 @@
 
 A step is forward, backward, clipping and Adam on given features: 13 images x 5 captions of COCO's lengths (mean 10.5
 words and <end>), L = 196, V = 9,490, all widths 512; hard attention samples one location a caption and step.
-`reference` is the same step by the equations alone (`CAPTION_OPS=reference`); on a GPU, `compiled` is
-`--training.compile`. The bound is the least number of floating-point operations that the equations need, over the rate
-of matrix products measured in the same run, in fp32 (on a GPU, TF32). Modes and bound are measured in turn. Memory is
-the most that a step holds beyond weights and optimizer.
+`reference` is the same step by the equations alone (`CAPTION_OPS=reference`); on a GPU, `loop` is
+`--training.no-cuda-graphs` and `compiled` `--training.compile`. The bound is the least number of floating-point
+operations that the equations need, over the rate of matrix products measured in the same run, in fp32 (on a GPU, TF32).
+Modes and bound are measured in turn. Memory is the most that a step holds beyond weights and optimizer.
 """
 
 import functools
@@ -24,16 +24,17 @@ from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data.dataset import collate
 from caption.data.sampler import BucketSampler
 from caption.decoders import ShowAttendTellDecoder
-from caption.device import allow_tf32, autocast
+from caption.device import autocast, set_tf32
 from caption.ops import torch_compile
 from caption.training import losses, reinforce
 
 L, V, WIDTH, IMAGES, CAPTIONS = 196, 9490, 512, 13, 5
 MODES = tuple(
-    f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" reference", "", " hard", " compiled")
+    f"{precision}{kind}" for precision in ("fp32", "bf16") for kind in (" reference", " loop", "", " hard", " compiled")
 )
-PAIRS = [(f"{precision}{a}", f"{precision}{b}") for precision in ("fp32", "bf16")
-         for a, b in ((" reference", ""), (" hard", ""), ("", " compiled"))] + [("fp32", "bf16")]  # fmt: skip
+KINDS = ((" reference", ""), (" loop", ""), (" hard", ""), ("", " compiled"))
+PAIRS = [(f"{precision}{a}", f"{precision}{b}") for precision in ("fp32", "bf16") for a, b in KINDS]
+PAIRS.append(("fp32", "bf16"))
 
 
 def coco_lengths(images: int, seed: int) -> np.ndarray:
@@ -103,15 +104,21 @@ def make_step(
     return step
 
 
+def choose(mode: str) -> None:
+    """Switch graphs and compilation as the mode says."""
+    ops.enable_graphs(not mode.endswith(" loop"))
+    torch_compile.switch(mode.endswith(" compiled"))
+
+
 def main() -> None:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--width", type=int, nargs="+", default=[2048, 512], help="D, width of the features")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--profile", action="store_true", help="the ten operations that take longest, of the last mode")
     args, device = measure.begin(parser)
-    allow_tf32(device)
+    set_tf32(device, allowed=True)
     print(measure.machine(device))
-    modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith("compiled")]
+    modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith((" loop", " compiled"))]
     for width in args.width:
         figures = measure_width(width, modes, device, args.rounds, args.profile)
         if args.keep:
@@ -129,7 +136,7 @@ def measure_width(
     steps = {mode: make_step(mode, width, device) for mode in modes}
 
     def through(mode: str) -> None:
-        torch_compile.switch(mode.endswith("compiled"))
+        choose(mode)
         for captions, lengths in batches:
             steps[mode](features, captions, lengths)
 
@@ -148,7 +155,7 @@ def measure_width(
     figures: dict[str, object] = {"width": width, "bound, ms": round(1e3 * bound, 1)}
     for mode in modes:
         each = [taken / len(batches) for taken in times[mode]]
-        torch_compile.switch(mode.endswith("compiled"))
+        choose(mode)
         memory = measure.peak_memory(functools.partial(steps[mode], features, *batches[0]), device)
         median = statistics.median(each)
         print(f"{mode:14}{measure.spread(each):>26}{count / median:12.1f}{median / bound:14.2f}{memory:12.0f}")

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import timeit
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,13 +10,15 @@ from torch import Tensor
 
 from caption.errors import UserError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device with this name; auto: the GPU, if there is one. Raises UserError if it is not available.
 
     A GPU with an index becomes the current one, on which Triton starts kernels and CUDA graphs are recorded.
+    An Apple GPU is used only if it is named (mps): nothing here has ever run on one.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,11 +34,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: Precision, device: torch.device) -> Precision:
-    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32."""
+    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32; fp16 on a GPU that has units for
+    half precision (compute capability 7.0: V100, T4) but none for bfloat16."""
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(768, 768, dtype=dtype, device=device)
@@ -47,14 +51,19 @@ def choose_precision(name: Precision, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that runs matrix products in bfloat16 if the precision is bf16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Return a context that runs matrix products and convolutions in bfloat16 or float16 if the precision is bf16 or
+    fp16."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def allow_tf32(device: torch.device) -> None:
-    """On a GPU, let fp32 products use TF32 (10-bit mantissa), several times as fast; for training and validation."""
+def set_tf32(device: torch.device, allowed: bool) -> None:
+    """Say what fp32 means on a GPU, for matrix products and convolutions alike: TF32 (10-bit mantissa, several times as
+    fast), if allowed, or single precision. Training and its validation allow it; evaluation, captions of single images
+    and stored features do not."""
     if device.type == "cuda":  # on other devices the setting means something else
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed  # by default on, whatever matrix products do
 
 
 def to_autocast_dtype(values: Tensor) -> Tensor:
@@ -69,13 +78,18 @@ def upcast_float32(values: Tensor) -> Tensor:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for its work: from pinned memory the copy runs beside it."""
-    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    """Copy to a device; to a GPU from pinned memory, and therefore without waiting for its work."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)  # a copy in the background could be read, or its source changed, before its end
+    return (values if values.is_pinned() else values.pin_memory()).to(device, non_blocking=True)
 
 
-def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:
+def device_name(device: torch.device) -> str:
+    """Return the name by which a checkpoint tells one kind of device from another."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def to_cpu(*values: Tensor) -> list[Tensor]:
     """Copy tensors of one device to the CPU; a GPU is waited for once, not for each of them."""
     copies = [value.to("cpu", non_blocking=value.is_cuda) for value in values]  # into pinned memory
     if values[0].is_cuda:
@@ -88,11 +102,14 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def tune_malloc(device: torch.device) -> None:
-    """On a CPU with glibc, let malloc keep freed memory for later tensors.
+def tune(device: torch.device) -> None:
+    """Prepare for many batches of one shape.
 
-    By default it returns large blocks to the system, which then clears every page of the next one.
+    On a GPU, cuDNN tries its algorithms for each shape once. On a CPU with glibc, malloc keeps freed memory for later
+    tensors: by default it returns large blocks to the system, which then clears every page of the next one.
     """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
     if device.type != "cpu":
         return
     with contextlib.suppress(OSError, AttributeError):

@@ -205,7 +205,7 @@ def _all(flags: Tensor, step: int) -> bool:
 
 def _collect(history: Tensor, totals: Tensor, trace: Trace, config: SearchConfig) -> list[list[Hypothesis]]:
     """Return the ranked hypotheses of each image from history [B, K, T], totals [B, K] and traces [B, K, T, ...]."""
-    history, totals, *traced = to_cpu([history, totals, *trace.values()])
+    history, totals, *traced = to_cpu(history, totals, *trace.values())
     trace = dict(zip(trace, traced, strict=True))
     results = []
     for b, (rows, scores) in enumerate(zip(history.tolist(), totals.tolist(), strict=True)):

@@ -1,23 +1,37 @@
 """The frozen encoder of `--store features`."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from caption.config import EncoderConfig
-from caption.device import choose_device
+from caption.device import autocast, choose_device, set_tf32, to_cpu, to_device, tune
 from caption.encoders.registry import build_encoder
 from caption.errors import UserError
 
+GPU_BATCH = 128  # images encoded at a time on a GPU, which fewer would leave idle
+# By the type of the device: the precisions to encode in, the next one where features are not finite in the one before.
+PRECISIONS = {"cuda": ("fp16", "fp32")}
 
-def build_feature_encoder(
-    config: EncoderConfig, size: int, device_name: str
-) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.float16]], tuple[int, int], dict[str, Any]]:
-    """Return a function from images uint8 [B, 3, S, S] to features float16 [B, L, D], its (L, D), and the encoder's
-    fingerprint. Raises UserError for an encoder that is to be trained, or has random weights."""
+
+class FeatureEncoder(NamedTuple):
+    """A frozen encoder."""
+
+    encode: Callable[[NDArray[np.uint8]], NDArray[np.float16]]  # images [B, 3, S, S] -> features [B, L, D]
+    shape: tuple[int, int]  # (L, D)
+    fingerprint: dict[str, Any]
+    batch_size: int  # that suits its device
+
+
+def build_feature_encoder(config: EncoderConfig, size: int, device_name: str, batch_size: int) -> FeatureEncoder:
+    """Return the encoder on a device. A GPU encodes in half precision, in which features are stored, and more than
+    `batch_size` images at a time.
+
+    Raises UserError for an encoder that is to be trained, or has random weights."""
     if config.finetune_from:
         raise UserError(
             f"encoder.finetune_from is {config.finetune_from!r}, but stored features cannot be trained further; leave "
@@ -26,17 +40,23 @@ def build_feature_encoder(
     if config.weights == "none":
         raise UserError("encoder.weights is none, but features of a random encoder are useless; give weights")
     device = choose_device(device_name)
+    tune(device)
+    set_tf32(device, allowed=False)
     encoder = build_encoder(config, size).eval().to(device)
-    limit = torch.finfo(torch.float16).max
 
     @torch.inference_mode()
     def encode(images: NDArray[np.uint8]) -> NDArray[np.float16]:
-        regions = encoder(torch.from_numpy(images).to(device))
-        if float(regions.abs().max()) > limit:
-            raise UserError(
-                f"features of {config.name} exceed {limit:.0f}, the largest number of half precision; choose another "
-                "encoder.layer, or --store pixels"
-            )
-        return regions.half().cpu().contiguous().numpy()
+        batch = to_device(torch.from_numpy(images), device)
+        for precision in PRECISIONS.get(device.type, ("fp32",)):
+            with autocast(device, precision):
+                regions = encoder(batch).half().contiguous()
+            features, largest = to_cpu(regions, regions.abs().max())  # a GPU is waited for once
+            if math.isfinite(largest):
+                return features.numpy()
+        raise UserError(
+            f"features of {config.name} exceed {torch.finfo(torch.float16).max:.0f}, the largest number of half "
+            "precision; choose another encoder.layer, or --store pixels"
+        )
 
-    return encode, (encoder.grid[0] * encoder.grid[1], encoder.width), encoder.fingerprint()
+    shape = encoder.grid[0] * encoder.grid[1], encoder.width
+    return FeatureEncoder(encode, shape, encoder.fingerprint(), GPU_BATCH if device.type == "cuda" else batch_size)

@@ -23,6 +23,7 @@ from caption.data.images import encode_jpeg
 from preprocess.journal import DATA
 from preprocess.report import format_size
 
+CHUNK = 32  # images per job
 CHECKSUM, START, LENGTH = range(3)  # columns of a store's table
 COPY_RECORDS = 256  # JPEG files that are copied at a time
 
@@ -33,6 +34,8 @@ RecordEncoder = Callable[[NDArray[np.uint8], int], Any]
 
 class Store:
     """The common part: a table with the checksum of each image's record."""
+
+    chunk = CHUNK  # images that are added at a time
 
     def __init__(self, folder: Path, counts: dict[str, int]) -> None:
         """`counts` is the number of images of each split, in the order of the splits."""
@@ -164,7 +167,7 @@ class FeatureStore(FixedSizeStore):
         self, folder: Path, counts: dict[str, int], encoder: Any, shape: tuple[int, ...], batch_size: int
     ) -> None:
         super().__init__(folder, counts, shape, "float16")
-        self.encoder, self.batch_size = encoder, batch_size
+        self.encoder, self.chunk = encoder, batch_size
         self.write = RecordWriter(str(self.path))
 
     @staticmethod
@@ -172,7 +175,7 @@ class FeatureStore(FixedSizeStore):
         return image
 
     def add(self, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> None:
-        batch = np.zeros((self.batch_size, *images[0].shape), np.uint8)
+        batch = np.zeros((self.chunk, *images[0].shape), np.uint8)
         batch[: len(images)] = images
         features = self.encoder(batch)
         for number, offset, record in zip(numbers, self.offsets(numbers), features, strict=False):

@@ -24,10 +24,9 @@ from preprocess.journal import Journal, work_folder
 from preprocess.options import Output, parse_shard
 from preprocess.records import Listing, Problem
 from preprocess.report import format_size, print_summary, write_report
-from preprocess.stores import FeatureStore, JpegStore, PixelStore, RecordEncoder
+from preprocess.stores import CHUNK, FeatureStore, JpegStore, PixelStore, RecordEncoder
 from preprocess.workers import parallel_map
 
-CHUNK = 32  # images per job
 SYNC_SECONDS = 5.0  # at most this much work is lost if the power fails
 SAMPLE = 16  # images whose JPEG files give the estimate of the mean length
 
@@ -128,8 +127,9 @@ def _build_store(
         return JpegStore(folder, counts, options.quality, mean), {**details, "quality": options.quality}
     from preprocess.features import build_feature_encoder  # PyTorch takes seconds and much memory to import
 
-    encoder, shape, fingerprint = build_feature_encoder(options.encoder, image.size, options.device)
-    return FeatureStore(folder, counts, encoder, shape, CHUNK), {**details, "encoder": fingerprint}
+    encoder = build_feature_encoder(options.encoder, image.size, options.device, CHUNK)
+    store = FeatureStore(folder, counts, encoder.encode, encoder.shape, encoder.batch_size)
+    return store, {**details, "encoder": encoder.fingerprint}
 
 
 def _start_or_resume(store: AnyStore, options: Output, recipe: dict[str, Any]) -> Journal:
@@ -159,7 +159,7 @@ def _start_or_resume(store: AnyStore, options: Output, recipe: dict[str, Any]) -
 
 def _process_images(store: AnyStore, state: Journal, paths: Sequence[str], worker: Worker, workers: int) -> None:
     """Run the worker on all images that are not done, and retry the bad ones."""
-    jobs = _chunks(sorted(state.bad)) + _chunks(range(state.done, len(paths)))
+    jobs = _chunks(sorted(state.bad), store.chunk) + _chunks(range(state.done, len(paths)), store.chunk)
     tasks = (list(zip([paths[n] for n in numbers], store.offsets(numbers), strict=True)) for numbers in jobs)
     results = parallel_map(worker, tasks, min(workers, len(jobs)))
     remaining = sum(map(len, jobs))
@@ -168,9 +168,9 @@ def _process_images(store: AnyStore, state: Journal, paths: Sequence[str], worke
         pass
 
 
-def _chunks(numbers: Sequence[int]) -> list[list[int]]:
-    """Cut rising numbers into jobs at the multiples of CHUNK: interrupted and unbroken runs have the same jobs."""
-    return [list(job) for _, job in groupby(numbers, lambda number: number // CHUNK)]
+def _chunks(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Cut rising numbers into jobs at the multiples of `size`: interrupted and unbroken runs have the same jobs."""
+    return [list(job) for _, job in groupby(numbers, lambda number: number // size)]
 
 
 def _store_results(store: AnyStore, state: Journal, jobs: list[list[int]], results: Iterable[Any]) -> Iterator[int]:

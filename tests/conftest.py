@@ -39,13 +39,16 @@ def _two_threads() -> None:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """`train.main` takes over Ctrl-C and SIGTERM, and allows TF32 on a GPU; give them back."""
-    precision = torch.get_float32_matmul_precision()
+    """`train.main` takes over Ctrl-C and SIGTERM, and sets TF32, cuDNN and CUDA graphs on a GPU; give them back."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    tf32, benchmark = cudnn.allow_tf32, cudnn.benchmark
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
     torch.set_float32_matmul_precision(precision)
+    cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+    ops.enable_graphs(False)
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,42 @@
-"""Choice of the device and its precision."""
+"""Choice of the device, its precision, and copies to it."""
+
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from torch import Tensor
 
-from caption.device import allow_tf32, choose_device, choose_precision
+from caption.config import TrainingConfig
+from caption.config.inference import EvaluationConfig
+from caption.device import Precision, choose_device, choose_precision, set_tf32, to_device, tune
 from caption.errors import UserError
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
-def test_tf32_is_allowed_on_a_gpu_only() -> None:
-    allow_tf32(torch.device("cpu"))
-    assert torch.get_float32_matmul_precision() == "highest"
-    allow_tf32(torch.device("cuda"))
-    assert torch.get_float32_matmul_precision() == "high"
+
+def test_fp32_is_one_thing_for_products_and_convolutions_and_on_a_gpu_only() -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    set_tf32(CPU, allowed=True)
+    assert settings() == before
+    set_tf32(GPU, allowed=False)
+    assert settings() == ("highest", False)
+    set_tf32(GPU, allowed=True)
+    assert settings() == ("high", True)
+
+
+def test_cudnn_tries_its_algorithms_where_a_gpu_is_tuned() -> None:
+    tune(CPU)
+    assert not torch.backends.cudnn.benchmark
+    tune(GPU)
+    assert torch.backends.cudnn.benchmark
 
 
 def test_auto_precision_is_fp32_or_bf16_and_an_unknown_device_is_refused() -> None:
-    assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
-    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+    assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert choose_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")
 
@@ -28,3 +48,37 @@ def test_a_gpu_with_an_index_becomes_the_current_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert [choose_device(name).index for name in ("cpu", "cuda", "cuda:1")] == [None, None, 1]
     assert current == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "bfloat16", "expected"),
+    [("A100", (8, 0), True, "bf16"), ("T4", (7, 5), False, "fp16"), ("V100", (7, 0), False, "fp16"),
+     ("GTX 1080", (6, 1), False, "fp32")],
+)  # fmt: skip
+def test_auto_takes_the_fastest_precision_of_a_gpu(
+    gpu: str, capability: tuple[int, int], bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", GPU) == expected
+
+
+def test_every_flag_offers_the_same_precisions() -> None:
+    for config in (TrainingConfig, EvaluationConfig):
+        assert get_args(get_type_hints(config)["precision"]) == get_args(Precision)
+
+
+@pytest.mark.parametrize(
+    ("device", "pinned", "expected"),
+    [("mps", False, [("to", False)]), ("cpu", False, [("to", False)]), ("cuda", True, [("to", True)]),
+     ("cuda", False, ["pin", ("to", True)])],
+)  # fmt: skip
+def test_only_copies_from_pinned_memory_to_a_gpu_run_in_the_background(
+    device: str, pinned: bool, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(Tensor, "is_pinned", lambda self: pinned)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: calls.append("pin") or self)
+    monkeypatch.setattr(Tensor, "to", lambda self, device, non_blocking=False: calls.append(("to", non_blocking)))
+    to_device(torch.ones(2), torch.device(device))
+    assert calls == expected

@@ -96,7 +96,7 @@ ACTIONS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "bool": (lambda x: bool((x > 0).all()), 1),
     "tolist": (lambda x: x.tolist(), 1),
     "cpu": (lambda x: x.cpu(), 1),
-    "to_cpu": (lambda x: to_cpu([x, x]), 1),
+    "to_cpu": (lambda x: to_cpu(x, x), 1),
     "index by a list": (lambda x: x[[0, 1]], 1),
     "set a number": (lambda x: x.__setitem__(0, -1.0), 1),
     "fill a column": (lambda x: x.view(2, 2).__setitem__((..., 0), -1.0), 0),

@@ -109,12 +109,14 @@ class TrainingConfig:
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     patience: Annotated[int, "0 or more"] = 0
     """Stop after this many epochs without a better score; 0: never."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: bfloat16 autocast; fp32: single precision (on a GPU, matrix products in TF32); auto: bf16 where this device
-    multiplies faster in it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16: bfloat16 autocast; fp16: half precision, with a loss scale; fp32: single precision (on a GPU, products and
+    convolutions in TF32); auto: bf16 where this device multiplies faster in it, fp16 on a GPU without bfloat16."""
+    cuda_graphs: bool = True
+    """On a GPU: record the LSTM's time loop as CUDA graphs and replay it."""
     compile: bool = False
-    """On a GPU: record the LSTM's time loop as CUDA graphs, and compile its gates and the cross-entropy with
-    torch.compile, which takes half a minute. A CPU always uses kernels of its own."""
+    """On a GPU: also compile the LSTM's gates and the cross-entropy with torch.compile, which takes half a minute. A
+    CPU always uses kernels of its own."""
     checkpoint_steps: Annotated[int, "0 or more"] = 0
     """Also write last.pt every this many steps; 0: only after each epoch and when interrupted."""
     workers: Annotated[int, "0 or more"] = 0

@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from caption.data.hdf5 import Records, open_file
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import END, PAD
 from caption.device import to_device
+
+CACHE_BATCH = 64  # images that a thread reads at a time into the cache
 
 
 class Batch(NamedTuple):
@@ -86,12 +89,16 @@ class CaptionDataset(Dataset[Batch]):
         return torch.from_numpy(images)
 
     def cache_on(self, device: torch.device) -> None:
-        """Read all images once and keep them on `device`. The loader must then run without worker processes, which
-        cannot share a cache."""
+        """Read all images once, by a thread for each core, and keep them on `device`. The loader must then run without
+        worker processes, which cannot share a cache."""
         dtype = torch.float16 if self.stores_features else torch.uint8
         images = torch.empty((len(self), *self.records.shape), dtype=dtype, device=device)
-        for batch in sequential_batches(len(self), 256):
+
+        def fill(batch: list[int]) -> None:
             images[batch[0] : batch[-1] + 1] = self.read_images(batch)
+
+        with ThreadPoolExecutor() as threads:  # reading, decoding JPEG and copying release Python's lock
+            list(threads.map(fill, sequential_batches(len(self), CACHE_BATCH)))  # raises what they raised
         self.cached = images
 
     def __getitems__(self, indices: list[int]) -> Batch:

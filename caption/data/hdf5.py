@@ -24,7 +24,7 @@ a virtual one over /stored/<split> or over the shards' files.
 """
 
 import json
-import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -122,9 +122,9 @@ def extents(data: h5py.Dataset) -> list[Extent]:
 class Records:
     """The stored records of the images of a split, read directly from their positions in the file.
 
-    HDF5 only says where the bytes lie; every process then reads them through a file handle of its own, as one inherited
-    by a fork shares its position. An HDF5 handle survives neither a fork nor pickling, and reading a row through it
-    takes longer than copying the row.
+    HDF5 only says where the bytes lie; every thread then reads them through a file handle of its own, as a shared one,
+    or one inherited by a fork, has one position for all. An HDF5 handle survives neither a fork nor pickling, and
+    reading a row through it takes longer than copying the row.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -153,7 +153,7 @@ class Records:
         self._files = np.searchsorted(firsts, starts[:-1], "right") - 1
         self._offsets = offsets[self._files] + (starts[:-1] - firsts[self._files]) * unit
         self._lengths = np.diff(starts) * unit
-        self._handles: dict[tuple[int, int], BinaryIO] = {}  # by process and file
+        self._handles: dict[tuple[int, int], BinaryIO] = {}  # by thread and file
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -179,17 +179,18 @@ class Records:
 
     def _read_into(self, indices: Sequence[int], buffers: Sequence[bytearray | memoryview]) -> None:
         selected = np.asarray(indices, np.int64)
-        files, offsets, process = self._files[selected].tolist(), self._offsets[selected].tolist(), os.getpid()
+        files, offsets = self._files[selected].tolist(), self._offsets[selected].tolist()
+        thread = threading.get_native_id()  # another one in each process
         for buffer, file, offset in zip(buffers, files, offsets, strict=True):
-            handle = self._handles.get((process, file)) or self._open(process, file)
+            handle = self._handles.get((thread, file)) or self._open(thread, file)
             handle.seek(offset)
             if handle.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
                 raise UserError(f"{self._paths[file]}: is cut off; make it again with python -m preprocess")
 
-    def _open(self, process: int, file: int) -> BinaryIO:
+    def _open(self, thread: int, file: int) -> BinaryIO:
         path = self._paths[file]
         try:
-            handle = self._handles[process, file] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
+            handle = self._handles[thread, file] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; {self.path} needs it") from None
         return handle

@@ -13,19 +13,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from caption.ops import exp_tanh, switch, torch_compile
+from caption.ops import exp_tanh, switch
 
 WARMUP_RUNS = 3  # before the recording: kernels are compiled and libraries allocate their workspaces
 MAX_GRAPHS = 64  # of one module; further shapes are computed without
+
+_state = {"enabled": False}
 
 Function = Callable[..., Sequence[Tensor]]
 Work = Callable[[], Sequence[Tensor | None]]
 Recorded = tuple[Sequence[Tensor | None], Callable[[], None]]
 
 
+def enable(on: bool) -> None:
+    """Record time loops from now on, or stop it. The backward pass of a forward pass must then come before the next."""
+    _state["enabled"] = on
+
+
 def records(device: torch.device) -> bool:
-    """Return whether time loops are recorded: on a GPU, with `--training.compile`."""
-    return device.type == "cuda" and switch.fast() and torch_compile.enabled()
+    """Return whether time loops are recorded: on a GPU, in training unless `--training.no-cuda-graphs`."""
+    return device.type == "cuda" and switch.fast() and _state["enabled"]
 
 
 class Recorder:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.data.dataset import Batch
 from caption.progress import ProgressBar
-from caption.training import losses, schedule
+from caption.training import losses, precision, schedule
 from caption.training.objective import MicroBatchLoss, Objective, decode
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
@@ -33,17 +34,19 @@ def train_epoch(
     steps: int,
     after_step: Callable[[], None] = lambda: None,
     caption_sampler: CaptionSampler | None = None,
+    scaler: GradScaler | None = None,
 ) -> dict[str, float]:
     """Train the rest of the current epoch and return its log: means over the words, and the speed.
 
     `loader` gives `config.accumulation_steps` micro-batches per batch; `steps` is the number of batches in all epochs.
     `state` is updated, and `after_step` called, after every step. With a `caption_sampler`, training is self-critical.
+    `scaler` is the loss scale of fp16: a batch whose gradients overflow changes no weights, but counts as a step.
     Raises UserError when the loss is no longer finite.
     """
     captioner.train()
     objective = Objective(captioner, config, caption_sampler)
     model = data_parallel(objective) if distributed.world_size() > 1 else objective
-    on_cpu = next(captioner.parameters()).device.type == "cpu"
+    scaler, device = scaler or GradScaler(enabled=False), next(captioner.parameters()).device
     sample_locations = state.epoch >= config.reinforce.first_epoch
     sampling_rate = schedule.sampling_rate(config, state.epoch)
     start = time.perf_counter()
@@ -56,17 +59,23 @@ def train_epoch(
         schedule.set_learning_rates(optimizer, factor, self_critical=caption_sampler is not None)
         optimizer.zero_grad(set_to_none=True)
         results = [
-            forward_backward(model, batch, batch is micro_batches[-1], sample_locations, sampling_rate, state.baseline)
+            forward_backward(
+                model, batch, batch is micro_batches[-1], sample_locations, sampling_rate, state.baseline, scaler
+            )
             for batch in micro_batches
         ]
         words, captions = distributed.sum_integers(
             sum(result.words for result in results), sum(result.captions for result in results)
         )
+        scaler.unscale_(optimizer)
         scale_gradients(captioner, distributed.world_size() / words, config.max_grad_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        if scaler.is_enabled():
+            state.skipped_steps = precision.update_scale(scaler, device) + state.skipped_steps
         state.add_step(results, words, captions)
-        if on_cpu or state.batch % CHECK_STEPS == 0:
+        if device.type == "cpu" or state.batch % CHECK_STEPS == 0:
             state.check_finite(results[0].logged)
+            precision.check_scale(scaler)
             name, label = ("reward", "reward") if caption_sampler else ("cross_entropy", "loss")
             bar.set_note(f"{label} {float(state.sums[name]) / state.words:.3f}")
         state.seconds += time.perf_counter() - start
@@ -77,6 +86,7 @@ def train_epoch(
     return {
         **{name: float(value) / state.words for name, value in state.sums.items()},
         **({} if state.baseline is None else {"baseline": float(state.baseline)}),
+        **({"skipped_steps": int(state.skipped_steps)} if scaler.is_enabled() else {}),
         "captions_per_second": state.captions / state.seconds,
         "data_fraction": state.data_seconds / state.seconds,
     }
@@ -93,15 +103,22 @@ def data_parallel(objective: Objective) -> DistributedDataParallel:
 
 
 def forward_backward(
-    model: nn.Module, batch: Batch, is_last: bool, sample_locations: bool, sampling_rate: float, baseline: Tensor | None
+    model: nn.Module,
+    batch: Batch,
+    is_last: bool,
+    sample_locations: bool,
+    sampling_rate: float,
+    baseline: Tensor | None,
+    scaler: GradScaler,
 ) -> MicroBatchLoss:
-    """Run a micro-batch and add the gradient of the sum over its words to the gradients there are.
+    """Run a micro-batch and add the gradient of the sum over its words, times the loss scale, to the gradients there
+    are.
 
     Processes exchange gradients with the last micro-batch of a batch.
     """
     with model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else contextlib.nullcontext():
         result: MicroBatchLoss = model(batch, sample_locations, sampling_rate, baseline)
-        (result.total * result.words).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(result.total * result.words).backward()  # type: ignore[no-untyped-call]
     logged = {name: value.detach() for name, value in result.logged.items()}
     return result._replace(total=result.total.detach(), logged=logged)
 

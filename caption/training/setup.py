@@ -13,7 +13,7 @@ from caption.data import dataset, embeddings, hdf5
 from caption.data.dataset import Batch, CaptionDataset
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import Vocabulary
-from caption.device import allow_tf32, free_memory, tune_malloc
+from caption.device import free_memory, set_tf32, tune
 from caption.errors import UserError
 from caption.training import run_dir, state
 from caption.training.schedule import build_optimizer
@@ -40,10 +40,11 @@ def configure_torch(config: Config, device: torch.device) -> None:
             f"{training.accumulation_steps} micro-batches; give at least {smallest}"
         )
     torch.manual_seed(training.seed)
+    ops.enable_graphs(training.cuda_graphs)
     if training.compile:
         ops.enable_compile(device)
-    tune_malloc(device)
-    allow_tf32(device)
+    tune(device)
+    set_tf32(device, allowed=True)
 
 
 def build_data(config: Config, device: torch.device) -> Data:
@@ -55,7 +56,7 @@ def build_data(config: Config, device: torch.device) -> Data:
     if training.cache_on_device == "auto" and 4 * size < free_memory(device):
         for split in (train, val):
             split.cache_on(device)
-        workers, pin = 0, False
+        workers, pin = 0, False  # worker processes could not share the cache
         print(f"all images cached on {device}: {size / 1e9:.1f} GB (disable: --training.cache-on-device never)")
     rows, batches = dataset.training_batches(train, training.batch_by, training.batch_size, training.seed)
     own_batches = distributed.DistributedBatches(batches, training.accumulation_steps)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from caption import checkpoint, distributed
 from caption.captioner import Captioner
 from caption.config import TrainingConfig
+from caption.device import device_name
 from caption.errors import UserError
 from caption.training.objective import MicroBatchLoss
 from caption.training.reinforce import update_baseline
@@ -34,6 +36,7 @@ class TrainState:
     sums: dict[str, Tensor] = field(default_factory=dict)  # logged values times words, on the device
     words: int = 0
     captions: int = 0
+    skipped_steps: Tensor | int = 0  # [], on the device: those whose gradients overflowed in fp16
     seconds: float = 0.0  # training time, without validation
     data_seconds: float = 0.0  # part of it spent waiting for data
 
@@ -95,9 +98,10 @@ def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: t
     torch.set_rng_state(content["rng_state"])
     if device.type == "cuda" and content["cuda_rng_state"] is not None:
         torch.cuda.set_rng_state(content["cuda_rng_state"], device)
-    state = TrainState(**content["train_state"])
+    values: dict[str, Any] = content["train_state"]
+    values |= {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    state = TrainState(**values)
     state.sums = {name: value.to(device) for name, value in state.sums.items()}
-    state.baseline = None if state.baseline is None else state.baseline.to(device)
     return state
 
 
@@ -108,8 +112,11 @@ class Saver:
     scheduler sent to every process. The third Ctrl-C ends the program at once.
     """
 
-    def __init__(self, folder: Path, captioner: Captioner, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, folder: Path, captioner: Captioner, optimizer: torch.optim.Optimizer, precision: str, scaler: GradScaler
+    ) -> None:
         self.folder, self.captioner, self.optimizer = folder, captioner, optimizer
+        self.precision, self.scaler = precision, scaler
         self.stop_requested, self.interrupts = False, 0
         signal.signal(signal.SIGINT, self._request_stop)
         signal.signal(signal.SIGTERM, self._request_stop)
@@ -129,6 +136,9 @@ class Saver:
             content = {
                 **self.captioner.to_checkpoint(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "precision": self.precision,
+                "device": device_name(device),
                 "train_state": vars(state),
                 "rng_state": torch.get_rng_state(),
                 "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,

@@ -6,8 +6,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -85,6 +87,21 @@ def test_cached_images_give_the_same_batches(shapes: Path, batch_by: str) -> Non
     for one, other in zip(*loaders, strict=True):
         assert one.indices == other.indices and one.images.dtype == other.images.dtype
         assert torch.equal(one.images, other.images) and torch.equal(one.captions, other.captions)
+
+
+def test_threads_fill_the_cache_together(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with a file handle of its own: a shared one would have one position."""
+    data, together = CaptionDataset(shapes, "train"), threading.Barrier(2, timeout=10)
+    read, expected = data.records.read, data.read_images(range(40))
+
+    def wait_and_read(*arguments: Any) -> None:
+        together.wait()  # until two threads are here
+        read(*arguments)
+
+    monkeypatch.setattr(data.records, "read", wait_and_read)
+    monkeypatch.setattr(dataset, "CACHE_BATCH", 10)
+    data.cache_on(torch.device("cpu"))
+    assert torch.equal(data.cached, expected) and len(data.records._handles) >= 3  # and this thread's
 
 
 def test_a_pickled_data_set_has_no_open_file(shapes: Path) -> None:

@@ -14,11 +14,14 @@ from conftest import KINDS, D, make_decoder, make_kind, read_log
 from torch import Tensor, nn
 
 import train
+from caption import ops
+from caption.config import Config, TrainingConfig
 from caption.data.vocabulary import END, PAD
 from caption.decoders import RecurrentDecoder
 from caption.decoders.packing import MULTIPLE
-from caption.ops import cuda_graphs, exp_tanh
+from caption.ops import cuda_graphs, exp_tanh, torch_compile
 from caption.ops.cuda_graphs import Graphs
+from caption.training import setup
 
 SMALL = [
     "--decoder.embedding-dim", "16", "--decoder.hidden-dim", "16", "--decoder.attention-dim", "16",
@@ -276,6 +279,19 @@ def test_the_decoder_s_mode_is_heeded(recorder: StandIn) -> None:
     decoder.eval()
     assert torch.equal(logits(), logits())
     assert recorder.recorded == 4  # with dropout and without, there and back
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_on_a_gpu_replays_graphs_unless_told_otherwise(asked: bool) -> None:
+    """Without compilation; and under CAPTION_OPS=reference never."""
+    gpu = torch.device("cuda")
+    assert not cuda_graphs.records(gpu)  # outside of train.py, two forward passes may come before a backward pass
+    assert TrainingConfig().cuda_graphs
+    setup.configure_torch(Config("d.h5", "run", training=TrainingConfig(cuda_graphs=asked)), gpu)
+    assert cuda_graphs.records(gpu) == asked and not torch_compile.enabled()
+    assert not cuda_graphs.records(torch.device("cpu"))
+    with ops.use("reference"):
+        assert not cuda_graphs.records(gpu)
 
 
 def test_not_in_evaluation(recorder: StandIn) -> None:

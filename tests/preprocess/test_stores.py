@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import Records, read_image_config, read_manifest, read_vocabulary
 from caption.encoders.registry import build_encoder
 from caption.errors import UserError
+from preprocess import features as feature_module
 from preprocess.__main__ import main as preprocess
 
 SIZE = 64
@@ -134,6 +136,50 @@ def test_features_of_another_encoder_are_refused(folder: Path, tmp_path: Path) -
         train.main([*args, *encoder(folder, "weights.pth"), "--training.horizontal-flip"])
     with pytest.raises(UserError, match="holds features, but encoder.finetune_from is to train"):
         train.main([*args, *encoder(folder, "weights.pth"), "--encoder.finetune-from", "all"])
+
+
+class Sums(torch.nn.Module):
+    """A thousandth of 1,000 times the sum of each row of pixels, [B, 4, 3]: beyond half precision in between."""
+
+    grid, width = (2, 2), 3
+
+    def fingerprint(self) -> dict:
+        return {}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        sums = torch.nn.functional.linear(images.float(), torch.full((1, 4), 1000.0))  # [B, 3, 4, 1]
+        return sums.float().squeeze(-1).transpose(1, 2) / 1000
+
+
+def test_half_precision_that_overflows_is_encoded_again_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; each time is one copy back."""
+    monkeypatch.setattr(feature_module, "build_encoder", lambda config, size: Sums())
+    monkeypatch.setattr(feature_module, "PRECISIONS", {"cpu": ("fp16", "fp32")})
+    copies: list[torch.dtype] = []
+    monkeypatch.setattr(feature_module, "to_cpu", lambda *values: copies.append(values[0].dtype) or values)
+    encode = feature_module.build_feature_encoder(EncoderConfig(weights="some"), 4, "cpu", 1).encode
+    for value, times in ((3, 1), (200, 2)):
+        assert (encode(np.full((1, 3, 4, 4), value, np.uint8)) == 4 * value).all()
+        assert copies == times * [torch.float16]
+        copies.clear()
+
+
+def test_images_are_encoded_in_batches_that_suit_the_device(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, build_encoder = [], feature_module.build_feature_encoder
+
+    def large(*arguments: Any) -> feature_module.FeatureEncoder:
+        made = build_encoder(*arguments)
+        return made._replace(encode=lambda images: sizes.append(len(images)) or made.encode(images), batch_size=40)
+
+    monkeypatch.setattr(feature_module, "build_feature_encoder", large)
+    build(folder, tmp_path / "large.h5", "features")
+    assert sizes == [40, 40]  # of 50 images
+    one, two = (
+        CaptionDataset(path, "train").read_images(range(20)) for path in (folder / "features.h5", tmp_path / "large.h5")
+    )
+    assert torch.allclose(one.float(), two.float(), atol=2e-3, rtol=2e-3)
 
 
 def test_features_of_trained_or_random_encoders_are_refused(folder: Path, tmp_path: Path) -> None:

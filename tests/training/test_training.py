@@ -68,6 +68,7 @@ def equal(a, b) -> bool:
         ),  # and sampled captions
         (7, True, ["--decoder.name", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
         (7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"]),
+        (14, False, ["--training.precision", "fp16", "--training.accumulation-steps", "2"]),  # and the loss scale
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
