@@ -50,9 +50,7 @@ def evaluate(args: EvaluationConfig) -> None:
         split = dataset.CaptionDataset(args.data, args.split)
         instances = read_instances(args.instances, split)
         if args.report and split.stores_features:
-            raise UserError(
-                f"--report shows images, but {args.data} holds features; give a file made with --store pixels"
-            )
+            raise UserError(f"--report shows images, but {args.data} holds features; make one with --store pixels")
         batches = distributed.shard(sequential_batches(len(split), args.batch_size))
         loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
         precision = distributed.broadcast(choose_precision(args.precision, device))
