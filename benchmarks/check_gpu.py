@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -97,7 +97,7 @@ def environment(device: torch.device, sizes: Sizes) -> None:
 
 
 def kernels(device: torch.device, sizes: Sizes) -> None:
-    """Additive attention and additive scores by the fastest backend, against the equations in double precision."""
+    """Additive attention, and its scores alone, by the fastest backend, against the equations in double precision."""
     shapes = [(2, 3, 20, 16, 24)]
     if device.type == "cuda":
         shapes = [(16, 5, 196, 512, 2048), (16, 1, 196, 512, 2048), (32, 7, 49, 512, 1280), (3, 17, 130, 80, 65)]
@@ -108,29 +108,33 @@ def kernels(device: torch.device, sizes: Sizes) -> None:
                 torch.manual_seed(0)
                 made = [torch.randn(shape, device=device) for shape in ((b, q, a), (b, n, a), (a,), (b, n, d))]
                 made[3] = made[3].to(dtype)
-                start = time.perf_counter()
-                found = attend_and_gradients(ops.additive_attention, ops.prepare_keys, made)
-                measure.seconds(lambda: None, device)
-                took = time.perf_counter() - start
                 doubles = [tensor.double() for tensor in made]
-                expected = attend_and_gradients(reference.additive_attention, reference.prepare_keys, doubles)
-                error = max(relative_error(*pair) for pair in zip(found, expected, strict=True))
-                name = f"attention {mode} {str(dtype)[6:]} B{b} Q{q} L{n} A{a} D{d}"
-                verdict(name, error < close, f"error {error:.1e}, first call {took:.2f} s")
-    chosen = ops.chosen()
-    verdict("backends", device.type == "cpu" or "Triton" in chosen["additive_attention"], str(chosen))
+                for alone in (False, True) if dtype == torch.float32 else (False,):
+                    start = time.perf_counter()
+                    found = attend_and_gradients(ops, made, alone)
+                    measure.seconds(lambda: None, device)
+                    took = time.perf_counter() - start
+                    expected = attend_and_gradients(reference, doubles, alone)
+                    error = max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+                    name = f"{'scores' if alone else 'attention'} {mode} {str(dtype)[6:]} B{b} Q{q} L{n} A{a} D{d}"
+                    verdict(name, error < close, f"error {error:.1e}, first call {took:.2f} s")
+    for operation in ("additive_attention", "additive_scores"):
+        chosen = ops.chosen()[operation]
+        verdict(f"backend of {operation}", device.type == "cpu" or chosen == ["Triton"], str(chosen))
 
 
-def attend_and_gradients(
-    attend: Callable[..., tuple[Tensor, Tensor]], prepare: Callable[[Tensor], Tensor], tensors: list[Tensor]
-) -> list[Tensor]:
-    """Contexts, weights and the gradients of query, keys, vector and values."""
-    query, keys, vector, values = (tensor.detach().clone().requires_grad_() for tensor in tensors)
-    context, weights = attend(query, prepare(keys), vector, values, 0.8)
+def attend_and_gradients(functions: Any, tensors: list[Tensor], alone: bool) -> list[Tensor]:
+    """Contexts and weights, or the scores alone, and the gradients of query, keys, vector and values."""
+    query, keys, vector, values = inputs = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    prepared = functions.prepare_keys(keys)
+    if alone:
+        results = [functions.additive_scores(query, prepared, vector)]
+    else:
+        results = [*functions.additive_attention(query, prepared, vector, values, 0.8)]
     generator = torch.Generator().manual_seed(1)
-    factors = [torch.randn(result.shape, generator=generator).to(result) for result in (context, weights)]
-    total = (context * factors[0]).sum().double() + (weights * factors[1]).sum().double()
-    return [context, weights, *torch.autograd.grad(total, (query, keys, vector, values))]
+    factors = [torch.randn(result.shape, generator=generator).to(result) for result in results]
+    total = torch.stack([(a * b).sum().double() for a, b in zip(results, factors, strict=True)]).sum()
+    return [*results, *torch.autograd.grad(total, inputs[: 3 if alone else 4])]
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -371,7 +375,8 @@ def correct(folder: Path, device: str) -> list[Section]:
             lines=3,
         ),
         training("shapes-soft"),
-        training("shapes-soft", "--training.compile"),
+        training("shapes-soft", "--training.no-cuda-graphs"),
+        training("shapes-soft", "--training.compile", "--training.precision", "fp16"),
         training("shapes-hard", "--training.reinforce.first-epoch", "1"),
         training("shapes-transformer"),
         training("shapes-self-critical", "--training.self-critical.first-epoch", "2"),
