@@ -1,6 +1,7 @@
 """Small data and models that many tests share."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for each core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +32,21 @@ from caption.search import Hypothesis, search
 from preprocess.__main__ import main as preprocess
 
 V, D, L = 11, 6, 5
+
+
+@functools.cache
+def require_triton() -> None:
+    """Skip the test where Triton is missing, or older than NumPy allows: then its interpreter ends in a TypeError."""
+    pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux alone")
+    from caption.ops import triton_kernels
+
+    ones = torch.ones(1, 1, 1, device="cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        triton_kernels.additive_scores(ones, ones, ones[0, 0])
+    except Exception as error:
+        if "only 0-dimensional arrays can be converted" in str(error):
+            pytest.skip(f"this Triton's interpreter does not know NumPy {np.__version__}", allow_module_level=True)
+        raise
 
 
 @pytest.fixture(scope="session", autouse=True)

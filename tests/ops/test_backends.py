@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_decoder
+from conftest import make_decoder, require_triton
 from torch import Tensor
 
 from caption import ops
@@ -115,7 +115,7 @@ def check_backend(operation: str, backend: ops.Backend, dtype: torch.dtype, shap
     if backend.name == "Triton" and not GPU:
         if dtype == torch.float64 or (dtype == torch.bfloat16 and operation == "additive_attention"):
             pytest.skip("Triton's interpreter multiplies no bfloat16, its kernels no float64")
-        pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux alone")
+        require_triton()
     else:
         asked = as_function(operation, backend.supports, exp_tanh.prepare_keys)
         if not asked(*arguments):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import require_triton
 from torch import Tensor
 
 from caption import ops
@@ -18,8 +19,8 @@ from caption.attention.windows import WINDOWS
 from caption.ops import reference, triton
 from caption.ops.exp_tanh import prepare_keys
 
-pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux alone")
-from caption.ops import triton_kernels
+require_triton()
+from caption.ops import triton_kernels  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter multiplies no bfloat16")
