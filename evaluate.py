@@ -25,7 +25,7 @@ from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import read_instances
 from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
-from caption.evaluation.results import collect_results, describe_search, read_captions, read_scores, to_json
+from caption.evaluation.results import arrange_captions, collect_results, describe_search, read_scores, to_json
 from caption.evaluation.table import comparison_table, score_table
 from caption.files import write_text
 from caption.training import run_dir
@@ -51,6 +51,7 @@ def evaluate(args: EvaluationConfig) -> None:
         instances = read_instances(args.instances, split)
         if args.report and split.stores_features:
             raise UserError(f"--report shows images, but {args.data} holds features; make one with --store pixels")
+        references, training_captions = split.references(), read_training_captions(args.data)  # held from now on
         batches = distributed.shard(sequential_batches(len(split), args.batch_size))
         loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
         precision = distributed.broadcast(choose_precision(args.precision, device))
@@ -66,13 +67,13 @@ def evaluate(args: EvaluationConfig) -> None:
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]
     captions = CaptionSet(
         captions=[" ".join(caption) for caption in words],
-        references=split.references(),
+        references=references,
         image_ids=split.image_ids,
         attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
         grid=grid,
         instances=instances,
         reference_grounding=grounding,
-        training_captions=read_training_captions(args.data),
+        training_captions=training_captions,
         java=args.java,
     )
     evaluation = score_captions(captions)
@@ -100,16 +101,16 @@ def evaluate(args: EvaluationConfig) -> None:
 def compare_runs(args: ComparisonConfig) -> None:
     """Score the captions of both runs again and print which differences are real."""
     runs = [read_scores(folder, args.split) for folder in args.compare]
-    split = dataset.CaptionDataset(args.data or runs[0]["data"], args.split)
+    split = dataset.CaptionDataset(args.data or runs[0].data, args.split)
     instances, references = read_instances(args.instances, split), split.references()
-    texts = [read_captions(scored, folder, split) for scored, folder in zip(runs, args.compare, strict=True)]
+    texts = [arrange_captions(scored, split) for scored in runs]
     a, b = (
         score_captions(CaptionSet(captions, references, split.image_ids, instances=instances, java=args.java))
         for captions in texts
     )
     print(f"{split.path}, {args.split}: {len(split)} images")
-    for letter, folder, scored in zip("AB", args.compare, runs, strict=True):
-        print(f"{letter}: {folder}, {describe_search(scored['search'], scored['precision'])}")
+    for letter, scored in zip("AB", runs, strict=True):
+        print(f"{letter}: {scored.folder}, {scored.search}")
     common = {score.name for score in a.scores} & {score.name for score in b.scores}
     first, second = ([score for score in one.scores if score.name in common] for one in (a, b))
     print(comparison_table(compare(first, second, args.seed)), *b.missing, sep="\n")

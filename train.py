@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 from caption import checkpoint, distributed
 from caption.captioner import Captioner
@@ -32,6 +33,8 @@ class Resume:
     """Path of the data file, if it was moved."""
     device: str = ""
     """Device, if it is another than before."""
+    epochs: Annotated[int, tyro.conf.arg(name="training.epochs")] = 0
+    """Epochs in all, if there are to be more than before."""
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +54,7 @@ def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> 
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))
 
-    saver = Saver(folder, captioner, optimizer, training.precision, scaler)
+    saver = Saver(folder, captioner, optimizer, training.precision, scaler, data.digests)
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
     data.train_batches.set_epoch(1)
@@ -99,10 +102,10 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
     """Return the configuration and, to resume, the checkpoint. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
         args = parse(Resume, arguments, "train.py")
-        config = run_dir.read_config(args.resume)
+        config = run_dir.read_config(args.resume, args.epochs)
         data, device = args.data or config.data, args.device or config.device
         config = dataclasses.replace(config, output=args.resume, data=data, device=device)
-        return config, checkpoint.load(Path(args.resume) / "last.pt")
+        return config, run_dir.read_last(args.resume)
     config = parse_preset(arguments, "train.py", f"{__doc__}\n\nResume a run: `python train.py --resume FOLDER`")
     hdf5.read_manifest(config.data)
     if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.init_from:

@@ -16,7 +16,7 @@ from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import DecoderOutput, build_decoder, shift_right
 from caption.encoders.base import Encoder
 from caption.encoders.registry import build_encoder
-from caption.errors import UserError
+from caption.errors import UserError, reading
 
 
 class Captioner(nn.Module):
@@ -103,12 +103,10 @@ class Captioner(nn.Module):
     def from_checkpoint(cls, content: dict[str, Any], source: str | Path) -> "Captioner":
         """Return the model of a loaded checkpoint. Raises UserError when its weights do not fit its configuration."""
         kinds = {"image": ImageConfig, "encoder": EncoderConfig, "decoder": DecoderConfig}
-        configs: dict[str, Any] = {name: from_dict(kind, content["configs"][name]) for name, kind in kinds.items()}
-        captioner = cls(**configs, vocabulary=Vocabulary(content["vocabulary"]), load_weights=False)
-        try:
-            captioner.load_state_dict(content["model"])
-        except RuntimeError as error:
-            raise UserError(f"{source}: weights do not fit their configuration: {str(error)[:200]}") from None
+        with reading(source, "give a best.pt or last.pt that train.py wrote, or train again"):
+            configs: dict[str, Any] = {name: from_dict(kind, content["configs"][name]) for name, kind in kinds.items()}
+            captioner = cls(**configs, vocabulary=Vocabulary(content["vocabulary"]), load_weights=False)
+            checkpoint.load_weights(captioner, content["model"], str(source))
         return captioner
 
     @classmethod

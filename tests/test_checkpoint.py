@@ -1,11 +1,14 @@
 """Checkpoints load as they were saved, and nothing else loads."""
 
+import contextlib
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
 from caption import checkpoint
+from caption.captioner import Captioner
 from caption.errors import UserError
 
 
@@ -42,3 +45,71 @@ def test_an_older_checkpoint_must_be_trained_again(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "older.pt")
     checkpoint.save(tmp_path / "new.pt", {"model": {}})
     assert checkpoint.load(tmp_path / "new.pt")["model"] == {}
+
+
+CONTENT = {"model": {"a": torch.linspace(-1, 1, 70), "b": torch.arange(6)}, "words": ["a", "dog"], "n": 1.5}
+
+
+def test_a_bit_flipped_anywhere_is_noticed(tmp_path: Path) -> None:
+    """In the tensors, in the values between them, in the archive's directory, and in the checksum itself."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, CONTENT)
+    content = path.read_bytes()
+    generator, marker = random.Random(1), len(content) - 16
+    for position in [*generator.sample(range(marker), 100), len(content) - 1]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << generator.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match="last.pt: is damaged|not a checkpoint of this program"):
+            checkpoint.load(path)
+    for position in range(marker, len(content)):  # what says that there is a checksum; the content is whole
+        path.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
+        with contextlib.suppress(UserError):
+            assert torch.equal(checkpoint.load(path)["model"]["a"], CONTENT["model"]["a"])
+
+
+def test_a_truncated_checkpoint_is_damaged_and_the_other_one_is_named(tmp_path: Path) -> None:
+    for name in ("best.pt", "last.pt"):
+        checkpoint.save(tmp_path / name, CONTENT)
+    content = (tmp_path / "last.pt").read_bytes()
+    for length in (2, 100, len(content) // 2, len(content) - 100):
+        (tmp_path / "last.pt").write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"last.pt: is damaged, .*; copy it again, or use best.pt beside it"):
+            checkpoint.load(tmp_path / "last.pt")
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path, captioner: Captioner) -> None:
+    """The message names the file and the weights; the last good checkpoint stays."""
+    checkpoint.save(tmp_path / "best.pt", captioner.to_checkpoint())
+    before = (tmp_path / "best.pt").read_bytes()
+    bias = captioner.decoder.output.bias.data
+    for value in (torch.nan, torch.inf):
+        bias[3] = value
+        with pytest.raises(UserError, match="best.pt is not written: decoder.output.bias is not finite"):
+            checkpoint.save(tmp_path / "best.pt", captioner.to_checkpoint())
+        assert (tmp_path / "best.pt").read_bytes() == before
+        torch.save({"format": checkpoint.FORMAT, **captioner.to_checkpoint()}, tmp_path / "other.pt")
+        with pytest.raises(UserError, match="other.pt: decoder.output.bias is not finite"):
+            Captioner.load(tmp_path / "other.pt")
+
+
+def test_a_checkpoint_of_odd_content_is_refused_in_one_line(tmp_path: Path, captioner: Captioner) -> None:
+    good = captioner.to_checkpoint()
+    configs, weights = good["configs"], good["model"]
+    for change in (
+        {"configs": None},
+        {"configs": {**configs, "encoder": [1]}},
+        {"configs": {**configs, "decoder": {**configs["decoder"], "hidden_dim": "24"}}},
+        {"configs": {**configs, "decoder": {**configs["decoder"], "hidden_dim": 25}}},
+        {"configs": {**configs, "image": {"size": 32, "fit": "stretch"}}},
+        {"vocabulary": 3},
+        {"vocabulary": [*good["vocabulary"][:-1], 3]},
+        {"vocabulary": good["vocabulary"][1:]},
+        {"model": 3},
+        {"model": {**weights, "decoder.output.bias": "x"}},
+        {"model": {name: value for name, value in weights.items() if name != "decoder.output.bias"}},
+    ):
+        torch.save({"format": checkpoint.FORMAT, **good, **change}, tmp_path / "odd.pt")
+        with pytest.raises(UserError) as caught:
+            Captioner.load(tmp_path / "odd.pt")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

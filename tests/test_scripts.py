@@ -105,7 +105,7 @@ def test_compare_tells_equal_runs_from_better_ones(
     split = CaptionDataset(shapes, "test")
     right.mkdir()
     (right / "captions_test.json").write_text(coco_results(split.image_ids, ["a"] * 10))  # as training leaves them
-    with pytest.raises(UserError, match="scores_test.json: cannot be read; score that run first"):
+    with pytest.raises(UserError, match="scores_test.json: no such file; score that run first"):
         evaluate.main(["--compare", folder, str(right)])
     for image, references in zip(results["images"], split.references(), strict=True):
         image["caption"] = references[0]

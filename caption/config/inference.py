@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from caption.config.search import SearchConfig
-from caption.errors import UserError
+from caption.config.validation import check
 
 Split = Literal["train", "val", "test"]
 
@@ -27,20 +27,19 @@ class EvaluationConfig:
     """Folder for a page to open in a browser: scores, curves, every caption with its attention."""
     java: bool = True
     """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
-    batch_size: int = 32
+    batch_size: Annotated[int, "at least 1"] = 32
     """Images captioned at a time."""
-    workers: int = 0
+    workers: Annotated[int, "0 or more"] = 0
     """Processes that read data; 0: the main one."""
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """bf16, fp16: autocast; fp32: single precision, on a GPU without TF32; auto: the fastest here."""
-    seed: int = 1
+    seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
     """Seed of sampled words, sampled locations and the intervals."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise UserError(f"batch_size is {self.batch_size}, workers {self.workers}, but must be at least 1 and 0")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,11 @@ class ComparisonConfig:
     """The instance file of drawn shapes: also compare how often captions are true."""
     java: bool = True
     """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
-    seed: int = 1
+    seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
     """Seed of the resampling."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class CaptioningConfig:
     json: bool = False
     """Print words, log-probability and attention weights as JSON, one object per image, instead of the caption."""
     device: str = "auto"
-    seed: int = 1
+    seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
     """Seed of sampled words and sampled locations."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -13,11 +13,11 @@ Fit = Literal["crop", "squash"]  # make an image square: keep the centre, or kee
 class ImageConfig:
     """The way images were made square; read from the data file and kept with the model."""
 
-    size: int
+    size: Annotated[int, "at least 1"]
     fit: Fit
 
     def __post_init__(self) -> None:
-        require(self.size > 0, "the image size", self.size, "at least 1 pixel")
+        check(self, "image")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DecoderConfig:
     2014)."""
     glimpse_size: Annotated[int, "at least 1"] = 3
     """With attention draw: N, filters per side of the grid; with retina: patches, each twice as wide as the last."""
-    temperature: Annotated[float, "positive"] = 1.0
+    temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """Temperature of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: Annotated[float, "in [0, 1)"] = 0.5
     """Dropout on the LSTM output before the output layer: with more of it, words rely more on the image. In the

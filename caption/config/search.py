@@ -18,7 +18,7 @@ class SearchConfig:
     """Most words in a caption; an unfinished caption is kept as it is."""
     min_length: Annotated[int, "0 or more"] = 1
     """Fewest words in a caption."""
-    length_penalty: Annotated[float, "0 or more"] = 0.0
+    length_penalty: Annotated[float, "in [0, 10]"] = 0.0
     """Rank hypotheses by log-probability / steps ** penalty (steps: words and <end>); 0: no penalty."""
     no_repeat_ngram: Annotated[int, "0 or more"] = 0
     """Forbid an n-gram of this length to occur twice; 0: allowed."""
@@ -26,7 +26,7 @@ class SearchConfig:
     """Never write <unknown>."""
     method: Literal["beam", "sample"] = "beam"
     """beam: the most probable captions; sample: `beam_size` independent samples."""
-    temperature: Annotated[float, "positive"] = 1.0
+    temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """Temperature of the word distribution for `sample`: below 1 sharper, above 1 flatter."""
     hard_attention: HardAttentionMode = "expectation"
     """Location that hard attention and retina use: the expectation (hard: as soft attention; retina: its centre), the

@@ -51,7 +51,7 @@ class SelfCriticalConfig:
     """Reward that a sample must exceed: of the greedy caption (paper), or the mean of the image's other samples."""
     samples: Annotated[int, "at least 1"] = 5
     """Captions sampled per image."""
-    temperature: Annotated[float, "positive"] = 1.0
+    temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """Temperature of the word distribution that is sampled and trained; below 1 sharper. Use less than 1 after label
     smoothing or with few images: otherwise most samples contain wrong words, and training unlearns more than those."""
     dropout: bool = False
@@ -124,7 +124,7 @@ class TrainingConfig:
     cache_on_device: Literal["auto", "never"] = "auto"
     """auto: read all images or features once and keep them in GPU memory if they take less than a quarter of what is
     free; `workers` is then ignored."""
-    seed: int = 1
+    seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
     """Seed of the weights, the order of batches, dropout and samples."""
 
     def __post_init__(self) -> None:

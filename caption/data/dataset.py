@@ -46,6 +46,7 @@ class CaptionDataset(Dataset[Batch]):
             self.caption_offsets: NDArray[np.int64] = group["caption_offsets"][:]
             self.word_offsets: NDArray[np.int64] = group["word_offsets"][:]
             self.words: NDArray[np.int32] = group["words"][:]
+        self._references: list[str] | None = None
         self.cached: Tensor | None = None  # all images of the split, after `cache_on`
 
     def __len__(self) -> int:
@@ -67,9 +68,12 @@ class CaptionDataset(Dataset[Batch]):
         return self.records.store == "features"
 
     def references(self) -> list[list[str]]:
-        """Return the raw captions of every image, in the file's order."""
-        with open_file(self.path) as file:
-            texts = file[self.split]["references"].asstr()[:].tolist()
+        """Return the raw captions of every image, in the file's order. They are read at the first call and held."""
+        if self._references is None:
+            self.records.check_unchanged(self.records.path, self.records.path.stat())
+            with open_file(self.path) as file:
+                self._references = file[self.split]["references"].asstr()[:].tolist()
+        texts = self._references
         return [texts[a:b] for a, b in zip(self.caption_offsets[:-1], self.caption_offsets[1:], strict=True)]
 
     def caption(self, number: int) -> NDArray[np.int32]:

@@ -22,6 +22,8 @@ def load_embeddings(embedding: Tensor, vocabulary: Vocabulary, path: str) -> str
         raise UserError(f"{path}: has no vector for any of the {total} words; is it of another language or format?")
     scale = embedding[len(SPECIALS) :].square().mean().sqrt()
     rows = torch.stack(list(vectors.values()))
+    if not rows.isfinite().all() or not rows.any():
+        raise UserError(f"{path}: its vectors hold NaN or infinity, or nothing but 0; give another file")
     embedding[list(vectors)] = (rows * (scale / rows.square().mean().sqrt())).to(embedding)
     missing = [word for index, word in enumerate(vocabulary.words) if index >= len(SPECIALS) and index not in vectors]
     note = f"; without: {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else ""
@@ -34,10 +36,12 @@ def _read_vectors(vocabulary: Vocabulary, path: str, width: int) -> dict[int, Te
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
-                fields = line.rstrip().split(" ")
+                fields = line.rstrip().replace("\t", " ").split(" ")
                 if number == 1 and len(fields) == 2:  # the header of word2vec's text format
                     continue
                 if number <= 2 and len(fields) != 1 + width:
+                    if len(fields) == 1:
+                        raise ValueError("a word without numbers behind it")
                     raise UserError(
                         f"{path}: its vectors have {len(fields) - 1} numbers, but decoder.embedding_dim is {width}; "
                         f"give --decoder.embedding-dim {len(fields) - 1}"

@@ -24,6 +24,7 @@ a virtual one over /stored/<split> or over the shards' files.
 """
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,10 +74,21 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         return json.loads(file.attrs["manifest"])
 
 
+def read_digests(path: str | Path) -> dict[str, str]:
+    """Return the digests of what is trained on: vocabulary, captions, and the checksums of all images."""
+    digests: dict[str, str] = read_manifest(path)["digests"]
+    return {name: digest for name, digest in digests.items() if name.startswith(("vocabulary", "train/", "val/"))}
+
+
 def read_image_config(path: str | Path) -> ImageConfig:
     """Return how the images of a data file were fitted into squares."""
     manifest = read_manifest(path)
     return ImageConfig(manifest["size"], manifest["fit"])
+
+
+def version(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes if a file is replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Extent(NamedTuple):
@@ -154,6 +166,7 @@ class Records:
         self._offsets = offsets[self._files] + (starts[:-1] - firsts[self._files]) * unit
         self._lengths = np.diff(starts) * unit
         self._handles: dict[tuple[int, int], BinaryIO] = {}  # by thread and file
+        self._versions = {path: version(path.stat()) for path in (self.path, *self._paths)}
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -193,4 +206,13 @@ class Records:
             handle = self._handles[thread, file] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; {self.path} needs it") from None
+        self.check_unchanged(path, os.fstat(handle.fileno()))
         return handle
+
+    def check_unchanged(self, path: Path, status: os.stat_result) -> None:
+        """Raise UserError if a file, whose status is now this, was replaced: positions read before are not its."""
+        if version(status) != self._versions[path]:
+            raise UserError(
+                f"{path}: was replaced or changed while it was in use; run the command again, with the file that it "
+                "began with"
+            )

@@ -24,7 +24,9 @@ class Vocabulary:
     """A list of words, whose first four are the special ones: padding, start, end and unknown (indices 0 to 3)."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        """Raises ValueError if the special words are not the first four, or a word occurs twice."""
+        """Raises ValueError if the special words are not the first four, a word occurs twice, or one is no text."""
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError("a vocabulary is a list of words, and of nothing else")
         if tuple(words[:4]) != SPECIALS:
             raise ValueError(f"a vocabulary begins with {SPECIALS}, this one with {tuple(words[:4])}")
         if len(set(words)) != len(words):

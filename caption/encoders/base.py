@@ -147,8 +147,11 @@ def _finetuned_parameters(backbone: nn.Module, config: EncoderConfig) -> list[nn
     first = next((i for i, (name, _) in enumerate(parameters) if (name + ".").startswith(prefix)), None)
     if first is None:
         modules = dict.fromkeys(name.rsplit(".", 1)[0] for name, _ in parameters)
+        problem = (
+            "has no weights in" if config.finetune_from in dict(backbone.named_modules()) else "names no weights of"
+        )
         raise UserError(
-            f"encoder.finetune_from {config.finetune_from!r} names no weights of {config.name}: give all, nothing, "
+            f"encoder.finetune_from {config.finetune_from!r} {problem} {config.name}: give all, nothing, "
             f"or a module's path such as {', '.join(list(modules)[-3:])}"
         )
     return [parameter for _, parameter in parameters[first:]]

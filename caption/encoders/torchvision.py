@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from caption import checkpoint
 from caption.config import EncoderConfig
 from caption.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from caption.encoders.same_padding import use_same_padding
-from caption.errors import UserError
+from caption.errors import UserError, reading
 
 NAMES = models.list_models(module=models)
 
@@ -39,10 +40,10 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
         classifier: nn.Module = models.get_model(config.name, weights=entry).eval()
     if hasattr(classifier, "transform_input"):  # googlenet and inception were trained on pixels scaled differently
         classifier.transform_input = config.weights != "none"  # type: ignore[assignment]
-    if load_weights and from_file:
-        _load_file(classifier, config)
     layer = config.layer or DEFAULT_LAYERS.get(config.name) or _last_spatial_map(classifier, image_size)
     network = _cut(classifier, config.name, layer)
+    if load_weights and from_file:
+        _load_file(network, classifier, config)
     if config.padding == "tensorflow" and not use_same_padding(network):
         raise UserError(f"encoder.padding is tensorflow, but {config.name} pads nothing it would change")
     preset = entry.transforms() if entry is not None else None
@@ -78,20 +79,18 @@ def download_weights(url: str) -> None:
         ) from None
 
 
-def _load_file(classifier: nn.Module, config: EncoderConfig) -> None:
-    """Load the state dict in the file `config.weights`. Raises UserError if it is none, or does not fit."""
-    try:
-        state: dict[str, Tensor] = torch.load(config.weights, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{config.weights}: not a state dict that torch.load(weights_only=True) accepts ({type(error).__name__}); "
-            "save model.state_dict() with torch.save"
-        ) from None
-    try:
-        classifier.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"encoder.weights {config.weights} do not fit {config.name}: {reason}") from None
+def _load_file(network: nn.Module, classifier: nn.Module, config: EncoderConfig) -> None:
+    """Load the state dict in the file `config.weights` into the network, which is cut from the classifier.
+
+    Layers behind the cut, such as a classifier of other classes, are not read, and the prefix `module.` of
+    nn.DataParallel is dropped. Raises UserError for a file that is no state dict, or does not fit.
+    """
+    with reading(config.weights, "give a state dict: model.state_dict(), saved with torch.save"):
+        content = torch.load(config.weights, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("module."): value for name, value in content.items()}
+    unused = set(classifier.state_dict()) - set(network.state_dict())
+    used = {name: value for name, value in state.items() if name not in unused}
+    checkpoint.load_weights(network, used, f"encoder.weights {config.weights}, of {config.name}")
 
 
 def _cut(classifier: nn.Module, name: str, layer: str) -> nn.Module:
@@ -101,8 +100,10 @@ def _cut(classifier: nn.Module, name: str, layer: str) -> nn.Module:
         try:
             cut: nn.Module = create_feature_extractor(classifier, {layer: "regions"}, suppress_diff_warning=True)
         except ValueError:
-            children = ", ".join(name for name, _ in classifier.named_children())
-            raise UserError(f"encoder.layer {layer!r} is no module of {name}; its outermost are {children}") from None
+            run = {node.split(".")[0] for node in get_graph_node_names(classifier)[1]}
+            outermost = ", ".join(name for name, _ in classifier.named_children() if name in run)
+            problem = "does not run in" if layer in dict(classifier.named_modules()) else "is no module of"
+            raise UserError(f"encoder.layer {layer!r} {problem} {name}; its outermost are {outermost}") from None
     cut.register_forward_hook(lambda network, inputs, outputs: outputs["regions"])
     return cut
 

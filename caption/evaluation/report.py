@@ -115,7 +115,7 @@ def _examples(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str
             bar = (
                 "" if score is None else f'<i class="bar" style="width:{min(4.0, score / 75):.2f}rem"></i> {score:.0f}'
             )
-            text = html.escape(record["examples"][name])
+            text = html.escape(record["examples"].get(name, ""))
             rows.append(f'<tr><td class="number">{record["epoch"]}<td>{bar}<td>{text}')
         image = f'<img loading="lazy" src="images/{numbers[name]:06d}.jpg" alt="{html.escape(name)}">'
         table = f"<table><thead><tr><th>epoch<th>CIDEr-D<th>caption<tbody>{''.join(rows)}</table>"

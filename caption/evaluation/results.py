@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from caption.data.dataset import CaptionDataset
-from caption.errors import UserError
+from caption.errors import UserError, reading
 from caption.evaluation.bootstrap import Interval, intervals
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import Evaluation
@@ -53,24 +53,35 @@ def to_json(settings: Mapping[str, Any], results: Results) -> str:
     return head.replace('"images": []', '"images": [\n' + images + "\n  ]") + "\n"
 
 
-def read_scores(folder: str, split: str) -> Any:
+class Scored(NamedTuple):
+    """What a comparison needs of an evaluation."""
+
+    folder: str
+    data: str
+    search: str
+    captions: dict[int, str]  # by the image's id
+
+
+def read_scores(folder: str, split: str) -> Scored:
     """Return what an evaluation of the run in `folder` wrote. Raises UserError when there was none."""
-    path = Path(folder) / f"scores_{split}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{path}: cannot be read; score that run first, by evaluate.py --checkpoint") from None
+    path, remedy = Path(folder) / f"scores_{split}.json", "score that run first, by evaluate.py --checkpoint"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    with reading(path, remedy):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        captions = {int(image["image_id"]): str(image["caption"]) for image in content["images"]}
+        search = describe_search(content["search"], content["precision"])
+        return Scored(folder, str(content["data"]), search, captions)
 
 
-def read_captions(scored: Any, folder: str, split: CaptionDataset) -> list[str]:
+def arrange_captions(scored: Scored, split: CaptionDataset) -> list[str]:
     """Return the captions that were scored, in the order of the split. Raises UserError for those of other images."""
-    captions = {image["image_id"]: image["caption"] for image in scored["images"]}
-    if set(captions) != set(split.image_ids):
+    if set(scored.captions) != set(split.image_ids):
         raise UserError(
-            f"{folder}: was scored on {len(captions)} images of {scored['data']}, not on the {len(split)} of "
-            f"{split.path}, {split.split}; score both runs on the same split"
+            f"{scored.folder}: was scored on {len(scored.captions)} images of {scored.data}, not on the {len(split)} "
+            f"of {split.path}, {split.split}; score both runs on the same split"
         )
-    return [captions[image_id] for image_id in split.image_ids]
+    return [scored.captions[image_id] for image_id in split.image_ids]
 
 
 def describe_search(search: Mapping[str, Any], precision: str) -> str:

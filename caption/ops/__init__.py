@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from caption.ops import cpu, exp_tanh, reference, switch, torch_compile, triton
+from caption.ops import cpu, cpu_library, exp_tanh, reference, switch, torch_compile, triton
 from caption.ops import dropout as shared_bits
 from caption.ops.cuda_graphs import TimeLoop
 from caption.ops.cuda_graphs import enable as enable_graphs
@@ -24,9 +24,14 @@ from caption.ops.torch_compile import enable as enable_compile
 
 __all__ = [
     "BACKENDS", "Backend", "Dropout", "RecurrentLinear", "TimeLoop", "additive_attention", "additive_scores",
-    "attention_weights", "chosen", "enable_compile", "enable_graphs", "gate_context", "lstm_cell", "prepare_keys",
-    "reuse_weights", "sample_categorical", "token_nll", "use", "weighted_sum",
+    "attention_weights", "chosen", "cpu_kernels", "enable_compile", "enable_graphs", "gate_context", "lstm_cell",
+    "prepare_keys", "reuse_weights", "sample_categorical", "token_nll", "use", "weighted_sum",
 ]  # fmt: skip
+
+
+def cpu_kernels() -> str:
+    """Return which kernels a CPU uses: C, PyTorch (without a compiler) or reference. They differ in the last digits."""
+    return "reference" if not switch.fast() else "C" if cpu_library.library() else "PyTorch"
 
 
 P = ParamSpec("P")

@@ -11,22 +11,32 @@ tensorboard/         the values of log.jsonl for TensorBoard
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from caption import checkpoint
 from caption.config import Config
-from caption.config.validation import from_dict
+from caption.config.validation import from_dict, require
 from caption.data.dataset import CaptionDataset
-from caption.errors import UserError
+from caption.errors import UserError, reading
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import VALIDATION, score_captions
 from caption.files import write_text
 from caption.visualise.figures import draw_curves
 
 EXAMPLES = 10  # images whose captions of every epoch are kept
+NUMBER = (int, float)
+LOGGED: dict[str, Any] = {
+    "train": NUMBER,
+    "val": NUMBER,
+    "scores": NUMBER,
+    "examples": str,
+}  # types of a record's values
+RESUMED = ("optimizer", "train_state", "rng_state", "cuda_rng_state", "device", "precision")  # beside the model
 
 
 class RunLog:
@@ -81,16 +91,41 @@ class RunLog:
             lines += [name, "  epoch  CIDEr-D  caption"]
             for record in self.records:
                 score = record.get("CIDEr-D of examples", {}).get(name, float("nan"))
-                lines.append(f"  {record['epoch']:5}  {score:7.1f}  {record['examples'][name]}")
+                lines.append(f"  {record['epoch']:5}  {score:7.1f}  {record['examples'].get(name, '')}")
             lines.append("")
         return "\n".join(lines)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's log.jsonl, one per epoch; none if there is no log."""
-    log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
+    """Return the records of a run's log.jsonl, one per epoch; none if there is no log.
+
+    Lines that are damaged are left out, with a message: the log is for people, and no reason not to go on.
+    """
+    log, records = folder / "log.jsonl", []
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else [""]
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last end of line is half written
+        try:
+            with reading(f"{log}, line {number}", "it is left out"):
+                record = json.loads(line)
+                groups = [isinstance(value, kind) for name, kind in LOGGED.items() for value in record[name].values()]
+                if type(record["epoch"]) is not int or not all(groups):
+                    raise ValueError("not the record of an epoch")
+                records.append(record)
+        except UserError as error:
+            print(error, file=sys.stderr)
+    return records
+
+
+def read_last(folder: str | Path) -> dict[str, Any]:
+    """Return a run's last.pt. Raises UserError if it holds a model alone, as best.pt does."""
+    path = Path(folder) / "last.pt"
+    content = checkpoint.load(path)
+    if missing := [name for name in RESUMED if name not in content]:
+        raise UserError(
+            f"{path}: has no {missing[0]}, so that it is a model, like best.pt, and not a run's last state; start a "
+            f"new run from it, by --init-from {path}"
+        )
+    return content
 
 
 def create_folder(config: Config) -> None:
@@ -101,18 +136,41 @@ def create_folder(config: Config) -> None:
             f"{folder}: holds a run already; resume it with train.py --resume {folder}, or give another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    _write_config(folder, config)
 
 
-def read_config(folder: str | Path) -> Config:
-    """Return the configuration of a run. Raises UserError if the folder holds none."""
+def read_config(folder: str | Path, epochs: int = 0) -> Config:
+    """Return the configuration of a run, with more epochs if given.
+
+    Raises UserError if the folder holds none, or for fewer epochs than before.
+    """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: holds no run to resume (no config.json); start one with train.py PRESET")
-    try:
-        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, UserError) as error:
-        raise UserError(f"{path}: not a configuration of this version ({error}); train again") from None
+    with reading(path, "train again"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            config = from_dict(Config, content)
+        except UserError as error:
+            raise UserError(f"{path}: not a configuration of this version ({error}); train again") from None
+    if not epochs:
+        return config
+    before = config.training.epochs
+    require(epochs >= before, "training.epochs", epochs, f"at least {before}, as before: a resumed run can only grow")
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+
+
+def record_epochs(config: Config) -> None:
+    """Write a number of epochs that has grown into the run's config.json, and say what else it changes."""
+    stored = read_config(config.output)
+    before, epochs = stored.training.epochs, config.training.epochs
+    if epochs != before:
+        print(f"{epochs} epochs instead of {before}: the schedule goes on as in a run that had {epochs} from the start")
+        _write_config(Path(config.output), read_config(config.output, epochs))
+
+
+def _write_config(folder: Path, config: Config) -> None:
+    write_text(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def coco_results(image_ids: Sequence[int], captions: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from caption.data.dataset import Batch, CaptionDataset
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import Vocabulary
 from caption.device import free_memory, set_tf32, tune
-from caption.errors import UserError
+from caption.errors import UserError, reading
 from caption.training import run_dir, state
 from caption.training.schedule import build_optimizer
 from caption.training.state import TrainState
@@ -25,6 +25,7 @@ class Data(NamedTuple):
 
     train: CaptionDataset
     val: CaptionDataset
+    digests: dict[str, str]  # of both splits, by which a resumed run knows its data
     train_batches: BucketSampler  # the order of the training batches
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
@@ -62,7 +63,9 @@ def build_data(config: Config, device: torch.device) -> Data:
     own_batches = distributed.DistributedBatches(batches, training.accumulation_steps)
     train_loader = dataset.build_loader(distributed.PaddingBatches(rows), own_batches, workers, pin)
     val_batches = distributed.shard(sequential_batches(len(val), 2 * training.batch_size))
-    return Data(train, val, batches, train_loader, dataset.build_loader(val, val_batches, workers, pin))
+    val.references()  # held from now on
+    digests = hdf5.read_digests(config.data)
+    return Data(train, val, digests, batches, train_loader, dataset.build_loader(val, val_batches, workers, pin))
 
 
 def build_model(
@@ -81,20 +84,33 @@ def build_model(
     else:
         captioner = Captioner.from_checkpoint(saved, Path(config.output) / "last.pt").to(device)
         check_fits(config.data, captioner.vocabulary, captioner.image)
-    optimizer = build_optimizer(captioner, config.training)
-    train_state = state.restore(saved, optimizer, device) if saved else TrainState()
+    optimizer, train_state = build_optimizer(captioner, config.training), TrainState()
+    if saved is not None:
+        digests = hdf5.read_digests(config.data)
+        with reading(Path(config.output) / "last.pt", "start a new run from its weights, by --init-from"):
+            check_same_data(config.data, digests, saved.get("data", digests))  # an older checkpoint has none
+            train_state = state.restore(saved, optimizer, device)
+        if distributed.rank() == 0:
+            run_dir.record_epochs(config)
     check_features(config.data, captioner.encoder, config.training.horizontal_flip)
     return captioner, optimizer, train_state
+
+
+def check_same_data(path: str, found: dict[str, str], trained_on: dict[str, str]) -> None:
+    """Raise UserError unless the digests found in the file are those of the data that a run was trained on."""
+    if different := [name for name in found | trained_on if found.get(name) != trained_on.get(name)]:
+        raise UserError(
+            f"{path}: is not the data that this run was trained on ({', '.join(different)} differ); give that file by "
+            "--data, or start a new run on this one with --init-from"
+        )
 
 
 def load_weights(captioner: Captioner, config: Config) -> None:
     """Load the weights of `init_from`. Raises UserError if its vocabulary or its shapes differ."""
     content = checkpoint.load(config.init_from)
-    check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
-    try:
-        captioner.load_state_dict(content["model"])
-    except RuntimeError as error:
-        raise UserError(f"init_from {config.init_from}: a model of another shape: {str(error)[:200]!r}") from None
+    with reading(config.init_from, "give another run's best.pt"):
+        check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
+        checkpoint.load_weights(captioner, content["model"], f"init_from {config.init_from}")
 
 
 def describe(config: Config, captioner: Captioner, data: Data) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from caption import checkpoint, distributed
+from caption import checkpoint, distributed, ops
 from caption.captioner import Captioner
 from caption.config import TrainingConfig
 from caption.device import device_name
@@ -92,8 +92,26 @@ class TrainState:
         return TrainState(self.epoch + 1, 0, *kept)
 
 
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what, beside the configuration, decides the last digits of a result."""
+    common = {"device": device_name(device), "processes": distributed.world_size(), "PyTorch": str(torch.__version__)}
+    if device.type != "cpu":
+        return common
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {**common, "threads": torch.get_num_threads(), "instructions": instructions, "kernels": ops.cpu_kernels()}
+
+
 def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: torch.device) -> TrainState:
-    """Undo `Saver.save`: load the optimizer, set the random states and return the state."""
+    """Undo `Saver.save`: load the optimizer, set the random states and return the state.
+
+    Prints what is different from the environment that the run was saved in.
+    """
+    now, before = environment(device), content.get("environment", {})
+    changes = [
+        f"{name} {now[name]} (before: {before[name]})" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if changes:
+        print(f"resumed with {', '.join(changes)}: the result is not to the bit that of a run without interruption")
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["rng_state"])
     if device.type == "cuda" and content["cuda_rng_state"] is not None:
@@ -113,8 +131,16 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, captioner: Captioner, optimizer: torch.optim.Optimizer, precision: str, scaler: GradScaler
+        self,
+        folder: Path,
+        captioner: Captioner,
+        optimizer: torch.optim.Optimizer,
+        precision: str,
+        scaler: GradScaler,
+        data: dict[str, str],
     ) -> None:
+        """`data` are the digests of the data that is trained on."""
+        self.data = data
         self.folder, self.captioner, self.optimizer = folder, captioner, optimizer
         self.precision, self.scaler = precision, scaler
         self.stop_requested, self.interrupts = False, 0
@@ -139,6 +165,8 @@ class Saver:
                 "scaler": self.scaler.state_dict(),
                 "precision": self.precision,
                 "device": device_name(device),
+                "data": self.data,
+                "environment": environment(device),
                 "train_state": vars(state),
                 "rng_state": torch.get_rng_state(),
                 "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import itertools
+import math
+import re
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -19,6 +21,8 @@ from caption.config import (
     SelfCriticalConfig,
     TrainingConfig,
 )
+from caption.config.cli import parse
+from caption.config.inference import CaptioningConfig, ComparisonConfig, EvaluationConfig
 from caption.config.presets import PRESETS, parse_preset
 from caption.config.validation import from_dict
 from caption.decoders import DECODERS
@@ -148,6 +152,72 @@ def test_recurrence_steps_are_allowed_exactly_where_they_change_the_network(name
             EncoderConfig(name=name, recurrence_steps=2)
     else:
         EncoderConfig(name=name, recurrence_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"Config is \[\], but must be an object"),
+        ({"training": 3}, "TrainingConfig is 3, but must be an object"),
+        ({"training": {"epochs": "3"}}, "training.epochs is '3', but must be of type int"),
+        ({"training": {"epochs": True}}, "training.epochs is True, but must be of type int"),
+        ({"training": {"learning_rate": None}}, "training.learning_rate is None, but must be of type float"),
+        ({"training": {"optimizer": "sgd"}}, "training.optimizer is 'sgd', but must be one of adam, rmsprop"),
+        ({"training": {"optimizer": ["adam"]}}, "training.optimizer is ..adam.., but must be one of"),
+        ({"search": {"suppress_unknown": "no"}}, "search.suppress_unknown is 'no', but must be of type bool"),
+        ({"device": 0}, "device is 0, but must be of type str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(values: Any, message: str) -> None:
+    if isinstance(values, dict):
+        values = {"data": "d", "output": "o", **values}
+    with pytest.raises(UserError, match=message):
+        from_dict(Config, values)
+
+
+NUMBERS = [
+    (config, name)
+    for config in (EncoderConfig, DecoderConfig, TrainingConfig, ReinforceConfig, SelfCriticalConfig, SearchConfig)
+    for name, kind in get_type_hints(config).items()
+    if kind in (int, float)
+]
+
+
+@pytest.mark.parametrize(("config", "name"), NUMBERS)
+def test_no_number_may_be_infinite_or_absurd(config: type, name: str) -> None:
+    absurd = [10**20, -(10**20)] + (
+        [math.inf, -math.inf, math.nan, 1e300] if get_type_hints(config)[name] is float else []
+    )
+    for value in absurd:
+        with pytest.raises(UserError, match=re.escape(f"{name} is {value}, but must be")):
+            config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--length-penalty", "inf"], "length_penalty is inf, but must be"),
+        (["--length-penalty", "400"], r"length_penalty is 400.0, but must be in \[0, 10\]"),
+        (["--temperature", "1e-30"], r"temperature is 1e-30, but must be in \[0.001, 1000\]"),
+        (["--seed", "-1"], r"seed is -1, but must be a seed, in \[0, 2\*\*32\)"),
+        (["--seed", str(2**32)], "seed is 4294967296, but must be"),
+        (["--batch-size", "0"], "batch_size is 0, but must be at least 1"),
+        (["--workers", "-1"], "workers is -1, but must be 0 or more"),
+    ],
+)
+def test_options_of_an_evaluation_are_within_bounds(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(EvaluationConfig, ["--checkpoint", "c", "--data", "d", *arguments], "evaluate.py")
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments"),
+    [(ComparisonConfig, ["--compare", "a", "b"]), (CaptioningConfig, ["--checkpoint", "c", "--image", "i"])],
+)
+def test_every_seed_is_within_bounds(config: type, arguments: list[str]) -> None:
+    with pytest.raises(UserError, match="seed is -1, but must be a seed"):
+        parse(config, [*arguments, "--seed", "-1"], "program")
+    assert parse(config, [*arguments, "--seed", str(2**32 - 1)], "program").seed == 2**32 - 1
 
 
 def test_every_preset_is_a_subcommand() -> None:

@@ -135,6 +135,8 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
         ),
         (EncoderConfig(name="resnet18", weights="IMAGENET"), "neither a file nor weights of resnet18.*IMAGENET1K_V1"),
         (EncoderConfig(name="resnet18", layer="layer9"), "layer 'layer9' is no module of resnet18.*layer4"),
+        (EncoderConfig(name="resnet18", finetune_from="maxpool"), "'maxpool' has no weights in resnet18"),
+        (EncoderConfig(name="googlenet", layer="aux1"), "'aux1' does not run in googlenet; its outermost are conv1"),
         (EncoderConfig(name="resnet18", finetune_from="layer9"), "'layer9' names no weights of resnet18"),
         (EncoderConfig(name="vit_b_16"), "cannot make regions of images of 64 pixels.*vit_b_16 needs 224"),
         (EncoderConfig(name="resnet18", layer="fc"), "cannot make regions.*not a map"),
@@ -191,11 +193,32 @@ def test_same_padding_changes_features_but_no_weights() -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match="do not fit mobilenet_v2"):
+    with pytest.raises(
+        UserError, match="mobilenet_v2: its weights do not fit: lacks features.0.0.weight, .* has no place for conv1"
+    ):
         build_encoder(EncoderConfig(name="mobilenet_v2", weights=str(tmp_path / "resnet.pth")), 64)
     (tmp_path / "text.pth").write_text("no")
-    with pytest.raises(UserError, match="not a state dict"):
+    with pytest.raises(UserError, match=r"text.pth: is damaged, .*\(UnpicklingError: .*\); give a state dict"):
         build_encoder(EncoderConfig(name="mobilenet_v2", weights=str(tmp_path / "text.pth")), 64)
+
+
+def test_weights_of_a_data_parallel_model_with_another_classifier_load(tmp_path: Path) -> None:
+    """Layers behind the cut are not read, and the prefix of nn.DataParallel is dropped."""
+    torch.manual_seed(1)
+    trained = torchvision.models.resnet18(weights=None, num_classes=7)
+    torch.save({f"module.{name}": value for name, value in trained.state_dict().items()}, tmp_path / "own.pth")
+    encoder = build_encoder(EncoderConfig(name="resnet18", weights=str(tmp_path / "own.pth")), 64)
+    assert torch.equal(encoder.backbone.state_dict()["layer4.1.conv2.weight"], trained.layer4[1].conv2.weight)
+    weights = trained.state_dict()
+    weights["bn1.weight"] = weights["bn1.weight"][:3]
+    del weights["layer4.1.conv2.weight"]
+    torch.save(weights, tmp_path / "cut.pth")
+    with pytest.raises(UserError, match=r"lacks layer4.1.conv2.weight; has other shapes for bn1.weight \[3\] \(here"):
+        build_encoder(EncoderConfig(name="resnet18", weights=str(tmp_path / "cut.pth")), 64)
+    trained.conv1.weight.data[0, 0, 0, 0] = torch.nan
+    torch.save(trained.state_dict(), tmp_path / "nan.pth")
+    with pytest.raises(UserError, match="nan.pth, of resnet18: conv1.weight is not finite"):
+        build_encoder(EncoderConfig(name="resnet18", weights=str(tmp_path / "nan.pth")), 64)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from caption.config import SearchConfig
+from caption.errors import UserError
 from caption.evaluation.bootstrap import Score, mean_score
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import Evaluation
-from caption.evaluation.results import collect_results, describe_search, to_json
+from caption.evaluation.results import collect_results, describe_search, read_scores, to_json
 from caption.search import Hypothesis
 
 
@@ -55,3 +57,24 @@ def test_a_search_is_described_by_what_differs_from_the_default(
     search: SearchConfig, precision: str, text: str
 ) -> None:
     assert describe_search(vars(search), precision) == text
+
+
+def test_damaged_scores_are_refused_in_one_line(tmp_path: Path) -> None:
+    good = {
+        "data": "d.h5",
+        "search": vars(SearchConfig()),
+        "precision": "fp32",
+        "images": [{"image_id": 1, "caption": "a"}],
+    }
+    path = tmp_path / "scores_test.json"
+    path.write_text(json.dumps(good))
+    assert read_scores(str(tmp_path), "test") == (str(tmp_path), "d.h5", "beam 3", {1: "a"})
+    for text in (
+        "[]", "{", "\x00", "null", "[" * 100_000, json.dumps({**good, "images": None}), json.dumps({"images": []}),
+        json.dumps({**good, "images": [{"image_id": 1}]}), json.dumps({**good, "search": {"beam_size": 3}}),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UserError, match="scores_test.json: is damaged, .*; score that run first, by evaluate.py"):
+            read_scores(str(tmp_path), "test")
+    with pytest.raises(UserError, match="scores_val.json: no such file; score that run"):
+        read_scores(str(tmp_path), "val")

@@ -360,8 +360,9 @@ def test_pretrained_embeddings_fill_the_rows_of_their_words(tmp_path: Path) -> N
     given = torch.tensor([[1.0, 2, 3], [0, 0, 2], [-1, 0, 1]])
     sizes = [values.square().mean().sqrt() for values in (before[4:], given)]
     torch.testing.assert_close(embedding[4:7], given * (sizes[0] / sizes[1]))
-    path.write_text("4 3\ndog 1 2 3\n")  # word2vec's
-    assert "1 of 4" in embeddings.load_embeddings(embedding, vocabulary, str(path))
+    for text in ("4 3\ndog 1 2 3\n", "dog\t1\t2\t3\n"):  # word2vec's header; tabs
+        path.write_text(text)
+        assert "1 of 4" in embeddings.load_embeddings(embedding, vocabulary, str(path))
 
 
 @pytest.mark.parametrize(
@@ -370,6 +371,10 @@ def test_pretrained_embeddings_fill_the_rows_of_their_words(tmp_path: Path) -> N
         ("dog 1 2 3 4\n", "its vectors have 4 numbers, but decoder.embedding_dim is 3; give --decoder.embedding-dim 4"),
         ("the 1 2 3\n", "has no vector for any of the 1 words"),
         ("the 1 2 3\ndog 1 x 3\n", r"no word vectors can be read from it \(line 2: could not convert"),
+        ("dog\n", r"no word vectors can be read from it \(line 1: a word without numbers"),
+        ("dog\t1\t2\n", "its vectors have 2 numbers, .*give --decoder.embedding-dim 2"),
+        ("dog 1 nan 3\n", "its vectors hold NaN or infinity, or nothing but 0"),
+        ("dog 0 0 0\n", "its vectors hold NaN or infinity, or nothing but 0"),
         (None, r"no word vectors can be read from it \(No such file"),
     ],
 )
