@@ -1,6 +1,5 @@
 """Checkpoints: a dict of tensors and plain values; loading one never runs code from the file."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ FORMAT = f"{NAME} 2"
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint atomically, also if the machine fails meanwhile."""
-    with atomic_write(path) as part, part.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic_write(path) as part:
+        torch.save({"format": FORMAT, **content}, part)
 
 
 def load(path: str | Path) -> dict[str, Any]:
