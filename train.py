@@ -35,9 +35,11 @@ class Resume:
 
 
 def main(arguments: list[str]) -> None:
-    asked, saved = read_arguments(arguments)
-    with distributed.join(choose_device(asked.device)) as device:
-        train(asked, saved, device)
+    asked, resumed = read_arguments(arguments)
+    folder = Path(asked.output)
+    with distributed.join(choose_device(asked.device)) as device, run_dir.held(folder):
+        distributed.broadcast(None)  # the first process has the lock before any of them reads
+        train(asked, checkpoint.load(folder / "last.pt") if resumed else None, device)
 
 
 def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> None:
@@ -95,14 +97,13 @@ def generate_captions(captioner: Captioner, data: setup.Data, config: Config, de
     return [" ".join(captioner.vocabulary.decode(words[index])) for index in range(len(data.val))]
 
 
-def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]:
-    """Return the configuration and, to resume, the checkpoint. Raises UserError."""
+def read_arguments(arguments: list[str]) -> tuple[Config, bool]:
+    """Return the configuration, and whether its run is resumed. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
         args = parse(Resume, arguments, "train.py")
         config = run_dir.read_config(args.resume)
         data, device = args.data or config.data, args.device or config.device
-        config = dataclasses.replace(config, output=args.resume, data=data, device=device)
-        return config, checkpoint.load(Path(args.resume) / "last.pt")
+        return dataclasses.replace(config, output=args.resume, data=data, device=device), True
     config = parse_preset(arguments, "train.py", f"{__doc__}\n\nResume a run: `python train.py --resume FOLDER`")
     hdf5.read_manifest(config.data)
     if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.init_from:
@@ -110,7 +111,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    return config, None
+    return config, False
 
 
 if __name__ == "__main__":
