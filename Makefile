@@ -15,7 +15,8 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	rm -rf runs/demo
+	$(BIN)/python -c "import pathlib; from caption import files; from caption.config.cli import run; \
+		run(lambda _: files.remove_folder(pathlib.Path('runs/demo')))"
 	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite
 	$(BIN)/python train.py shapes-soft --data data/shapes.h5 --output runs/demo
 	$(BIN)/python evaluate.py --checkpoint runs/demo/best.pt --data data/shapes.h5 --split test --beam-size 3 \

@@ -1,5 +1,6 @@
 """Caption images: `python caption_image.py --checkpoint RUN/best.pt --image photo.jpg --output photo.png`."""
 
+import contextlib
 import json
 import sys
 from functools import lru_cache
@@ -13,6 +14,7 @@ from caption.config.inference import CaptioningConfig
 from caption.data.images import BadImage, crop_box, open_image
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
+from caption.files import check_replaceable, locked
 from caption.visualise.paths import figure_paths, find_images
 
 SHOWN = 448  # longer side of an image in figures and pages, in pixels
@@ -23,11 +25,14 @@ def main(arguments: list[str]) -> None:
     paths = find_images(args.image)
     page = args.output.lower().endswith(".html")
     figures = figure_paths(Path(args.output), paths, args.format) if args.output and not page else {}
+    if page:
+        check_replaceable(Path(args.output))
     if args.compare_with and not figures:
         raise UserError("--compare-with draws figures, so it needs --output with a figure's name or a folder")
     if args.caption and not tokenise(args.caption):
         raise UserError(f"--caption {args.caption!r} holds no word")
-    caption_images(args, paths, figures)
+    with locked(Path(args.output)) if args.output else contextlib.nullcontext():
+        caption_images(args, paths, figures)
 
 
 def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path, Path]) -> None:
@@ -85,7 +90,6 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
                 maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, seen)]
             draw_attention(np.asarray(shown), words, maps, figures[path])
     if entries:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)
     if len(errors) == len(paths) == 1:
         raise errors[0]

@@ -25,6 +25,7 @@ from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import read_instances
 from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
+from caption.evaluation.reserve import reserve
 from caption.evaluation.results import arrange_captions, collect_results, describe_search, read_scores, to_json
 from caption.evaluation.table import comparison_table, score_table
 from caption.files import write_text
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     if any(argument.split("=")[0] == "--compare" for argument in arguments):
         compare_runs(parse(ComparisonConfig, arguments, "evaluate.py"))
     else:
-        evaluate(parse(EvaluationConfig, arguments, "evaluate.py", __doc__))
+        with reserve(parse(EvaluationConfig, arguments, "evaluate.py", __doc__)) as args:
+            evaluate(args)
 
 
 def evaluate(args: EvaluationConfig) -> None:
@@ -57,7 +59,6 @@ def evaluate(args: EvaluationConfig) -> None:
         precision = distributed.broadcast(choose_precision(args.precision, device))
         torch.manual_seed(args.seed)
         distributed.seed_rank(args.seed, 0)
-
         generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
         grid = captioner.encoder.feature_grid
         hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
@@ -85,15 +86,14 @@ def evaluate(args: EvaluationConfig) -> None:
     uniform = math.log(math.prod(captioner.encoder.grid))
     print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
-    folder = Path(args.checkpoint).parent
-    for name, text in (
-        (f"scores_{args.split}.json", to_json(settings, results)),
-        (f"captions_{args.split}.json", run_dir.coco_results(split.image_ids, captions.captions)),
+    for path, text in (
+        (args.folder / f"scores_{args.split}.json", to_json(settings, results)),
+        (args.folder / f"captions_{args.split}.json", run_dir.coco_results(split.image_ids, captions.captions)),
     ):
-        write_text(folder / name, text)
-        print(f"wrote {folder / name}")
+        write_text(path, text)
+        print(f"wrote {path}")
     if args.report:
-        records = run_dir.read_records(folder)
+        records = run_dir.read_records(Path(args.checkpoint).parent)
         write_report(Path(args.report), args.checkpoint, summary, split, captions, hypotheses, results, records)
         print(f"wrote {Path(args.report) / 'index.html'}")
 

@@ -38,9 +38,11 @@ class Resume:
 
 
 def main(arguments: list[str]) -> None:
-    asked, saved = read_arguments(arguments)
-    with distributed.join(choose_device(asked.device)) as device:
-        train(asked, saved, device)
+    asked, resumed = read_arguments(arguments)
+    folder = Path(asked.output)
+    with distributed.join(choose_device(asked.device)) as device, run_dir.held(folder):
+        distributed.broadcast(None)  # the first process has the lock before any of them reads
+        train(asked, run_dir.read_last(folder) if resumed else None, device)
 
 
 def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> None:
@@ -53,7 +55,6 @@ def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> 
     scaler = precision.build_scaler(training.precision, device, saved)
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))
-
     saver = Saver(folder, captioner, optimizer, training.precision, scaler, data.digests)
     log = RunLog(folder, state.epoch) if distributed.rank() == 0 else None
     sampler: CaptionSampler | None = None
@@ -98,14 +99,13 @@ def generate_captions(captioner: Captioner, data: setup.Data, config: Config, de
     return [" ".join(captioner.vocabulary.decode(words[index])) for index in range(len(data.val))]
 
 
-def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]:
-    """Return the configuration and, to resume, the checkpoint. Raises UserError."""
+def read_arguments(arguments: list[str]) -> tuple[Config, bool]:
+    """Return the configuration, and whether its run is resumed. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
         args = parse(Resume, arguments, "train.py")
         config = run_dir.read_config(args.resume, args.epochs)
         data, device = args.data or config.data, args.device or config.device
-        config = dataclasses.replace(config, output=args.resume, data=data, device=device)
-        return config, run_dir.read_last(args.resume)
+        return dataclasses.replace(config, output=args.resume, data=data, device=device), True
     config = parse_preset(arguments, "train.py", f"{__doc__}\n\nResume a run: `python train.py --resume FOLDER`")
     hdf5.read_manifest(config.data)
     if config.encoder.weights == "none" and not config.encoder.finetune_from and not config.init_from:
@@ -113,7 +113,7 @@ def read_arguments(arguments: list[str]) -> tuple[Config, dict[str, Any] | None]
             "encoder.weights is none and encoder.finetune_from empty: the encoder would stay random; give it weights, "
             "or train it by --encoder.finetune-from all"
         )
-    return config, None
+    return config, False
 
 
 if __name__ == "__main__":

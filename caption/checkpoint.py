@@ -28,8 +28,6 @@ def save(path: Path, content: dict[str, Any]) -> None:
         file.seek(-2, os.SEEK_END)  # the length of the zip archive's comment, which ends the file
         file.write(len(_checksum(0)).to_bytes(2, "little"))
         file.write(_checksum(_crc(file, file.tell())))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load(path: str | Path) -> dict[str, Any]:

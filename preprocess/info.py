@@ -14,6 +14,7 @@ import tyro
 from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
 from caption.data.vocabulary import UNKNOWN
 from caption.errors import UserError
+from caption.files import check_replaceable
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 BAR_WIDTH = 40  # characters of the longest bar
@@ -40,6 +41,8 @@ class Info:
             raise UserError(f"--count is {self.count}, but must be at least 1")
         if self.montage and Path(self.montage).suffix.lower() not in SUFFIXES:
             raise UserError(f"--montage {self.montage}: its name must end with {', '.join(SUFFIXES)}")
+        if self.montage:
+            check_replaceable(Path(self.montage))
         with open_file(self.file) as file:
             manifest = json.loads(file.attrs["manifest"])
             splits = [split for split in SPLITS if split in file]
@@ -100,6 +103,8 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     """Draw images with their first two captions, in rows of four. Raises UserError if the file has no images."""
     from matplotlib.figure import Figure  # slow to import, and needed only here
 
+    from caption.visualise.figures import save_figure
+
     records = Records(path, split)
     if not captions:
         raise UserError(f"{path}: has no images to show")
@@ -121,4 +126,4 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about characters that the font lacks, which become boxes
-        figure.savefig(output, dpi=110)
+        save_figure(figure, Path(output))

@@ -1,20 +1,13 @@
 """The progress of the work on a data file, saved beside it so that an interrupted command can be resumed."""
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caption.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from caption.files import publish, write_text
 
 DATA = "data.h5"  # the unfinished data file, in the work folder
 
@@ -36,12 +29,7 @@ class Journal:
 
     def save(self, folder: Path) -> None:
         """Write the journal atomically, even if the power fails."""
-        temporary = folder / "journal.json.part"
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(asdict(self), file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / "journal.json")
+        write_text(folder / "journal.json", json.dumps(asdict(self)))
 
 
 def load(folder: Path, overwrite: bool = False) -> Journal | None:
@@ -59,30 +47,13 @@ def load(folder: Path, overwrite: bool = False) -> Journal | None:
         raise UserError(f"{folder}: its journal cannot be read; start over with --overwrite") from None
 
 
-@contextlib.contextmanager
-def locked(output: str | Path) -> Iterator[None]:
-    """Keep other processes of this machine from writing the same file, where the system has such locks. Raises
-    UserError if another process holds the lock. It ends with its process, and forked workers do not inherit it."""
-    path = Path(f"{output}.lock")
-    with path.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{output}: another process is writing it; wait for that process, or stop it") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def finalize(output: str | Path, overwrite: bool = False) -> None:
     """Move a complete data file to its final name and delete the work folder. Does nothing for an incomplete one."""
     folder = work_folder(output)
     state = load(folder, overwrite)
     if state and state.complete:
         if (folder / DATA).exists():
-            (folder / DATA).replace(output)
+            publish(folder / DATA, Path(output))
         shutil.rmtree(folder)
 
 

@@ -14,7 +14,7 @@ import tyro
 
 from caption.data.hdf5 import FORMAT, RECORDS, open_file
 from caption.errors import UserError
-from caption.files import atomic_write
+from caption.files import atomic_write, locked
 from preprocess.verify import compute_digests
 
 OFFSETS = ("caption_offsets", "word_offsets", "jpeg_offsets")
@@ -36,13 +36,12 @@ class Merge:
 
     def run(self) -> None:
         path = Path(self.output)
-        if path.exists() and not self.overwrite:
-            raise UserError(f"{path}: exists already; give --overwrite to replace it, or another --output")
-        if path.exists() and any(Path(shard).exists() and path.samefile(shard) for shard in self.shards):
-            raise UserError(f"{path}: is one of the shards; give another --output")
-        with ExitStack() as stack:
+        with locked(path), ExitStack() as stack:
+            if path.exists() and not self.overwrite:
+                raise UserError(f"{path}: exists already; give --overwrite to replace it, or another --output")
+            if path.exists() and any(Path(shard).exists() and path.samefile(shard) for shard in self.shards):
+                raise UserError(f"{path}: is one of the shards; give another --output")
             files, manifest = sort_shards([stack.enter_context(open_file(shard)) for shard in self.shards])
-            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary, h5py.File(temporary, "w") as target:
                 target.attrs["format"] = FORMAT
                 target.create_dataset("vocabulary", data=files[0]["vocabulary"][:], dtype=h5py.string_dtype())

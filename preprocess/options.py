@@ -8,6 +8,7 @@ from typing import Literal
 from caption.config import EncoderConfig
 from caption.config.validation import require
 from caption.errors import UserError
+from caption.files import locked
 from preprocess import journal
 from preprocess.workers import available_cpus
 
@@ -42,15 +43,22 @@ class Output:
 
 def check_output(options: Output) -> None:
     """Raises UserError for invalid options, or if the output exists already; called before any work is done."""
-    journal.finalize(options.output, options.overwrite)
-    started = None if options.overwrite else journal.load(journal.work_folder(options.output))
-    if Path(options.output).exists() and not options.overwrite and not (started and started.replace):
-        raise UserError(f"{options.output}: exists already; give --overwrite to replace it, or another --output")
+    if journal.work_folder(options.output).exists():
+        with locked(Path(options.output)):
+            journal.finalize(options.output, options.overwrite)
+    check_free(options)
     require(options.min_count >= 1, "--min-count", options.min_count, "at least 1")
     require(options.max_length >= 1, "--max-length", options.max_length, "at least 1")
     require(options.workers >= 0, "--workers", options.workers, "at least 0")
     require(1 <= options.quality <= 100, "--quality", options.quality, "from 1 to 100")
     parse_shard(options.shard)
+
+
+def check_free(options: Output) -> None:
+    """Raises UserError if the output exists already and may not be replaced."""
+    started = None if options.overwrite else journal.load(journal.work_folder(options.output))
+    if Path(options.output).exists() and not options.overwrite and not (started and started.replace):
+        raise UserError(f"{options.output}: exists already; give --overwrite to replace it, or another --output")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from caption.errors import UserError
+from caption.files import atomic_write
 from preprocess.records import Problem
+
+HEADER = ("split", "image_id", "file_name", "problem")
 
 
 def format_size(size: float) -> str:
@@ -21,14 +24,16 @@ def report_path(output: Path) -> Path:
 
 def write_report(problems: Sequence[Problem], output: Path, strict: bool) -> None:
     """Write the report, or remove an old one if there are no problems. Raises UserError if one of the problems is fatal
-    and `strict`."""
+    and `strict`, or if a file of the report's name is no report."""
     path = report_path(output)
-    path.unlink(missing_ok=True)
+    if path.exists() and not path.read_bytes().startswith(",".join(HEADER).encode()):
+        raise UserError(f"{path}: exists already, and is no report of this program; move it away, or change --output")
     if not problems:
+        path.unlink(missing_ok=True)
         return
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(("split", "image_id", "file_name", "problem"))
+        lines.writerow(HEADER)
         lines.writerows(problem[:4] for problem in problems)
     fatal = [problem for problem in problems if problem.fatal]
     if fatal and strict:

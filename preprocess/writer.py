@@ -17,11 +17,12 @@ from caption.data.hdf5 import SPLITS, read_vocabulary
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.errors import UserError
+from caption.files import locked
 from caption.progress import ProgressBar
 from preprocess import journal
 from preprocess.datafile import complete_file
 from preprocess.journal import Journal, work_folder
-from preprocess.options import Output, parse_shard
+from preprocess.options import Output, check_free, parse_shard
 from preprocess.records import Listing, Problem
 from preprocess.report import format_size, print_summary, write_report
 from preprocess.stores import CHUNK, FeatureStore, JpegStore, PixelStore, RecordEncoder
@@ -63,33 +64,33 @@ def write(
 
     `source` becomes part of the manifest. All problems are listed in a report file; unless `strict`, images and
     captions that cannot be used are left out. Raises UserError if there is a fatal problem and `strict`, if there is
-    nothing to write, or if the disk is too small.
+    nothing to write, if the disk is too small, or if another process writes the file or has written it meanwhile.
     """
     path, folder = Path(options.output), work_folder(options.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(listing.problems, path, strict)
-    if not len(listing):
-        raise UserError("no image has a caption; check the paths")
-    vocabulary = _choose_vocabulary(listing, options)
-    shard, shards = parse_shard(options.shard)
-    splits = np.frombuffer(listing.splits, np.int8)
-    order = np.argsort(splits, kind="stable")
-    order = order[len(order) * (shard - 1) // shards : len(order) * shard // shards]  # numbers of the listing
-    paths = [listing.paths[n] for n in order]
-    counts = {split: int((splits[order] == i).sum()) for i, split in enumerate(SPLITS) if i in splits}
+    with locked(path):
+        check_free(options)  # another command may have written the file meanwhile
+        write_report(listing.problems, path, strict)
+        if not len(listing):
+            raise UserError("no image has a caption; check the paths")
+        vocabulary = _choose_vocabulary(listing, options)
+        shard, shards = parse_shard(options.shard)
+        splits = np.frombuffer(listing.splits, np.int8)
+        order = np.argsort(splits, kind="stable")
+        order = order[len(order) * (shard - 1) // shards : len(order) * shard // shards]  # numbers of the listing
+        paths = [listing.paths[n] for n in order]
+        counts = {split: int((splits[order] == i).sum()) for i, split in enumerate(SPLITS) if i in splits}
 
-    store, details = _build_store(options, image, folder, counts, paths, opener)
-    recipe = {
-        "source": source,
-        "size": image.size,
-        "fit": image.fit,
-        **details,
-        "min_count": options.min_count,
-        "max_length": options.max_length,
-        "vocabulary_from": Path(options.vocabulary).name,
-    }
-    inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
-    with journal.locked(path):
+        store, details = _build_store(options, image, folder, counts, paths, opener)
+        recipe = {
+            "source": source,
+            "size": image.size,
+            "fit": image.fit,
+            **details,
+            "min_count": options.min_count,
+            "max_length": options.max_length,
+            "vocabulary_from": Path(options.vocabulary).name,
+        }
+        inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
         state = _start_or_resume(store, options, {**recipe, **inputs})
         if options.shard:  # so that merge can tell which shards belong together
             recipe |= {"shard": shard, "shards": shards, "listing": inputs["listing"]}

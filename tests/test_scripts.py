@@ -22,9 +22,11 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
 from caption.config.inference import EvaluationConfig
+from caption.config.presets import parse_preset
 from caption.data.dataset import CaptionDataset
 from caption.data.images import CropBox, open_image
 from caption.errors import UserError
+from caption.training import setup
 from caption.training.run_dir import coco_results
 from caption.visualise import figures
 from preprocess.__main__ import main as preprocess
@@ -311,6 +313,111 @@ def test_images_are_never_overwritten(shapes: Path, model: Path, tmp_path: Path)
     )
     (tmp_path / "own" / "b.pdf").write_bytes(b"%PDF")  # Pillow writes such, and reads none
     caption_image.main([*arguments, str(tmp_path / "own")])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pdf", "a.svg", "a.jpg", "a.gif", "a.html", "figures"])
+def test_only_figures_and_pages_of_ours_are_replaced(shapes: Path, model: Path, tmp_path: Path, name: str) -> None:
+    """A file of something else is kept, and said so before the model is loaded; a figure can be drawn again."""
+    image, output = shapes.with_name("shapes_test_000001.png"), tmp_path / name
+    written = output / f"{image.stem}.png" if name == "figures" else output
+    arguments = ["--checkpoint", str(model), "--max-length", "3", "--image", str(image), "--output", str(output)]
+    caption_image.main(arguments)
+    first = written.read_bytes()
+    caption_image.main([*arguments, "--caption", "a circle"])
+    assert written.read_bytes() != first
+    written.write_bytes(b"a figure of something else")
+    with pytest.raises(UserError, match="is not written by show-attend-and-tell; give another name"):
+        caption_image.main(arguments)
+    assert written.read_bytes() == b"a figure of something else"
+
+
+def test_scores_of_another_evaluation_are_kept(shapes: Path, model: Path, tmp_path: Path) -> None:
+    """Those of another beam or checkpoint are replaced only if one says so; the same evaluation can be run again."""
+    instances = str(shapes.with_name("shapes_instances.json"))
+    score(shapes, model, "--beam-size", "2", "--instances", instances)
+    kept = (model.parent / "scores_test.json").read_bytes()
+    score(shapes, model, "--beam-size", "2", "--instances", instances, "--batch-size", "3", "--precision", "auto")
+    model.with_name("last.pt").write_bytes(model.read_bytes())
+    kept = (model.parent / "scores_test.json").read_bytes()
+    cases = [
+        (model, ["--beam-size", "1", "--instances", instances], "beam_size was 2, now 1"),
+        (model.with_name("last.pt"), ["--beam-size", "2", "--instances", instances], "checkpoint was .*best.pt', now"),
+        (model, ["--beam-size", "2"], "instances was .*json.*, now ''"),
+    ]
+    for path, flags, message in cases:
+        with pytest.raises(UserError, match=f"scores of another evaluation .*{message}.*give --overwrite .*--output"):
+            score(shapes, path, *flags)
+        assert (model.parent / "scores_test.json").read_bytes() == kept
+    score(shapes, model, "--beam-size", "1", "--output", str(tmp_path / "beam1"))
+    assert json.loads((tmp_path / "beam1" / "scores_test.json").read_text())["search"]["beam_size"] == 1
+    assert (model.parent / "scores_test.json").read_bytes() == kept
+    assert score(shapes, model, "--beam-size", "1", "--overwrite")["search"]["beam_size"] == 1
+    (model.parent / "scores_test.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read; give --overwrite, or another --output"):
+        score(shapes, model)
+
+
+def test_a_report_is_refused_before_the_work(
+    shapes: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "evaluate", lambda args: pytest.fail("it worked"))
+    with pytest.raises(UserError, match="holds files, but no report"):
+        score(shapes, model, "--report", str(model.parent))
+    assert [*model.parent.iterdir()] == [model]
+
+
+def test_a_second_process_is_refused(
+    shapes: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two trainings, resumed ones, evaluations, reports, pages and figures, the first goes on."""
+    trained, image = tmp_path / "trained", str(shapes.with_name("shapes_test_000001.png"))
+    new = ["shapes-soft", "--data", str(shapes), "--output", str(trained)]
+    scoring = ["--checkpoint", str(model), "--data", str(shapes)]
+    elsewhere = [*scoring, "--output", str(tmp_path / "beam1"), "--report", str(tmp_path / "report")]
+    showing = ["--checkpoint", str(model), "--image", image, "--output"]
+    report = ["--report", str(tmp_path / "report")]
+    cases: list[tuple[Any, str, list[str], list[str]]] = [
+        (train, "train", new, new),
+        (train, "train", ["--resume", str(trained)], ["--resume", str(trained)]),
+        (evaluate, "evaluate", scoring, scoring),
+        (evaluate, "evaluate", [*scoring, *report], elsewhere),
+        *(
+            (caption_image, "caption_images", [*showing, str(tmp_path / name)], [*showing, str(tmp_path / name)])
+            for name in ("page.html", "figure.png", "figures")
+        ),
+    ]
+    for script, work, first, second in cases:
+        calls = []
+
+        def work_beside_another(*arguments: Any, script=script, second=second, calls=calls) -> None:
+            calls.append(arguments)
+            if len(calls) == 1:
+                with pytest.raises(UserError, match="another process is writing it; wait for that process, or stop it"):
+                    script.main(second)
+
+        monkeypatch.setattr(script, work, work_beside_another)
+        script.main(first)
+        assert len(calls) == 1
+        if first is new:  # something to resume
+            assert not trained.exists()  # nothing was written, and so no folder stays
+            trained.mkdir()
+            setup.run_dir.create_folder(parse_preset(new, "train.py", ""))
+            checkpoint.save(trained / "last.pt", {})
+    assert not [*tmp_path.rglob("*.lock")]
+
+
+def test_a_run_replaces_no_file_of_something_else(shapes: Path, tmp_path: Path) -> None:
+    """Of a run that ended before its first checkpoint, it does."""
+    config = parse_preset(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path)], "train.py", "")
+    for name in ("log.jsonl", "config.json", "curves.png"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(UserError, match=f"{name} is not that of a run, and would be replaced; give another"):
+            setup.run_dir.create_folder(config)
+        assert (tmp_path / name).read_text() == "{}"
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        setup.run_dir.create_folder(config)
+        (tmp_path / "log.jsonl").touch()
 
 
 def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The options of evaluate.py and caption_image.py."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -36,10 +37,19 @@ class EvaluationConfig:
     """bf16, fp16: autocast; fp32: single precision, on a GPU without TF32; auto: the fastest here."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
     """Seed of sampled words, sampled locations and the intervals."""
+    output: str = ""
+    """Folder for scores and captions; empty: that of the checkpoint."""
+    overwrite: bool = False
+    """Replace the scores of another evaluation: of another checkpoint, search, data file and so on."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of scores and captions."""
+        return Path(self.output) if self.output else Path(self.checkpoint).parent
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """A report page for a split: scores, curves, and each image with its caption, references and attention."""
 
 import html
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,12 @@ from typing import Any
 from caption.data.dataset import CaptionDataset
 from caption.data.images import encode_jpeg
 from caption.data.sampler import sequential_batches
+from caption.errors import UserError
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import SORTS
 from caption.evaluation.results import Results
 from caption.evaluation.table import blocks
-from caption.files import atomic_write
+from caption.files import LOCK, atomic_write, write_text
 from caption.progress import ProgressBar
 from caption.search import Hypothesis
 from caption.visualise.figures import draw_curves
@@ -20,6 +23,8 @@ from caption.visualise.html import HELP, as_script, attention_entry, caption_ent
 
 CHUNK = 50  # images whose attention is in one file
 BATCH = 32  # images read at a time
+LIST = "report.json"  # names the files of a report: only these are deleted by the next one
+NAMES = r"index\.html|curves\.svg|images/\d+\.jpg|data/(index|attention-\d+)\.js"  # that such a list may hold
 
 CONTROLS = """<div id="controls">
 <label>the <select id="order"><option>worst</option><option>best</option></select> first</label>
@@ -42,21 +47,21 @@ def write_report(
     """Write the report of a split, with the curves of the run whose records of log.jsonl are given.
 
     The folder gets index.html, images/ and data/, and loses the files of an earlier report. Images are written as they
-    are read, and the attention to files that the page loads when it needs them; index.html is written last.
+    are read, and the attention to files that the page loads when it needs them; index.html is written last. Raises
+    UserError rather than delete or replace anything that is not of an earlier report.
     """
     assert captions.grid is not None
-    for name in ("images", "data"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for pattern in ("index.html", "curves.svg", "images/[0-9]*.jpg", "data/index.js", "data/attention-*.js"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    names = [f"images/{number:06d}.jpg" for number in range(len(split))]
+    names += [f"data/attention-{number:04d}.js" for number in range(-(-len(split) // CHUNK))]
+    start_report(folder, [*names, "data/index.js", "index.html", *(["curves.svg"] if records else [])])
     for numbers in ProgressBar(sequential_batches(len(split), BATCH), "images", "batches"):
         for number, image in zip(numbers, split.read_images(numbers).numpy(), strict=True):
-            (folder / "images" / f"{number:06d}.jpg").write_bytes(encode_jpeg(image, 80))
+            with atomic_write(folder / "images" / f"{number:06d}.jpg", durable=False) as part:
+                part.write_bytes(encode_jpeg(image, 80))
     attention = [attention_entry(*pair) for pair in zip(captions.words, hypotheses, strict=True)]
     for number, start in enumerate(range(0, len(attention), CHUNK)):
         script = f"attentionLoaded({number}, {as_script(attention[start : start + CHUNK])});\n"
-        (folder / "data" / f"attention-{number:04d}.js").write_text(script, encoding="utf-8")
+        write_text(folder / "data" / f"attention-{number:04d}.js", script)
     sorts = [name for name in SORTS if name in results.scores]
     rows = zip(captions.words, hypotheses, captions.references, results.images, captions.notes, strict=True)
     entries = [
@@ -70,12 +75,39 @@ def write_report(
         for words, hypothesis, references, image, notes in rows
     ]
     content = {"chunk": CHUNK, "sorts": sorts, "grid": grid_entry(captions.grid), "entries": entries}
-    (folder / "data" / "index.js").write_text(f"const report = {as_script(content)};\n", encoding="utf-8")
+    write_text(folder / "data" / "index.js", f"const report = {as_script(content)};\n")
     if records:
         draw_curves(records, folder / "curves.svg")
-    with atomic_write(folder / "index.html") as path:
-        body = _page_body(title, subtitle, results, records)
-        path.write_text(html_document(title, body, ["viewer", "report"]), encoding="utf-8")
+    body = _page_body(title, subtitle, results, records)
+    write_text(folder / "index.html", html_document(title, body, ["viewer", "report"]))
+
+
+def check_folder(folder: Path) -> list[str]:
+    """Return the names of the files of the report in a folder; none if it is empty, or not there. Raises UserError if
+    it holds something else."""
+    if not folder.exists() or not {path.name for path in folder.iterdir()} - {LOCK}:
+        return []
+    try:
+        names = json.loads((folder / LIST).read_text(encoding="utf-8"))["files"]
+        if all(re.fullmatch(NAMES, name) for name in names):
+            return list(names)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"--report {folder}: holds files, but no report of this version; give an empty folder")
+
+
+def start_report(folder: Path, names: list[str]) -> None:
+    """Delete the files of an earlier report and list those of the new one; both are named from the folder. Raises
+    UserError, before anything is deleted, if the folder holds something else, or a file of a new name is not ours."""
+    old = check_folder(folder)
+    for name in sorted(set(names) - set(old)):
+        if (folder / name).exists():
+            raise UserError(f"--report {folder}: {name} is not of the earlier report; give an empty folder")
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
+    for name in ("images", "data"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_text(folder / LIST, json.dumps({"files": names}))
 
 
 def _page_body(title: str, subtitle: str, results: Results, records: Sequence[dict[str, Any]]) -> str:

@@ -12,7 +12,8 @@ tensorboard/         the values of log.jsonl for TensorBoard
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from caption.data.dataset import CaptionDataset
 from caption.errors import UserError, reading
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import VALIDATION, score_captions
-from caption.files import write_text
+from caption.files import locked_folder, remove_leftovers, write_text
 from caption.visualise.figures import draw_curves
 
 EXAMPLES = 10  # images whose captions of every epoch are kept
+FILES = ("config.json", "log.jsonl", "curves.png", "captions_val.json", "examples.txt")  # that a run replaces
 NUMBER = (int, float)
 LOGGED: dict[str, Any] = {
     "train": NUMBER,
@@ -39,6 +41,15 @@ LOGGED: dict[str, Any] = {
 RESUMED = ("optimizer", "train_state", "rng_state", "cuda_rng_state", "device", "precision")  # beside the model
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make the folder of a run and keep other processes from training in it. Raises UserError if one does."""
+    with locked_folder(folder):
+        for name in ("last.pt", "best.pt"):
+            remove_leftovers(folder / name)
+        yield
+
+
 class RunLog:
     """Writes the log of a run and everything made from it."""
 
@@ -46,7 +57,7 @@ class RunLog:
         """Continue the folder's log at `epoch`; records of that epoch and later ones are removed."""
         self.folder, self.path = folder, folder / "log.jsonl"
         self.records = [record for record in read_records(folder) if record["epoch"] < epoch]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._write_records()
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
     def write_epoch(
@@ -71,8 +82,7 @@ class RunLog:
             "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
         }
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._write_records()
         for group, values in record.items():
             for name, value in values.items() if isinstance(values, dict) else ():
                 if isinstance(value, str):
@@ -83,6 +93,9 @@ class RunLog:
         draw_curves(self.records, self.folder / "curves.png")
         write_text(self.folder / "examples.txt", self._examples())
         return scores
+
+    def _write_records(self) -> None:
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def _examples(self) -> str:
         """Return a table for each example image: its captions of all epochs, with their scores."""
@@ -129,13 +142,18 @@ def read_last(folder: str | Path) -> dict[str, Any]:
 
 
 def create_folder(config: Config) -> None:
-    """Create the run's folder with its config.json. Raises UserError if it holds another run."""
+    """Write config.json into the run's folder. Raises UserError if it holds another run, or files of something else."""
     folder = Path(config.output)
     if any((folder / name).exists() for name in ("last.pt", "best.pt")):
         raise UserError(
             f"{folder}: holds a run already; resume it with train.py --resume {folder}, or give another --output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    others = [name for name in FILES if (folder / name).exists()]
+    with suppress(UserError):
+        read_config(folder)
+        others = []  # of a run that ended before it was saved
+    if others:
+        raise UserError(f"{folder}: its {others[0]} is not that of a run, and would be replaced; give another --output")
     _write_config(folder, config)
 
 

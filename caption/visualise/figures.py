@@ -15,7 +15,7 @@ from PIL import Image
 
 from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
-from caption.files import atomic_write
+from caption.files import MARK, atomic_write
 from caption.visualise.upsample import FULL_IMAGE, upsample
 
 MIN_BRIGHTNESS = 0.2  # where there is no attention
@@ -62,7 +62,7 @@ def draw_attention(image: NDArray[np.uint8], words: list[str], maps: list[Attent
             _draw_panel(axis, image, light, model, t)
             axis.set_title(title, fontsize=13, parse_math=False)
     figure.suptitle(" ".join(words), fontsize=14, wrap=True, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_panel(axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int) -> None:
@@ -103,7 +103,8 @@ def _animate(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMap
         frames.append(Image.fromarray(pixels[..., :3]))
     times = [2 * FRAME_MS, *[FRAME_MS] * len(words)]
     with atomic_write(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+        options: dict[str, Any] = {"append_images": frames[1:], "duration": times, "loop": 0, "comment": MARK}
+        frames[0].save(temporary, format="GIF", save_all=True, **options)
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -128,9 +129,14 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         axis.legend()
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure atomically, in the format of the path's ending, with the mark that it may be replaced."""
+    kind = path.suffix[1:].lower()
+    mark: dict[str, Any] = {"metadata": {"Creator": MARK}}
+    if kind in ("jpg", "jpeg"):
+        mark = {"pil_kwargs": {"comment": MARK}}
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())
+        figure.savefig(temporary, dpi=110, format=kind, **mark)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caption.data.images import CropBox, encode_jpeg, to_array
 from caption.encoders.grid import FeatureGrid
-from caption.files import write_text
+from caption.files import MARK, write_text
 from caption.search import Hypothesis
 from caption.visualise.upsample import resampling_matrix
 
@@ -49,6 +49,7 @@ def html_document(title: str, body: str, assets: Sequence[str], script: str = ""
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="generator" content="{MARK}">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{styles}</style>\n<body>\n{body}\n"
         f"<script>\n{scripts}\n{script}</script>\n</body>\n</html>\n"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from caption.errors import UserError
+from caption.files import check_replaceable
 
 FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".gif")
 
@@ -30,7 +31,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def figure_paths(output: Path, images: Sequence[Path], figure_format: str) -> dict[Path, Path]:
     """Return the path of each image's figure: `output` itself, or a file in the folder `output`, which is made.
 
-    Raises UserError for an unknown ending, for several images in one figure, and rather than overwrite an image.
+    Raises UserError for an unknown ending, for several images in one figure, and rather than replace a file that is no
+    figure of ours.
     """
     if output.suffix.lower() in FIGURE_ENDINGS and not output.is_dir():
         if len(images) > 1:
@@ -51,6 +53,7 @@ def figure_paths(output: Path, images: Sequence[Path], figure_format: str) -> di
     for figure in figures.values():
         if figure.resolve() in originals:
             raise UserError(f"--output {output}: {figure} is one of the images; give another folder or name")
+        check_replaceable(figure)
     for figure in figures.values():
         figure.parent.mkdir(parents=True, exist_ok=True)
     return figures

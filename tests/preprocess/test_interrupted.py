@@ -16,7 +16,8 @@ from PIL import Image
 
 from caption.data.hdf5 import Records, read_manifest
 from caption.errors import UserError
-from preprocess import datafile, journal, writer
+from caption.files import locked
+from preprocess import datafile, journal, sources, writer
 from preprocess.__main__ import main as preprocess
 from preprocess.verify import Verify
 
@@ -251,11 +252,35 @@ def test_a_killed_worker_gives_an_error_and_the_work_resumes(source: Path, tmp_p
 
 def test_two_commands_cannot_write_one_file(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.h5"
-    with journal.locked(output):
+    with locked(output):
         child = start(command(source, output, "pixels"))
         assert wait(child) == 1  # the forked child raises UserError
     preprocess(command(source, output, "pixels"))
     assert not (tmp_path / "out.h5.lock").exists()
+
+
+def test_a_file_that_another_command_finished_meanwhile_is_not_replaced(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both commands began while there was none; the other is done when this one comes to write."""
+    output, write = tmp_path / "out.h5", sources.write
+
+    def after_the_other(*arguments: object) -> None:
+        monkeypatch.undo()
+        preprocess([*command(source, output, "pixels", workers=0), "--size", "16"])
+        write(*arguments)
+
+    monkeypatch.setattr(sources, "write", after_the_other)
+    with pytest.raises(UserError, match=r"out\.h5: exists already; give --overwrite"):
+        preprocess(command(source, output, "pixels", workers=0))
+    assert read_manifest(output)["size"] == 16 and not journal.work_folder(output).exists()
+
+
+def test_a_report_replaces_no_file_of_something_else(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out_report.csv").write_text("quarter,profit\n")
+    with pytest.raises(UserError, match=r"out_report\.csv: exists already, and is no report of this program"):
+        preprocess(command(source, tmp_path / "out.h5", "pixels", workers=0))
+    assert (tmp_path / "out_report.csv").read_text() == "quarter,profit\n"
 
 
 def test_a_damaged_journal_needs_overwrite(source: Path, tmp_path: Path) -> None:

@@ -151,5 +151,10 @@ def test_info_prints_counts_and_draws_a_montage(
     assert "words in the vocabulary: 100.00 %" in output
     assert "words per caption: mean 5.0, median 5, longest 5" in output
     assert "size: 16" in output and "a dog number" in output
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"mine\.png: exists already, and is not written by"):
+        preprocess(["info", str(path), "--montage", str(tmp_path / "mine.png")])
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+    preprocess(["info", str(path), "--montage", str(tmp_path / "montage.png"), "--count", "5"])  # draws it again
     with Image.open(tmp_path / "montage.png") as montage:
         assert montage.width > 1000 and np.asarray(montage.convert("L")).std() > 20

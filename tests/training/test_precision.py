@@ -39,7 +39,7 @@ def test_half_precision_trains_and_evaluates_as_fp32_does(shapes: Path, tmp_path
         args = ["--checkpoint", str(tmp_path / "fp16" / "best.pt"), "--data", str(shapes), "--no-java"]
         if name == "fp16":
             for asked in ("fp32", "fp16"):
-                evaluate.main([*args, "--precision", asked])
+                evaluate.main([*args, "--precision", asked, "--overwrite"])
                 scored = json.loads((tmp_path / "fp16" / "scores_test.json").read_text())
                 assert scored["precision"] == asked
                 scores[asked] = scored["scores"]["attention entropy"]

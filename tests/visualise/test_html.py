@@ -13,6 +13,7 @@ from PIL import Image
 
 from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
+from caption.errors import UserError
 from caption.evaluation.report import CHUNK, write_report
 from caption.evaluation.results import Results
 from caption.search import Hypothesis
@@ -258,11 +259,39 @@ def test_a_report_removes_the_files_of_an_earlier_one(report: tuple[Path, list[H
     write(folder, [["a", "b"]], [hypothesis(2, 0)], [], [1.0], [])
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
         "mine.txt",
+        "report.json",
         "index.html",
         "images/000000.jpg",
         "data/attention-0000.js",
         "data/index.js",
     }
+
+
+def test_a_report_never_touches_files_of_the_user(report: tuple[Path, list[Hypothesis]], tmp_path: Path) -> None:
+    """Neither in a folder that is not a report's, nor beside a report, whatever its list says."""
+    photographs, folder, outside = tmp_path / "photographs", report[0].parent, tmp_path / "outside.jpg"
+    outside.write_text("stays")
+    (photographs / "images").mkdir(parents=True)
+    for name in ("index.html", "images/1001773457.jpg", "images/000000.jpg"):
+        (photographs / name).write_text("mine")
+    one = ([["a", "b"]], [hypothesis(2, 0)], [], [1.0], [])
+    with pytest.raises(UserError, match="holds files, but no report of this version; give an empty folder"):
+        write(photographs, *one)
+    assert {path.read_text() for path in photographs.rglob("*") if path.is_file()} == {"mine"}
+
+    (folder / "images" / "1001773457.jpg").write_text("mine")
+    write(folder, *one)
+    (folder / "curves.svg").write_text("mine")
+    with pytest.raises(UserError, match=r"curves\.svg is not of the earlier report"):
+        write(folder, *one[:-1], [{"epoch": 1, "train": {}, "val": {}, "scores": {}, "examples": {}}])
+    assert (folder / "index.html").exists()
+    for name in ("images/1001773457.jpg", "curves.svg"):
+        assert (folder / name).read_text() == "mine"
+
+    (folder / "report.json").write_text('{"files": ["images/../../outside.jpg"]}')
+    with pytest.raises(UserError, match="no report of this version"):
+        write(folder, *one)
+    assert outside.exists()
 
 
 def test_a_report_can_be_sorted_filtered_and_searched(page: Any, report: tuple[Path, list[Hypothesis]]) -> None:

@@ -1,0 +1,60 @@
+"""What an evaluation will write: nobody else may write it meanwhile, nor may it replace what is not its own."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from caption.config.inference import EvaluationConfig
+from caption.errors import UserError
+from caption.evaluation.report import check_folder
+from caption.files import first_process, locked, locked_folder
+
+PATHS = ("checkpoint", "data", "instances")
+VALUES = ("seed", "java", "precision")
+
+
+@contextlib.contextmanager
+def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
+    """Lock the scores and the report before any work is done, and yield `args`. Raises UserError if another process
+    writes them, if the scores are those of another evaluation, or if the report's folder holds something else."""
+    if not first_process():
+        yield args
+        return
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f"{args.checkpoint}: no such checkpoint; a run's folder holds best.pt and last.pt")
+    with contextlib.ExitStack() as held:
+        scores = args.folder / f"scores_{args.split}.json"
+        held.enter_context(locked(scores))
+        if scores.exists() and not args.overwrite:
+            _check_same_evaluation(scores, dataclasses.asdict(args))
+        if args.report:
+            held.enter_context(locked_folder(Path(args.report)))
+            check_folder(Path(args.report))
+        yield args
+
+
+def _check_same_evaluation(path: Path, asked: dict[str, Any]) -> None:
+    """Raises UserError, naming the differences, if scores were made with other settings than are asked for now."""
+    try:
+        saved = _comparable(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path}: exists already, and cannot be read; give --overwrite, or another --output") from None
+    differences = [
+        f"{name} was {saved.get(name)!r}, now {value!r}"
+        for name, value in _comparable(asked).items()
+        if saved.get(name) != value and (name, value) != ("precision", "auto")
+    ]
+    if differences:
+        raise UserError(
+            f"{path}: holds the scores of another evaluation ({'; '.join(differences)}); give --overwrite to replace "
+            "them, or another --output"
+        )
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the scores depend on."""
+    paths = {name: str(Path(settings[name]).resolve()) if settings[name] else "" for name in PATHS}
+    return {**paths, **{name: settings[name] for name in VALUES}, **settings["search"]}
