@@ -402,7 +402,7 @@ def test_a_second_process_is_refused(
             assert not trained.exists()  # nothing was written, and so no folder stays
             trained.mkdir()
             setup.run_dir.create_folder(parse_preset(new, "train.py", ""))
-            checkpoint.save(trained / "last.pt", {"model": {}})
+            checkpoint.save(trained / "last.pt", {"model": {}, **dict.fromkeys(setup.run_dir.RESUMED, 0)})
     assert not [*tmp_path.rglob("*.lock")]
 
 
