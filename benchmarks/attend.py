@@ -74,12 +74,13 @@ def main() -> None:
     set_tf32(device, allowed=True)
     kinds = ("reference", "blocks", "kernel")
     print(measure.machine(device))
+    precisions = measure.precisions(device)
     for images in args.images:
         works: dict[str, Callable[[], object]] = {}
         rates: list[float] = []
         sizes: dict[str, int] = {}
         attentions = torch.nn.ModuleList()
-        modes = [f"{precision} {kind}" for precision in ("fp32", "bf16") for kind in kinds]
+        modes = [f"{precision} {kind}" for precision in precisions for kind in kinds]
         for mode in modes:
             attention, sizes[mode], works[mode], works[f"{mode} both"] = make_step(mode, images, device)
             attentions.append(attention)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from caption.device import choose_device, tune
+from caption.device import choose_device, is_emulated, tune
 
 HISTORY = Path(__file__).with_name("history.jsonl")
 
@@ -35,6 +35,14 @@ def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, torch.de
     tune(device)
     torch.manual_seed(0)
     return args, device
+
+
+def precisions(device: torch.device) -> list[str]:
+    """fp32 and bf16, or fp32 alone where bf16 is emulated: the measurement would not come back."""
+    if not is_emulated("bf16", device):
+        return ["fp32", "bf16"]
+    print("bf16 is left out: this processor has no instructions for it")
+    return ["fp32"]
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

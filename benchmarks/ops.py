@@ -112,14 +112,15 @@ def main() -> None:
     args, device = measure.begin(parser)
     set_tf32(device, allowed=True)
     print(measure.machine(device))
+    precisions = measure.precisions(device)
     works = {
-        "step 2048 fp32": train_works(2048, "fp32", device),
-        "step 2048 bf16": train_works(2048, "bf16", device),
-        "step 512 fp32": train_works(512, "fp32", device),
-        "step 512 bf16": train_works(512, "bf16", device),
+        **{
+            f"step {width} {precision}": train_works(width, precision, device)
+            for width in (2048, 512)
+            for precision in precisions
+        },
         "shapes-soft": shapes_works(device),
-        "search k=3 fp32": search_works("fp32", 3, device),
-        "search k=3 bf16": search_works("bf16", 3, device),
+        **{f"search k=3 {precision}": search_works(precision, 3, device) for precision in precisions},
         "search k=5 fp32": search_works("fp32", 5, device),
     }
 

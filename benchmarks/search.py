@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048, help="D, width of the features")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
     args, device = measure.begin(parser)
-    decoders = {precision: make_decoder(args.width, device).eval() for precision in ("fp32", "bf16")}
+    decoders = {precision: make_decoder(args.width, device).eval() for precision in measure.precisions(device)}
     features = torch.randn(IMAGES, L, args.width, device=device)
 
     @torch.inference_mode()
@@ -59,7 +59,7 @@ def main() -> None:
                 _, state, _ = decoder.step(words, state, memory)
 
     works: dict[str, Callable[[], object]] = {}
-    modes = [(precision, beams) for beams in args.beams for precision in ("fp32", "bf16")]
+    modes = [(precision, beams) for beams in args.beams for precision in decoders]
     for mode in modes:
         works[f"{mode}"] = functools.partial(whole, *mode)
         works[f"{mode} decoder"] = functools.partial(decoder_alone, *mode)

@@ -24,7 +24,7 @@ from caption.config import DecoderConfig, ReinforceConfig, TrainingConfig
 from caption.data.dataset import collate
 from caption.data.sampler import BucketSampler
 from caption.decoders import ShowAttendTellDecoder
-from caption.device import autocast, set_tf32
+from caption.device import AUTOCAST_DTYPES, autocast, set_tf32
 from caption.ops import torch_compile
 from caption.training import losses, reinforce
 
@@ -118,15 +118,17 @@ def main() -> None:
     args, device = measure.begin(parser)
     set_tf32(device, allowed=True)
     print(measure.machine(device))
+    precisions = measure.precisions(device)
     modes = [mode for mode in args.modes if device.type == "cuda" or not mode.endswith((" loop", " compiled"))]
+    modes = [mode for mode in modes if mode.split()[0] in precisions]
     for width in args.width:
-        figures = measure_width(width, modes, device, args.rounds, args.profile)
+        figures = measure_width(width, modes, precisions, device, args.rounds, args.profile)
         if args.keep:
             measure.keep("train_step", device, figures)
 
 
 def measure_width(
-    width: int, modes: list[str], device: torch.device, rounds: int, profile: bool = False
+    width: int, modes: list[str], precisions: list[str], device: torch.device, rounds: int, profile: bool = False
 ) -> dict[str, object]:
     """All modes with features of one width; prints the table, and gives its figures."""
     batches = make_batches(4)
@@ -141,14 +143,17 @@ def measure_width(
             steps[mode](features, captions, lengths)
 
     works: dict[str, Callable[[], object]] = {mode: functools.partial(through, mode) for mode in modes}
-    rates: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    works["fp32 rate"] = lambda: rates["fp32"].append(measure.matrix_rate(device, torch.float32))
-    works["bf16 rate"] = lambda: rates["bf16"].append(measure.matrix_rate(device, torch.bfloat16))
+    rates: dict[str, list[float]] = {precision: [] for precision in precisions}
+
+    def add_rate(precision: str) -> None:
+        rates[precision].append(measure.matrix_rate(device, AUTOCAST_DTYPES.get(precision, torch.float32)))
+
+    works |= {f"{precision} rate": functools.partial(add_rate, precision) for precision in precisions}
     times = measure.in_turn(works, device, rounds)
     rate = {name: statistics.median(values) for name, values in rates.items()}
     bound, count = operations / rate["fp32"], IMAGES * CAPTIONS
     print(f"\nD {width}, L {L}, V {V}, widths {WIDTH}, {IMAGES} images x {CAPTIONS} captions")
-    print(f"matrix products: fp32 {rate['fp32'] / 1e9:.0f}, bf16 {rate['bf16'] / 1e9:.0f} GFLOP/s")
+    print(f"matrix products: {', '.join(f'{name} {rate[name] / 1e9:.0f}' for name in rate)} GFLOP/s")
     print(f"least work: {operations / count / 1e9:.2f} GFLOP a caption of {words:.1f} steps")
     print(f"{'':14}{'ms a step (min-max)':>26}{'captions/s':>12}{'x fp32 bound':>14}{'memory, MB':>12}")
     print(f"{'fp32 bound':14}{1e3 * bound:26.0f}{count / bound:12.1f}{1:14.2f}")

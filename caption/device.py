@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
-import timeit
+import functools
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,8 @@ from caption.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The instructions that multiply matrices in half precision, as Linux names them, for x86 and for ARM.
+HALF_INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,20 +38,40 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: Precision, device: torch.device) -> Precision:
-    """Resolve auto: bf16 if the device multiplies matrices faster in it, else fp32; fp16 on a GPU that has units for
-    half precision (compute capability 7.0: V100, T4) but none for bfloat16."""
+    """Resolve auto: bf16 if the device has instructions for it, else fp32; fp16 on a GPU that has units for half
+    precision (compute capability 7.0: V100, T4) but none for bfloat16. A processor that would only emulate the
+    precision that is named is said in one line."""
     if name != "auto":
+        if is_emulated(name, device):
+            print(
+                f"precision {name}: this processor has no instructions for it, and takes many times as long as in fp32 "
+                "to emulate them; give fp32 or auto",
+                file=sys.stderr,
+            )
         return name
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
         return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+    return "bf16" if device.type == "cpu" and not is_emulated("bf16", device) else "fp32"
 
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(768, 768, dtype=dtype, device=device)
-        return min(timeit.repeat(lambda: (matrix @ matrix).sum().item(), repeat=5, number=1))
 
-    return "bf16" if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else "fp32"
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """Return the processor's instruction sets by Linux's names; none where the system does not tell them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith(("flags", "Features"))), "").split()[2:])
+
+
+def is_emulated(precision: str, device: torch.device) -> bool:
+    """Return whether a CPU has no instructions for matrix products in this precision."""
+    if device.type != "cpu" or precision not in HALF_INSTRUCTIONS:
+        return False
+    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not known or not HALF_INSTRUCTIONS[precision] & cpu_features()
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
-from caption.data.vocabulary import UNKNOWN
+from caption.data.vocabulary import UNKNOWN, unspaced_notice
 from caption.errors import UserError
 from caption.files import check_replaceable
 
@@ -90,6 +90,8 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
         return
     print(f"  words in the vocabulary: {100 * np.mean(words != UNKNOWN):.2f} % of {len(words)}")
     print(f"  words per caption: mean {lengths.mean():.1f}, median {np.median(lengths):.0f}, longest {lengths.max()}")
+    if notice := unspaced_notice(group["references"].asstr()[:1000]):
+        print(f"  {notice}")
     histogram = np.bincount(lengths)
     for length in range(int(lengths.min()), int(np.percentile(lengths, 99.5)) + 1):
         bar = "█" * round(BAR_WIDTH * histogram[length] / histogram.max())

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from caption.config import ImageConfig
 from caption.data.hdf5 import SPLITS, read_vocabulary
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
-from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.data.vocabulary import SPECIALS, Vocabulary, unspaced_notice
 from caption.errors import UserError
 from caption.files import locked
 from caption.progress import ProgressBar
@@ -72,6 +72,8 @@ def write(
         write_report(listing.problems, path, strict)
         if not len(listing):
             raise UserError("no image has a caption; check the paths")
+        if notice := unspaced_notice(map(listing.texts.__getitem__, range(min(1000, len(listing.texts))))):
+            print(notice, flush=True)
         vocabulary = _choose_vocabulary(listing, options)
         shard, shards = parse_shard(options.shard)
         splits = np.frombuffer(listing.splits, np.int8)

@@ -1,11 +1,15 @@
 """Choice of the device, its precision, and copies to it."""
 
+import pathlib
+import sys
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import measure, train_step
+from caption import device
 from caption.config import TrainingConfig
 from caption.config.inference import EvaluationConfig
 from caption.device import Precision, choose_device, choose_precision, set_tf32, to_device, tune
@@ -39,6 +43,61 @@ def test_auto_precision_is_fp32_or_bf16_and_an_unknown_device_is_refused() -> No
     assert choose_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="device 'abacus' is not available"):
         choose_device("abacus")
+
+
+@pytest.mark.parametrize(
+    ("features", "auto", "emulated"),
+    [({"avx2", "fma"}, "fp32", ["bf16", "fp16"]), ({"avx512f", "avx512_bf16"}, "bf16", ["fp16"]),
+     ({"amx_bf16", "amx_fp16"}, "bf16", []), ({"asimd", "bf16", "asimdhp"}, "bf16", []),
+     (set(), "fp32", ["bf16", "fp16"])],
+)  # fmt: skip
+def test_the_processor_is_asked_for_half_precision_and_its_emulation_is_said_in_one_line(
+    features: set[str],
+    auto: str,
+    emulated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(device, "cpu_features", lambda: features)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(Tensor, "__matmul__", None)  # nothing is measured: emulated products took seconds
+    assert choose_precision("auto", CPU) == auto and choose_precision("fp32", CPU) == "fp32"
+    assert not capsys.readouterr().err
+    for name in ("bf16", "fp16"):
+        assert choose_precision(name, CPU) == name
+        lines = capsys.readouterr().err
+        assert lines.count("\n") == (name in emulated) == (f"precision {name}: this processor has no" in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("processor\t: 0\nmodel name\t: x\nflags\t\t: fpu avx2\n\nflags\t\t: fpu\n", {"fpu", "avx2"}),
+     ("processor\t: 0\nFeatures\t: asimd bf16\n", {"asimd", "bf16"}), ("", set()), (None, set())],
+)  # fmt: skip
+def test_features_of_x86_of_arm_and_of_a_system_that_does_not_tell(
+    text: str | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: pathlib.Path, errors: str) -> str:
+        if text is None:  # macOS, Windows
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(pathlib.Path, "read_text", read)
+    assert device.cpu_features.__wrapped__() == expected
+
+
+def test_benchmarks_leave_out_what_is_emulated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["train_step", "--width", "512", "--device", "cpu"])
+    monkeypatch.setattr(
+        train_step, "measure_width", lambda width, modes, precisions, *_: measured.append(precisions + modes)
+    )
+    monkeypatch.setattr(measure, "is_emulated", lambda precision, device: precision == "bf16")
+    train_step.main()
+    assert measured == [["fp32", "fp32 reference", "fp32", "fp32 hard"]]
+    assert "bf16 is left out" in capsys.readouterr().out
 
 
 def test_a_gpu_with_an_index_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

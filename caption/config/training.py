@@ -111,7 +111,7 @@ class TrainingConfig:
     """Stop after this many epochs without a better score; 0: never."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: bfloat16 autocast; fp16: half precision, with a loss scale; fp32: single precision (on a GPU, products and
-    convolutions in TF32); auto: bf16 where this device multiplies faster in it, fp16 on a GPU without bfloat16."""
+    convolutions in TF32); auto: bf16 where this device has instructions for it, fp16 on a GPU without bfloat16."""
     cuda_graphs: bool = True
     """On a GPU: record the LSTM's time loop as CUDA graphs and replay it."""
     compile: bool = False

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.data.vocabulary import SPECIALS, Vocabulary, normalise
 from caption.errors import UserError
 
 
@@ -46,7 +46,9 @@ def _read_vectors(vocabulary: Vocabulary, path: str, width: int) -> dict[int, Te
                         f"{path}: its vectors have {len(fields) - 1} numbers, but decoder.embedding_dim is {width}; "
                         f"give --decoder.embedding-dim {len(fields) - 1}"
                     )
-                index = vocabulary.word_to_index.get(" ".join(fields[:-width]))  # some of GloVe's words hold a space
+                index = vocabulary.word_to_index.get(
+                    normalise(" ".join(fields[:-width]))
+                )  # some of GloVe's words hold a space
                 if index is not None and index >= len(SPECIALS):
                     vectors[index] = torch.tensor([float(field) for field in fields[-width:]])
     except UserError:

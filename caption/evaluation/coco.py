@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from caption.data.vocabulary import normalise
 from caption.evaluation.ngrams import Words
 from caption.evaluation.ptb import tokenise
 
@@ -20,5 +21,6 @@ def tokenise_captions(references: Sequence[Sequence[str]], captions: Sequence[st
 
 
 def _split(text: str) -> Words:
-    """Split tokens at every space: a few, such as "1 1/2", contain one, and the server's scorers split them."""
-    return " ".join(tokenise(text)).split()
+    """Return the server's tokens of a text, in the spelling in which a model writes it, split at every space: a few,
+    such as "1 1/2", contain one, and the server's scorers split them."""
+    return " ".join(tokenise(normalise(text))).split()

@@ -71,7 +71,8 @@ class _Shapes(dict[int, str]):
         if character in "‐‑֊":
             return "\u2010"
         if (0x2C2 <= code <= 0x36F and kind[0] != "L") or (
-            (0x36F < code < 0xAD0 or 0xE00 < code < 0xED0) and kind in ("Mn", "Mc")
+            # vowel signs and the like; the program deletes those of some scripts, and splits words there
+            (0x36F < code < 0x1AB0 or 0xA66F <= code < 0xAC00) and kind in ("Mn", "Mc")
         ):
             return "\u0301"
         if kind[0] == "L":

@@ -20,8 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-LANES = 16  # numbers in a vector of kernels.c
-FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}")
+from caption.device import cpu_features
+
+# Numbers in a vector of kernels.c: a register. Longer vectors can be seven times slower (docs/performance.md).
+LANES = 16 if "avx512f" in cpu_features() else 8 if "avx2" in cpu_features() else 4
+# Without -fno-trapping-math, loops with a condition become vectors with AVX-512 alone.
+FLAGS = (
+    "-O2", "-ftree-vectorize", "-fno-trapping-math", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DLANES={LANES}"
+)  # fmt: skip
 SOURCE = Path(__file__).with_name("kernels.c")
 
 

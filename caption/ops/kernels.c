@@ -1,5 +1,5 @@
 // The operations of reference.py at which PyTorch is slow on a CPU. cpu_library.py compiles this file and defines
-// LANES, a power of two; cpu.py calls the functions. Additive scores and weighted sums read the large tensors, keys
+// LANES, the numbers in a register; cpu.py calls the functions. Additive scores and weighted sums read the large tensors, keys
 // [B, L, A] and values [B, L, D], once for all Q rows of an image; there A and D must be multiples of LANES.
 
 #include <math.h>

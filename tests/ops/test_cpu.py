@@ -2,6 +2,7 @@
 they are compiled, cached and done without."""
 
 import functools
+import importlib.util
 import os
 import shutil
 import stat
@@ -16,7 +17,7 @@ import torch
 from conftest import make_decoder
 from torch import Tensor
 
-from caption import ops
+from caption import device, ops
 from caption.config import DecoderConfig, SearchConfig
 from caption.decoders import ShowAttendTellDecoder
 from caption.ops import cpu, cpu_library, exp_tanh, reference
@@ -109,15 +110,15 @@ def test_one_gradient_of_the_keys_for_all_steps() -> None:
 @needs_compiler
 def test_the_keys_gradient_is_summed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     query, keys, vector = inputs((4, 3, 7, 32))
-    addresses = []
+    totals = []  # kept, so that no address is used again
 
     def backward(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        addresses.append(arguments[-1].data_ptr())
+        totals.append(arguments[-1])
         return cpu._scores_backward(*arguments)
 
     monkeypatch.setattr(cpu, "KERNELS", cpu.KERNELS._replace(backward=backward))
     sum(scores.sum() for scores in steps_of_scores(query, prepare_keys(keys), vector)).backward()
-    assert len(addresses) == 4 and len(set(addresses)) == 2  # those of fewer images have their own
+    assert len(totals) == 4 and len({total.data_ptr() for total in totals}) == 2  # those of fewer images have their own
 
 
 @needs_compiler
@@ -138,6 +139,36 @@ def test_transposed_keys_gates_and_logits_give_the_same() -> None:
         expected = gradients_of(function, [argument.contiguous() for argument in arguments])
         for one, other in zip(gradients_of(function, arguments), expected, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@needs_compiler
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_any_number_of_lanes_gives_the_reference(lanes: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor decides it; the compiler splits what is longer than a register."""
+    monkeypatch.setattr(cpu_library, "FLAGS", (*cpu_library.FLAGS[:-1], f"-DLANES={lanes}"))
+    monkeypatch.setattr(cpu, "LANES", lanes)
+    values = inputs((2, 3, 7, 3 * lanes))
+    assert cpu.supports_additive_scores(*values) and not cpu.supports_additive_scores(*inputs((2, 3, 7, lanes + 2)))
+    expected = gradients_of(reference.additive_scores, values)
+    results = gradients_of(lambda q, k, v: cpu.additive_scores(q, prepare_keys(k), v), values)
+    for one, other in zip(results, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    weights, regions = torch.rand(2, 3, 7), torch.randn(2, 7, 3 * lanes)
+    torch.testing.assert_close(cpu.weighted_sum(weights, regions), reference.weighted_sum(weights, regions))
+    arguments = [torch.randn(5, 6), *torch.randn(3, 5, 24)]
+    for one, other in zip(cpu.lstm_cell(*arguments), reference.lstm_cell(*arguments), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("features", "lanes"), [({"avx512f", "avx2"}, 16), ({"avx2"}, 8), ({"asimd"}, 4), (set(), 4)])
+def test_a_vector_is_a_register_of_the_processor(
+    features: set[str], lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_features", lambda: features)
+    specification = importlib.util.spec_from_file_location("another", cpu_library.__file__)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert lanes == module.LANES and f"-DLANES={lanes}" in module.FLAGS
 
 
 @needs_compiler
