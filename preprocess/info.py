@@ -14,6 +14,7 @@ import tyro
 from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
 from caption.data.vocabulary import UNKNOWN
 from caption.errors import UserError
+from caption.files import atomic_write
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 BAR_WIDTH = 40  # characters of the longest bar
@@ -89,7 +90,7 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
     print(f"  words per caption: mean {lengths.mean():.1f}, median {np.median(lengths):.0f}, longest {lengths.max()}")
     histogram = np.bincount(lengths)
     for length in range(int(lengths.min()), int(np.percentile(lengths, 99.5)) + 1):
-        bar = "█" * round(BAR_WIDTH * histogram[length] / histogram.max())
+        bar = "#" * round(BAR_WIDTH * histogram[length] / histogram.max())
         print(f"  {length:4d} {histogram[length]:8d} {bar}".rstrip())
     longer = int(histogram[length + 1 :].sum())
     if longer:
@@ -121,4 +122,5 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about characters that the font lacks, which become boxes
-        figure.savefig(output, dpi=110)
+        with atomic_write(Path(output)) as part:
+            figure.savefig(part, dpi=110, format=Path(output).suffix[1:].lower())

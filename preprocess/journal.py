@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caption.errors import UserError
+from caption.files import naming
 
 try:
     import fcntl
@@ -37,7 +38,7 @@ class Journal:
     def save(self, folder: Path) -> None:
         """Write the journal atomically, even if the power fails."""
         temporary = folder / "journal.json.part"
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with naming(temporary), temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(asdict(self), file, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ import tyro
 from caption.data.hdf5 import FORMAT, RECORDS, open_file
 from caption.errors import UserError
 from caption.files import atomic_write
+from preprocess.hdf5_output import write_hdf5
 from preprocess.verify import compute_digests
 
 OFFSETS = ("caption_offsets", "word_offsets", "jpeg_offsets")
@@ -43,7 +44,7 @@ class Merge:
         with ExitStack() as stack:
             files, manifest = sort_shards([stack.enter_context(open_file(shard)) for shard in self.shards])
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary, h5py.File(temporary, "w") as target:
+            with atomic_write(path) as temporary, write_hdf5(temporary, "w") as target:
                 target.attrs["format"] = FORMAT
                 target.create_dataset("vocabulary", data=files[0]["vocabulary"][:], dtype=h5py.string_dtype())
                 for split in manifest["splits"]:
