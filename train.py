@@ -1,5 +1,8 @@
 """Train a captioner: `python train.py PRESET --data FILE --output FOLDER [--any.field value ...]`."""
 
+if __name__ == "__main__":
+    import caption.interrupt  # noqa: F401  before the imports that take seconds
+
 import dataclasses
 import functools
 from pathlib import Path

@@ -23,7 +23,7 @@ from caption.data.dataset import CaptionDataset
 from caption.errors import UserError
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import VALIDATION, score_captions
-from caption.files import write_text
+from caption.files import naming, write_text
 from caption.visualise.figures import draw_curves
 
 EXAMPLES = 10  # images whose captions of every epoch are kept
@@ -37,7 +37,8 @@ class RunLog:
         self.folder, self.path = folder, folder / "log.jsonl"
         self.records = [record for record in read_records(folder) if record["epoch"] < epoch]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
+        with naming(folder / "tensorboard"):
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
     def write_epoch(
         self,
@@ -61,18 +62,23 @@ class RunLog:
             "CIDEr-D of examples": dict(zip(names, per_image["CIDEr-D"].tolist(), strict=False)),
         }
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        for group, values in record.items():
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, str):
-                    self.events.add_text(f"{group}/{name}", value, record["epoch"])
-                else:
-                    self.events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record["epoch"])
-        self.events.flush()
+        self._write_events(record)
         draw_curves(self.records, self.folder / "curves.png")
         write_text(self.folder / "examples.txt", self._examples())
         return scores
+
+    def _write_events(self, record: dict[str, Any]) -> None:
+        """Write the values of a record for TensorBoard."""
+        with naming(self.folder / "tensorboard"):
+            for group, values in record.items():
+                for name, value in values.items() if isinstance(values, dict) else ():
+                    if isinstance(value, str):
+                        self.events.add_text(f"{group}/{name}", value, record["epoch"])
+                    else:
+                        self.events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record["epoch"])
+            self.events.flush()
 
     def _examples(self) -> str:
         """Return a table for each example image: its captions of all epochs, with their scores."""
