@@ -1,15 +1,17 @@
 """Caption images: `python caption_image.py --checkpoint RUN/best.pt --image photo.jpg --output photo.png`."""
 
+if __name__ == "__main__":
+    import caption.interrupt  # noqa: F401  before the imports that take seconds
+
 import contextlib
 import json
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from caption.config.cli import parse, run
+from caption.config.cli import parse, print_error, run
 from caption.config.inference import CaptioningConfig
 from caption.data.images import BadImage, crop_box, open_image
 from caption.data.vocabulary import tokenise
@@ -94,7 +96,8 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
     if len(errors) == len(paths) == 1:
         raise errors[0]
     if errors:
-        print("".join(f"error: {error}\n" for error in errors), end="", file=sys.stderr)
+        for bad in errors:
+            print_error(bad)
         raise UserError(f"{len(errors)} of {len(paths)} images could not be read")
 
 

@@ -1,8 +1,8 @@
-"""Score a model on a split, or compare two:
+"""Score a model on a split, or compare two: `python evaluate.py --checkpoint RUN/best.pt --data FILE --split test`, or
+`python evaluate.py --compare RUN_A RUN_B --split test`."""
 
-python evaluate.py --checkpoint RUN/best.pt --data FILE --split test --beam-size 3
-python evaluate.py --compare RUN_A RUN_B --split test
-"""
+if __name__ == "__main__":
+    import caption.interrupt  # noqa: F401  before the imports that take seconds
 
 import dataclasses
 import math
@@ -62,9 +62,8 @@ def evaluate(args: EvaluationConfig) -> None:
         generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
         grid = captioner.encoder.feature_grid
         hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)
-        first = distributed.rank() == 0
-    if not first:
-        return
+        if distributed.rank():
+            return
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]
     captions = CaptionSet(
         captions=[" ".join(caption) for caption in words],
@@ -82,16 +81,17 @@ def evaluate(args: EvaluationConfig) -> None:
 
     search = describe_search(dataclasses.asdict(args.search), precision)
     summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
+    settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
+    files = {
+        args.folder / f"scores_{args.split}.json": to_json(settings, results),
+        args.folder / f"captions_{args.split}.json": run_dir.coco_results(split.image_ids, captions.captions),
+    }
+    for path, text in files.items():
+        write_text(path, text)
     print(f"{args.checkpoint} on {summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(captioner.encoder.grid))
     print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
-    settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
-    for path, text in (
-        (args.folder / f"scores_{args.split}.json", to_json(settings, results)),
-        (args.folder / f"captions_{args.split}.json", run_dir.coco_results(split.image_ids, captions.captions)),
-    ):
-        write_text(path, text)
-        print(f"wrote {path}")
+    print(*(f"wrote {path}" for path in files), sep="\n")
     if args.report:
         records = run_dir.read_records(Path(args.checkpoint).parent)
         write_report(Path(args.report), args.checkpoint, summary, split, captions, hypotheses, results, records)

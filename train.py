@@ -1,18 +1,21 @@
 """Train a captioner: `python train.py PRESET --data FILE --output FOLDER [--any.field value ...]`."""
 
+if __name__ == "__main__":
+    import caption.interrupt  # noqa: F401  before the imports that take seconds
+
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 
 from caption import checkpoint, distributed
 from caption.captioner import Captioner
 from caption.config import Config
 from caption.config.cli import parse, run
 from caption.config.presets import parse_preset
+from caption.config.training import ResumeConfig
 from caption.data import hdf5
 from caption.device import choose_device
 from caption.errors import UserError
@@ -21,20 +24,6 @@ from caption.training import loop, precision, run_dir, setup
 from caption.training.run_dir import RunLog
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import Saver
-
-
-@dataclasses.dataclass(frozen=True)
-class Resume:
-    """Resume an interrupted run; the result is the same as if it had not been interrupted."""
-
-    resume: str
-    """Folder of the run."""
-    data: str = ""
-    """Path of the data file, if it was moved."""
-    device: str = ""
-    """Device, if it is another than before."""
-    epochs: Annotated[int, tyro.conf.arg(name="training.epochs")] = 0
-    """Epochs in all, if there are to be more than before."""
 
 
 def main(arguments: list[str]) -> None:
@@ -102,7 +91,7 @@ def generate_captions(captioner: Captioner, data: setup.Data, config: Config, de
 def read_arguments(arguments: list[str]) -> tuple[Config, bool]:
     """Return the configuration, and whether its run is resumed. Raises UserError."""
     if any(argument.split("=")[0] == "--resume" for argument in arguments):
-        args = parse(Resume, arguments, "train.py")
+        args = parse(ResumeConfig, arguments, "train.py")
         config = run_dir.read_config(args.resume, args.epochs)
         data, device = args.data or config.data, args.device or config.device
         return dataclasses.replace(config, output=args.resume, data=data, device=device), True

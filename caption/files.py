@@ -1,6 +1,7 @@
 """Files that are written completely or not at all, by one process at a time, and over no file of somebody else's."""
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
@@ -16,6 +17,7 @@ from caption.errors import UserError
 LOCK = ".lock"  # in a folder, or after a file's name
 MARK = "written by show-attend-and-tell"  # in every figure and page, which may therefore be replaced
 TOKEN_BYTES = 4  # of the temporary names
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT
 
 
 @contextmanager
@@ -26,8 +28,9 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
     try:
-        yield temporary
-        publish(temporary, path) if durable else temporary.replace(path)
+        with naming(path):
+            yield temporary
+            publish(temporary, path) if durable else temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,7 +51,7 @@ def publish(temporary: Path, path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be in other encodings
 
 
 @contextmanager
@@ -114,3 +117,19 @@ def check_replaceable(path: Path) -> None:
     """Raises UserError if there is a file of this name that is no figure and no page of ours."""
     if path.exists() and not (path.is_file() and MARK.encode() in path.read_bytes()):
         raise UserError(f"{path}: exists already, and is not {MARK}; give another name, or move that file away")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError that names no file, as those of writing and closing do, or a temporary one.
+
+    Where the disk is full, torch.save raises a RuntimeError about a position; it becomes the OSError behind it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        other = cause.filename and not str(cause.filename).startswith(f"{path}.")  # not a temporary name of it
+        raise OSError(cause.errno, cause.strerror, cause.filename if other else str(path)) from error

@@ -1,5 +1,8 @@
 """`python -m preprocess {shapes, strings, flickr8k, flickr30k, karpathy, coco, folder, merge, info, verify}`."""
 
+if __name__ == "__main__":
+    import caption.interrupt  # noqa: F401  before the imports that take seconds
+
 from caption.config.cli import parse, run
 from preprocess.coco import Coco
 from preprocess.flickr import Flickr8k, Flickr30k

@@ -94,7 +94,7 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
         print(f"  {notice}")
     histogram = np.bincount(lengths)
     for length in range(int(lengths.min()), int(np.percentile(lengths, 99.5)) + 1):
-        bar = "█" * round(BAR_WIDTH * histogram[length] / histogram.max())
+        bar = "#" * round(BAR_WIDTH * histogram[length] / histogram.max())
         print(f"  {length:4d} {histogram[length]:8d} {bar}".rstrip())
     longer = int(histogram[length + 1 :].sum())
     if longer:

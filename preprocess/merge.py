@@ -15,6 +15,7 @@ import tyro
 from caption.data.hdf5 import FORMAT, RECORDS, open_file
 from caption.errors import UserError
 from caption.files import atomic_write, locked
+from preprocess.hdf5_output import write_hdf5
 from preprocess.verify import compute_digests
 
 OFFSETS = ("caption_offsets", "word_offsets", "jpeg_offsets")
@@ -42,7 +43,7 @@ class Merge:
             if path.exists() and any(Path(shard).exists() and path.samefile(shard) for shard in self.shards):
                 raise UserError(f"{path}: is one of the shards; give another --output")
             files, manifest = sort_shards([stack.enter_context(open_file(shard)) for shard in self.shards])
-            with atomic_write(path) as temporary, h5py.File(temporary, "w") as target:
+            with atomic_write(path) as temporary, write_hdf5(temporary, "w") as target:
                 target.attrs["format"] = FORMAT
                 target.create_dataset("vocabulary", data=files[0]["vocabulary"][:], dtype=h5py.string_dtype())
                 for split in manifest["splits"]:

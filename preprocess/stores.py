@@ -6,9 +6,11 @@ records first and is closed; everything else is added at the end. In between, no
 process that is killed leaves the file intact.
 """
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 
 from caption.data.hdf5 import RECORDS, Extent, extents
 from caption.data.images import encode_jpeg
+from caption.files import naming
+from preprocess.hdf5_output import write_hdf5
 from preprocess.journal import DATA
 from preprocess.report import format_size
 
@@ -47,12 +51,15 @@ class Store:
     def allocate(self, fresh: bool) -> None:
         """Allocate everything, or reopen what an interrupted run has left."""
         total = sum(self.counts.values())
-        self.table = np.memmap(self.folder / "rows", np.int64, "w+" if fresh else "r+", shape=(total, 3))
+        if fresh:  # on the disk: a page that a full one has no room for would end the process with a signal
+            with naming(self.folder / "rows"):
+                (self.folder / "rows").write_bytes(bytes(24 * total))
+        self.table = np.memmap(self.folder / "rows", np.int64, "r+", shape=(total, 3))
 
     def sync(self) -> None:
         """Write everything that any process added to the disk."""
         if self.path.exists():  # JPEG files come into it at the end
-            with self.path.open("r+b") as file:
+            with naming(self.path), self.path.open("r+b") as file:
                 os.fsync(file.fileno())
                 if hasattr(os, "posix_fadvise"):  # drop it from the cache, which COCO would fill
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -90,7 +97,7 @@ class FixedSizeStore(Store):
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        with h5py.File(path, "w") as file:
+        with write_hdf5(path, "w") as file:
             for split, count in self.counts.items():
                 name, shape = f"{split}/{RECORDS[self.kind]}", (count, *self.shape)
                 layout += extents(file.create_dataset(name, shape, self.dtype, dcpl=properties))
@@ -99,9 +106,9 @@ class FixedSizeStore(Store):
     def offsets(self, numbers: Sequence[int]) -> list[int]:
         return [self._offsets[number] for number in numbers]
 
-    def open(self) -> h5py.File:
+    def open(self) -> AbstractContextManager[h5py.File]:
         """Open the file to complete it."""
-        return h5py.File(self.path, "r+")
+        return write_hdf5(self.path, "r+")
 
     def complete_split(self, file: h5py.File, split: str, numbers: NDArray[np.int64]) -> None:
         """Keep only the images with these numbers in a split; a virtual data set skips the others."""
@@ -148,9 +155,10 @@ class RecordWriter:
         if self.file is None:
             self.file = open(self.path, "r+b", buffering=0)  # noqa: PTH123, SIM115
         record = memoryview(image.data).cast("B")
-        self.file.seek(offset)
-        if self.file.write(record) != len(record):
-            raise OSError(28, "no space left on the disk", self.path)
+        with naming(Path(self.path)):
+            self.file.seek(offset)
+            if self.file.write(record) != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return zlib.crc32(record)
 
 
@@ -201,18 +209,20 @@ class JpegStore(Store):
     def add(self, numbers: Sequence[int], jpegs: Sequence[bytes]) -> None:
         self.file.seek(self.end)
         content = b"".join(jpegs)
-        if self.file.write(content) != len(content):
-            raise OSError(28, "no space left on the disk", str(self.collected))
+        with naming(self.collected):
+            if self.file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for number, jpeg in zip(numbers, jpegs, strict=True):
             self.table[number] = zlib.crc32(jpeg), self.end, len(jpeg)
             self.end += len(jpeg)
 
     def sync(self) -> None:
-        os.fsync(self.file.fileno())
+        with naming(self.collected):
+            os.fsync(self.file.fileno())
         super().sync()
 
-    def open(self) -> h5py.File:
-        return h5py.File(self.path, "w")
+    def open(self) -> AbstractContextManager[h5py.File]:
+        return write_hdf5(self.path, "w")
 
     def complete_split(self, file: h5py.File, split: str, numbers: NDArray[np.int64]) -> None:
         group, rows = file.require_group(split), self.table[numbers]

@@ -98,7 +98,8 @@ class Synthetic(Output):
             folder = Path(self.save_images)
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(self.count[2]):
-                self.draw("test", number).save(folder / file_name(kind, "test", number))
+                with atomic_write(folder / file_name(kind, "test", number)) as part:
+                    self.draw("test", number).save(part, format="PNG")
             print(f"wrote {self.count[2]} test images into {folder}")
 
 

@@ -29,6 +29,7 @@ from preprocess.stores import CHUNK, FeatureStore, JpegStore, PixelStore, Record
 from preprocess.workers import parallel_map
 
 SYNC_SECONDS = 5.0  # at most this much work is lost if the power fails
+LAYOUT = 2  # of the records in an unfinished file; another one cannot be resumed
 SAMPLE = 16  # images whose JPEG files give the estimate of the mean length
 
 AnyStore = PixelStore | JpegStore | FeatureStore
@@ -92,7 +93,12 @@ def write(
             "max_length": options.max_length,
             "vocabulary_from": Path(options.vocabulary).name,
         }
-        inputs = {"shard": options.shard, "listing": listing.digest[:16], "vocabulary": vocabulary.digest[:16]}
+        inputs = {
+            "layout": LAYOUT,
+            "shard": options.shard,
+            "listing": listing.digest[:16],
+            "vocabulary": vocabulary.digest[:16],
+        }
         state = _start_or_resume(store, options, {**recipe, **inputs})
         if options.shard:  # so that merge can tell which shards belong together
             recipe |= {"shard": shard, "shards": shards, "listing": inputs["listing"]}

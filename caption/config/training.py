@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import tyro
+
 from caption.config.model import DecoderConfig, EncoderConfig
 from caption.config.search import SearchConfig
 from caption.config.validation import check, require, require_default
@@ -182,3 +184,17 @@ class Config:
         if attention == "retina":
             reason = "the entropy of decoder.attention retina is constant; leave it 0"
             require_default(reinforce, "training.reinforce", "entropy", reason)
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Resume an interrupted run; the result is the same as if it had not been interrupted."""
+
+    resume: str
+    """Folder of the run."""
+    data: str = ""
+    """Path of the data file, if it was moved."""
+    device: str = ""
+    """Device, if it is another than before."""
+    epochs: Annotated[int, tyro.conf.arg(name="training.epochs")] = 0
+    """Epochs in all, if there are to be more than before."""

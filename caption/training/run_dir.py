@@ -26,7 +26,7 @@ from caption.data.dataset import CaptionDataset
 from caption.errors import UserError, reading
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import VALIDATION, score_captions
-from caption.files import locked_folder, remove_leftovers, write_text
+from caption.files import locked_folder, naming, remove_leftovers, write_text
 from caption.visualise.figures import draw_curves
 
 EXAMPLES = 10  # images whose captions of every epoch are kept
@@ -58,7 +58,8 @@ class RunLog:
         self.folder, self.path = folder, folder / "log.jsonl"
         self.records = [record for record in read_records(folder) if record["epoch"] < epoch]
         self._write_records()
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
+        with naming(folder / "tensorboard"):
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
     def write_epoch(
         self,
@@ -83,19 +84,24 @@ class RunLog:
         }
         self.records.append(record)
         self._write_records()
-        for group, values in record.items():
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, str):
-                    self.events.add_text(f"{group}/{name}", value, record["epoch"])
-                else:
-                    self.events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record["epoch"])
-        self.events.flush()
+        self._write_events(record)
         draw_curves(self.records, self.folder / "curves.png")
         write_text(self.folder / "examples.txt", self._examples())
         return scores
 
     def _write_records(self) -> None:
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def _write_events(self, record: dict[str, Any]) -> None:
+        """Write the values of a record for TensorBoard."""
+        with naming(self.folder / "tensorboard"):
+            for group, values in record.items():
+                for name, value in values.items() if isinstance(values, dict) else ():
+                    if isinstance(value, str):
+                        self.events.add_text(f"{group}/{name}", value, record["epoch"])
+                    else:
+                        self.events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record["epoch"])
+            self.events.flush()
 
     def _examples(self) -> str:
         """Return a table for each example image: its captions of all epochs, with their scores."""
