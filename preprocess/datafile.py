@@ -1,13 +1,12 @@
 """Complete the HDF5 file that `caption.data.hdf5` describes: names, captions, vocabulary and manifest."""
 
-import json
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.hdf5 import FORMAT
+from caption.data.hdf5 import write_manifest
 from caption.data.vocabulary import Vocabulary
 from caption.errors import UserError
 from preprocess.records import Listing, concatenate_ranges
@@ -31,7 +30,6 @@ def complete_file(
     out. Raises UserError if that leaves a split empty, unless the file is a shard.
     """
     with store.open() as file:
-        file.attrs["format"] = FORMAT
         file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
         splits: dict[str, Any] = {}
         index_map = listing.index_map(vocabulary)
@@ -43,7 +41,7 @@ def complete_file(
             counts = _write_captions(file[split], listing, order[numbers], index_map, recipe["max_length"])
             splits[split] = {**counts, "bad_images": end - first - len(numbers)}
         manifest = {**recipe, "dropped": listing.dropped, "splits": splits, "digests": compute_digests(file)}
-        file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
+        write_manifest(file, manifest)
     store.sync()
     return manifest
 

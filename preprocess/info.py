@@ -1,6 +1,5 @@
 """`python -m preprocess info FILE`: print the contents of a data file."""
 
-import json
 import textwrap
 import warnings
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import h5py
 import numpy as np
 import tyro
 
-from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
+from caption.data.hdf5 import RECORDS, SPLITS, Records, manifest_of, open_file
 from caption.data.vocabulary import UNKNOWN
 from caption.errors import UserError
 
@@ -41,7 +40,7 @@ class Info:
         if self.montage and Path(self.montage).suffix.lower() not in SUFFIXES:
             raise UserError(f"--montage {self.montage}: its name must end with {', '.join(SUFFIXES)}")
         with open_file(self.file) as file:
-            manifest = json.loads(file.attrs["manifest"])
+            manifest = manifest_of(file)
             splits = [split for split in SPLITS if split in file]
             nonempty = [split for split in splits if len(file[split]["image_ids"])]
             split = self.split if self.split in nonempty else nonempty[0] if nonempty else splits[0]

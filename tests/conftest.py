@@ -23,11 +23,12 @@ from caption import ops
 from caption.attention import Memory, build_attention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
-from caption.data.hdf5 import read_vocabulary
+from caption.data.hdf5 import manifest_of, read_vocabulary, write_manifest
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import ShowAttendTellDecoder, build_decoder
 from caption.search import Hypothesis, search
 from preprocess.__main__ import main as preprocess
+from preprocess.verify import compute_digests
 
 V, D, L = 11, 6, 5
 
@@ -217,4 +218,6 @@ def copy_file(source: Path, target: Path, drop_last_word: bool) -> Path:
         del file["vocabulary"]
         kept = words[:-1] if drop_last_word else words
         file.create_dataset("vocabulary", data=kept, dtype=h5py.string_dtype())
+        manifest = manifest_of(file)
+        write_manifest(file, {**manifest, "digests": compute_digests(file)})
     return target
