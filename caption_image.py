@@ -13,13 +13,16 @@ from PIL import Image
 
 from caption.config.cli import parse, print_error, run
 from caption.config.inference import CaptioningConfig
-from caption.data.images import BadImage, crop_box, open_image
+from caption.config.model import Fit
+from caption.data.images import BadImage, CropBox, crop_box, fit_image, open_image, readable_formats
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
 from caption.files import check_replaceable, locked
 from caption.visualise.paths import figure_paths, find_images
 
 SHOWN = 448  # longer side of an image in figures and pages, in pixels
+MAX_ASPECT = 8  # of the longer side to the shorter; of a longer image, figures and pages show what the model saw
+MAX_WORDS = 100  # of --caption; a figure has a panel for each, and takes seconds for a hundred
 
 
 def main(arguments: list[str]) -> None:
@@ -31,8 +34,8 @@ def main(arguments: list[str]) -> None:
         check_replaceable(Path(args.output))
     if args.compare_with and not figures:
         raise UserError("--compare-with draws figures, so it needs --output with a figure's name or a folder")
-    if args.caption and not tokenise(args.caption):
-        raise UserError(f"--caption {args.caption!r} holds no word")
+    if args.caption and not 1 <= (count := len(tokenise(args.caption))) <= MAX_WORDS:
+        raise UserError(f"--caption has {count} words, but must have 1 to {MAX_WORDS}")
     with locked(Path(args.output)) if args.output else contextlib.nullcontext():
         caption_images(args, paths, figures)
 
@@ -62,7 +65,7 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         open_once = lru_cache(open_image)  # for models of the same image size
         try:
             image = open_once(path, captioner.image.size)
-            shown = image_to_show(path, image) if args.output else image
+            shown, seen = image_to_show(path, image, captioner.image.fit) if args.output else (image, CropBox())
         except BadImage as error:  # the other images are captioned all the same
             errors.append(error)
             continue
@@ -74,7 +77,6 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         else:
             name = f"{path}\n" if len(paths) > 1 else ""
             print(f"{name}{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
-        seen = crop_box(image.size, captioner.image.fit)
         if args.output and not figures:
             captions = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
             entries.append(image_entry(shown, seen, str(path), captions, captioner.head_names))
@@ -83,10 +85,9 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             maps = [attention_maps(captioner, best, words, seen, name)]
             for other in models[1:]:
                 image = open_once(path, other.image.size)
-                followed, seen_by_it = (
-                    describe(other, image, args.search, words)[0],
-                    crop_box(image.size, other.image.fit),
-                )
+                followed = describe(other, image, args.search, words)[0]
+                same = other.image.fit == captioner.image.fit
+                seen_by_it = seen if same else crop_box(image.size, other.image.fit)
                 maps.append(attention_maps(other, followed, words, seen_by_it, Path(args.compare_with).parent.name))
             if args.heads:
                 maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, seen)]
@@ -101,15 +102,18 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         raise UserError(f"{len(errors)} of {len(paths)} images could not be read")
 
 
-def image_to_show(path: Path, image: Image.Image) -> Image.Image:
-    """Return the image at the size of figures and pages, decoded again only if a large JPEG was decoded smaller."""
+def image_to_show(path: Path, image: Image.Image, fit: Fit) -> tuple[Image.Image, CropBox]:
+    """Return the image at the size of figures and pages, decoded again only if a large JPEG was decoded smaller, and
+    the part of it that the model saw: all of it, if the image is so long that only the model's square is shown."""
     if max(image.size) < SHOWN:
-        with Image.open(path) as original:  # reads the header alone
+        with Image.open(path, formats=readable_formats()) as original:  # reads the header alone
             reduced = max(original.size) > max(image.size)
         image = open_image(path, SHOWN) if reduced else image
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        return fit_image(image, SHOWN, fit), CropBox()
     shown = image.copy()
     shown.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-    return shown
+    return shown, crop_box(image.size, fit)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def _read_table(path: Path, header: str) -> Iterator[Row]:
     rows = csv.reader(
         (line.replace("\0", " ") + "\n" for line in read_lines(path)),
         delimiter=separator,
+        skipinitialspace=True,  # a.jpg, "A dog, running"
         strict=True,  # or an open quotation mark would swallow the lines after it
         quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
     )
@@ -92,7 +93,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
             continue
         try:
             entry = {key.lower(): value for key, value in json.loads(line).items()}
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (json.JSONDecodeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not a JSON object, or cut off ({error})") from None
         image, captions = (
             next((entry[key] for key in names if key in entry), None) for names in (IMAGE_NAMES, CAPTION_NAMES)

@@ -1,6 +1,7 @@
 """Read COCO's official captions_*.json."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from caption.errors import UserError
 from preprocess.records import Example
 from preprocess.sources import ImageFiles, build_example, group_by_image, read_json
 
+EXPECTED = "captions_train2014.json or the like"
 T = TypeVar("T")
 # `--images a b` and `--images a --images b` are the same.
 Repeatable = tyro.conf.UseAppendAction[tuple[tuple[T, ...], ...]]
@@ -48,25 +50,36 @@ def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
     The file is read incrementally; pycocotools would hold it as Python objects, several times its size. Raises
     UserError if it is not a COCO caption file.
     """
-    names: dict[int, Any] = {}
-    duplicates: list[tuple[int, Any]] = []
-    try:
-        for image in read_json(path, "images.item"):
-            image_id = int(image["id"])
-            if image_id in names:
-                duplicates.append((image_id, str(image["file_name"])))
-            else:
-                names[image_id] = str(image["file_name"])
-        if not names:
-            raise KeyError("images")
-        rows = ((int(item["image_id"]), item["caption"]) for item in read_json(path, "annotations.item"))
-        for image_id, captions in group_by_image(rows):
+    names: dict[int, str] = {}
+    duplicates: list[tuple[int, str]] = []
+    for number, image in enumerate(read_json(path, "images.item")):
+        with _entry(path, f"image {number}"):
+            image_id, name = int(image["id"]), str(image["file_name"])
+        if image_id in names:
+            duplicates.append((image_id, name))
+        else:
+            names[image_id] = name
+    if not names:
+        raise UserError(f"{path}: not a COCO caption file: its list 'images' is missing, or empty; give {EXPECTED}")
+
+    def rows() -> Iterator[tuple[int, Any]]:
+        for number, annotation in enumerate(read_json(path, "annotations.item")):
+            with _entry(path, f"annotation {number}"):
+                image_id, caption = int(annotation["image_id"]), annotation["caption"]
             if image_id not in names:
-                raise UserError(f"{path}: has a caption of image {image_id}, which is not in its list of images")
-            yield build_example(split, image_id, images, names.pop(image_id), captions)
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: not a COCO caption file; give captions_train2014.json or the like") from None
+                raise UserError(f"{path}: annotation {number} is of image {image_id}, which is not in its list")
+            yield image_id, caption
+
+    for image_id, captions in group_by_image(rows()):
+        yield build_example(split, image_id, images, names.pop(image_id), captions)
     for image_id, name in [*names.items(), *duplicates]:
         yield build_example(split, image_id, images, name, ())
+
+
+@contextmanager
+def _entry(path: str, name: str) -> Iterator[None]:
+    """Raise a UserError that names the entry of the file if it lacks something, or is of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: not a COCO caption file: {name} lacks or garbles {error}; give {EXPECTED}") from None

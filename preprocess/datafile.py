@@ -1,13 +1,12 @@
 """Complete the HDF5 file that `caption.data.hdf5` describes: names, captions, vocabulary and manifest."""
 
-import json
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.hdf5 import FORMAT
+from caption.data.hdf5 import write_manifest, write_texts
 from caption.data.vocabulary import Vocabulary
 from caption.errors import UserError
 from preprocess.records import Listing, concatenate_ranges
@@ -31,8 +30,7 @@ def complete_file(
     out. Raises UserError if that leaves a split empty, unless the file is a shard.
     """
     with store.open() as file:
-        file.attrs["format"] = FORMAT
-        file.create_dataset("vocabulary", data=vocabulary.words, dtype=h5py.string_dtype())
+        write_texts(file, "vocabulary", vocabulary.words)
         splits: dict[str, Any] = {}
         index_map = listing.index_map(vocabulary)
         for split, (first, end) in store.ranges.items():
@@ -43,7 +41,7 @@ def complete_file(
             counts = _write_captions(file[split], listing, order[numbers], index_map, recipe["max_length"])
             splits[split] = {**counts, "bad_images": end - first - len(numbers)}
         manifest = {**recipe, "dropped": listing.dropped, "splits": splits, "digests": compute_digests(file)}
-        file.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
+        write_manifest(file, manifest)
     store.sync()
     return manifest
 
@@ -65,13 +63,10 @@ def _write_captions(
     group["caption_offsets"] = np.cumsum([0, *counts], dtype=np.int64)
     group["word_offsets"] = offsets
     words = group.create_dataset("words", (offsets[-1],), np.int32)
-    references = group.create_dataset("references", (len(captions),), h5py.string_dtype())
     for i in range(0, len(captions), BLOCK):
         block = slice(i, i + BLOCK)
         numbers = word_numbers[concatenate_ranges(word_offsets[captions[block]], cut_lengths[block])]
         words[offsets[i] : offsets[i] + len(numbers)] = index_map[numbers]
-        references[block] = [listing.texts[n] for n in captions[block]]
-    names = group.create_dataset("file_names", (len(images),), h5py.string_dtype())
-    for i in range(0, len(images), BLOCK):
-        names[i : i + BLOCK] = [listing.names[n] for n in images[i : i + BLOCK]]
+    write_texts(group, "references", (listing.texts[n] for n in captions))
+    write_texts(group, "file_names", (listing.names[n] for n in images))
     return {"images": len(images), "captions": len(captions), "captions_cut": int((lengths > max_length).sum())}

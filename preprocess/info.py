@@ -1,6 +1,5 @@
 """`python -m preprocess info FILE`: print the contents of a data file."""
 
-import json
 import textwrap
 import warnings
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ import h5py
 import numpy as np
 import tyro
 
-from caption.data.hdf5 import RECORDS, SPLITS, Records, open_file
+from caption.data.hdf5 import RECORDS, SPLITS, manifest_of, open_file, read_texts
+from caption.data.records import Records
 from caption.data.vocabulary import UNKNOWN, unspaced_notice
 from caption.errors import UserError
 from caption.files import check_replaceable
@@ -44,20 +44,20 @@ class Info:
         if self.montage:
             check_replaceable(Path(self.montage))
         with open_file(self.file) as file:
-            manifest = json.loads(file.attrs["manifest"])
+            manifest = manifest_of(file)
             splits = [split for split in SPLITS if split in file]
             nonempty = [split for split in splits if len(file[split]["image_ids"])]
             split = self.split if self.split in nonempty else nonempty[0] if nonempty else splits[0]
             print(f"{self.file}: {Path(self.file).stat().st_size / 1e6:.1f} MB")
             print_settings(manifest)
-            print(f"vocabulary: {len(file['vocabulary'])} words")
+            print(f"vocabulary: {len(read_texts(file, 'vocabulary'))} words")
             for name in splits:
                 print_split(name, file[name], manifest["splits"][name])
             total, rng = len(file[split]["image_ids"]), np.random.default_rng(self.seed)
             sample = sorted(rng.choice(total, min(self.count, total), replace=False).tolist())
-            offsets, references = file[split]["caption_offsets"], file[split]["references"].asstr()
-            captions = {number: references[slice(*offsets[number : number + 2])].tolist() for number in sample}
-            names = {number: file[split]["file_names"].asstr()[number] for number in sample}
+            offsets, references = file[split]["caption_offsets"], read_texts(file, f"{split}/references")
+            captions = {number: references[slice(*offsets[number : number + 2])] for number in sample}
+            names = read_texts(file, f"{split}/file_names")
         print(f"examples of {split}:")
         for number in sample[:3]:
             print(f"  {names[number]}")
@@ -90,7 +90,7 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
         return
     print(f"  words in the vocabulary: {100 * np.mean(words != UNKNOWN):.2f} % of {len(words)}")
     print(f"  words per caption: mean {lengths.mean():.1f}, median {np.median(lengths):.0f}, longest {lengths.max()}")
-    if notice := unspaced_notice(group["references"].asstr()[:1000]):
+    if notice := unspaced_notice(read_texts(group.file, f"{split}/references")[:1000]):
         print(f"  {notice}")
     histogram = np.bincount(lengths)
     for length in range(int(lengths.min()), int(np.percentile(lengths, 99.5)) + 1):

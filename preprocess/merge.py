@@ -1,6 +1,5 @@
 """`python -m preprocess merge SHARD ... --output FILE`: join the shards of a data set into one file."""
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,11 +10,14 @@ from typing import Annotated, Any
 import h5py
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
-from caption.data.hdf5 import FORMAT, RECORDS, open_file
+from caption.data.hdf5 import RECORDS, manifest_of, open_file, read_checked, write_manifest
+from caption.data.records import extents
 from caption.errors import UserError
 from caption.files import atomic_write, locked
 from preprocess.hdf5_output import write_hdf5
+from preprocess.report import equal_images
 from preprocess.verify import compute_digests
 
 OFFSETS = ("caption_offsets", "word_offsets", "jpeg_offsets")
@@ -44,32 +46,27 @@ class Merge:
                 raise UserError(f"{path}: is one of the shards; give another --output")
             files, manifest = sort_shards([stack.enter_context(open_file(shard)) for shard in self.shards])
             with atomic_write(path) as temporary, write_hdf5(temporary, "w") as target:
-                target.attrs["format"] = FORMAT
-                target.create_dataset("vocabulary", data=files[0]["vocabulary"][:], dtype=h5py.string_dtype())
+                target["vocabulary"] = read_checked(files[0], "vocabulary")
                 for split in manifest["splits"]:
                     groups = [file[split] for file in files]
                     self._join_captions(target.create_group(split), groups, RECORDS[manifest["store"]])
                     self._join_records(target[split], groups, RECORDS[manifest["store"]], path)
                 manifest["digests"] = compute_digests(target)
-                target.attrs["manifest"] = json.dumps(manifest, ensure_ascii=False)
+                write_manifest(target, manifest)
         for split, counts in manifest["splits"].items():
             print(f"{split}: {counts['images']} images, {counts['captions']} captions")
+        for problem in equal_images(path):
+            print(f"{problem.file_name} of {problem.split}: {problem.problem}")
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB{'' if self.copy else ', and it needs the shards'})")
 
     def _join_captions(self, target: h5py.Group, groups: Sequence[h5py.Group], records_name: str) -> None:
         """Join all data sets of a split but its records."""
         for name in sorted(set(groups[0]) - {records_name}):
-            if h5py.check_string_dtype(groups[0][name].dtype):
-                total = sum(len(group[name]) for group in groups)
-                joined, position = target.create_dataset(name, (total,), h5py.string_dtype()), 0
-                for group in groups:
-                    joined[position : position + len(group[name])] = group[name][:]
-                    position += len(group[name])
-            elif name in OFFSETS:
-                lengths = np.concatenate([np.diff(group[name][:]) for group in groups])
+            if name in OFFSETS:
+                lengths = np.concatenate([np.diff(_read(group, name)) for group in groups])
                 target[name] = np.cumsum([0, *lengths], dtype=np.int64)
             else:
-                target[name] = np.concatenate([group[name][:] for group in groups])
+                target[name] = np.concatenate([_read(group, name) for group in groups])
 
     def _join_records(self, target: h5py.Group, groups: Sequence[h5py.Group], name: str, path: Path) -> None:
         """Copy the records of a split, or make a virtual data set of them."""
@@ -79,6 +76,7 @@ class Merge:
         if self.copy:
             joined = target.create_dataset(name, shape, dtype)
             for source in sources:
+                extents(source)  # checks the files of a virtual one
                 for i in range(0, len(source), step := max(1, COPY_BYTES // max(1, source[:1].nbytes))):
                     rows = source[i : i + step]
                     joined[position : position + len(rows)] = rows
@@ -95,6 +93,10 @@ class Merge:
         target.create_virtual_dataset(name, layout)
 
 
+def _read(group: h5py.Group, name: str) -> NDArray[Any]:
+    return read_checked(group.file, f"{group.name.strip('/')}/{name}")
+
+
 def relative_path(shard: Path, output: Path) -> str:
     """Return the path of a shard from the folder of the merged file, so that both can be moved together."""
     try:
@@ -106,7 +108,7 @@ def relative_path(shard: Path, output: Path) -> str:
 def sort_shards(files: Sequence[h5py.File]) -> tuple[list[h5py.File], dict[str, Any]]:
     """Return the shards in order and the manifest of the merged file. Raises UserError unless the files are all shards
     of one data set, each once."""
-    manifests = [json.loads(file.attrs["manifest"]) for file in files]
+    manifests = [manifest_of(file) for file in files]
     # What is the same for all shards of a data set: of the digests, that of the vocabulary.
     common = [{**m, "digests": m["digests"]["vocabulary"], "shard": None, "splits": None} for m in manifests]
     for file, manifest, settings in zip(files, manifests, common, strict=True):

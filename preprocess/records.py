@@ -78,9 +78,10 @@ class Listing:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, example: Example) -> None:
-        """Add an image that has a caption with at least one word. Anything that is left out goes into the report."""
-        duplicate = self._find_duplicate(example)
+    def add(self, example: Example, resolved: str = "") -> None:
+        """Add an image that has a caption with at least one word. Anything that is left out goes into the report.
+        `resolved` is the one name of a file that has several."""
+        duplicate = self._find_duplicate(example.image_id, resolved or example.path)
         if duplicate:
             self.drop(example, "duplicate images", duplicate)
             return
@@ -106,12 +107,12 @@ class Listing:
         self.names.append(example.file_name)
         self.paths.append(example.path)
 
-    def _find_duplicate(self, example: Example) -> str:
-        if example.image_id in self._seen_ids:
-            return f"duplicate id {example.image_id}"
-        self._seen_ids.add(example.image_id)
+    def _find_duplicate(self, image_id: int, path: str) -> str:
+        if image_id in self._seen_ids:
+            return f"duplicate id {image_id}"
+        self._seen_ids.add(image_id)
         # The digest takes 45 bytes of memory; the path would take more.
-        key = hashlib.blake2b(example.path.encode("utf-8", "replace"), digest_size=12).digest()
+        key = hashlib.blake2b(path.encode("utf-8", "replace"), digest_size=12).digest()
         if key in self._seen_paths:
             return "duplicate image; in two splits, a model would be tested on what it was trained on"
         self._seen_paths.add(key)

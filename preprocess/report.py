@@ -1,10 +1,14 @@
 """The report of everything wrong with a data set, and the summary of a data file that was written."""
 
 import csv
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from caption.data.hdf5 import SPLITS, open_file, read_checked, read_texts
+from caption.data.records import Records
 from caption.errors import UserError
 from caption.files import atomic_write
 from preprocess.records import Problem
@@ -44,18 +48,43 @@ def write_report(problems: Sequence[Problem], output: Path, strict: bool) -> Non
         )
 
 
-def print_summary(path: Path, manifest: dict[str, Any], words: int) -> None:
-    """Print what was written into a data file, and what was left out."""
+def equal_images(path: Path) -> list[Problem]:
+    """Return the images of a data file whose record equals that of an earlier one, of any split: copies of one image
+    under two names. Their checksums say where to look."""
+    with open_file(path) as file:
+        splits = [split for split in SPLITS if split in file]
+        listed = [(split, *pair) for split in splits for pair in enumerate(read_checked(file, f"{split}/checksums"))]
+        names = {split: read_texts(file, f"{split}/file_names") for split in splits}
+        ids = {split: file[split]["image_ids"] for split in splits}
+        records = {split: Records(path, split) for split in splits}
+        counts = Counter(checksum for _, _, checksum in listed)
+        first: dict[bytes, tuple[str, int]] = {}
+        result = []
+        for split, index, checksum in listed:
+            if counts[checksum] > 1:
+                key = hashlib.sha256(records[split].read_bytes(index)).digest()
+                other, number = first.setdefault(key, (split, index))
+                if (other, number) != (split, index):
+                    problem = f"same image as {names[other][number]} of {other}"
+                    result.append(Problem(split, int(ids[split][index]), names[split][index], problem, fatal=False))
+    return result
+
+
+def print_summary(path: Path, manifest: dict[str, Any], words: int, equal: Sequence[Problem]) -> None:
+    """Print what was written into a data file, what was left out, and which images are equal."""
     for split, counts in manifest["splits"].items():
         print(f"{split}: {counts['images']} images, {counts['captions']} captions")
         if counts["captions_cut"]:
             print(f"  {counts['captions_cut']} captions cut to {manifest['max_length']} words for training")
         if counts["bad_images"]:
             print(f"  left out: {counts['bad_images']} bad images")
+    if equal:
+        names = f"{equal[0].file_name} of {equal[0].split} is the {equal[0].problem}"
+        print(f"{len(equal)} images are the same as another, perhaps of another split: {names}")
     for reason, count in manifest["dropped"].items():
         if count:
             print(f"left out: {count} {reason}")
     if report_path(path).exists():
-        print(f"{report_path(path)} lists what was left out, and images that are in no list")
+        print(f"{report_path(path)} lists what was left out, images that are in no list, and equal ones")
     print(f"vocabulary: {words} words")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -4,9 +4,9 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import ijson
 import numpy as np
@@ -20,6 +20,11 @@ from preprocess.records import Example, Listing, Problem, StringPool
 from preprocess.writer import write
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+
+
+MAX_DEPTH = 100  # of JSON
+NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))  # the bytes that change neither depth nor string
+STEPS = np.array([(byte in b"[{") - (byte in b"]}") for byte in range(256)], np.int8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +51,17 @@ class ImageFiles(Output):
 
     def run(self) -> None:
         check_output(self)
-        unlisted = {path for name in self.folders() for path in find_images(name)}
+        unlisted = {resolve(path): path for name in self.folders() for path in find_images(name)}
         listing = Listing()
         for example in self.examples():
-            # The file system may accept a name in another spelling, so that only asking for the file can tell.
-            if example.path in unlisted or Path(example.path).exists():
-                listing.add(example)
-                unlisted.discard(example.path)
+            path = resolve(example.path)
+            if os.path.isfile(path):  # the file system may accept a name in another spelling
+                listing.add(example, path)
+                unlisted.pop(path, None)
             else:
-                listing.drop(example, "images not on disk", "not on disk")
-        for path in sorted(unlisted):
+                found = "is no file" if os.path.exists(path) else "not on disk"
+                listing.drop(example, "images not on disk", f"{found}; looked for {example.path}")
+        for path in sorted(unlisted.values()):
             listing.problems.append(Problem("", "", path, "on disk, but in no list", fatal=False))
         image, source = ImageConfig(self.size, self.fit), {"reader": type(self).__name__.lower()}
         write(listing, partial(open_image, size=self.size), self, image, source, self.on_error == "stop")
@@ -71,8 +77,18 @@ def find_images(folder: str) -> Iterator[str]:
         raise UserError(f"{folder}: no such folder of images")
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES):
+            # macOS keeps the attributes of a.jpg in ._a.jpg, on disks that have no place for them
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("._"):
                 yield os.path.join(parent, name)
+
+
+def resolve(path: str) -> str:
+    """Return the real path of a file, so that one image has one name, without the time of `os.path.realpath`."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+
+
+_real_folder = lru_cache(10_000)(os.path.realpath)
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -88,16 +104,40 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_json(path: str, prefix: str) -> Iterator[Any]:
-    """Yield the items of a list inside a JSON file, such as "images.item". Raises UserError if it is not JSON."""
+    """Yield the items of a list inside a JSON file, such as "images.item". Raises UserError if it is not JSON, or is
+    nested deeper than MAX_DEPTH."""
     try:
         with Path(path).open("rb") as file:
             if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
                 file.seek(0)
-            yield from ijson.items(file, prefix, use_float=True)
+            yield from ijson.items(ShallowJson(file, path), prefix, use_float=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON, or cut off ({' '.join(str(error).split())[:80]})") from None
+
+
+class ShallowJson:
+    """A JSON file that may not be nested deeper than MAX_DEPTH: ijson keeps the path to every level, so that its memory
+    grows with the square of the depth."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self.file, self.path = file, path
+        self.depth, self.in_string = 0, 0
+
+    def read(self, size: int) -> bytes:
+        content = self.file.read(size)
+        while content.endswith(b"\\") and (more := self.file.read(1)):  # its escape belongs to it
+            content += more
+        marks = content.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, NO_MARKS)
+        parts = marks.split(b'"')
+        steps = STEPS[np.frombuffer(b"".join(parts[self.in_string :: 2]), np.uint8)]
+        depths = self.depth + np.cumsum(steps, dtype=np.int64)
+        self.in_string = (self.in_string + len(parts) - 1) % 2
+        if depths.max(initial=0) > MAX_DEPTH:
+            raise UserError(f"{self.path}: not a list of images, its JSON is nested more than {MAX_DEPTH} levels deep")
+        self.depth = int(depths[-1]) if len(depths) else self.depth
+        return content
 
 
 def group_by_image(rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, list[Any]]]:

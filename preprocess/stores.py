@@ -20,8 +20,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.hdf5 import RECORDS, Extent, extents
+from caption.data.hdf5 import RECORDS
 from caption.data.images import encode_jpeg
+from caption.data.records import Extent, extents
 from caption.files import naming
 from preprocess.hdf5_output import write_hdf5
 from preprocess.journal import DATA

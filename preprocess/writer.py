@@ -24,7 +24,7 @@ from preprocess.datafile import complete_file
 from preprocess.journal import Journal, work_folder
 from preprocess.options import Output, check_free, parse_shard
 from preprocess.records import Listing, Problem
-from preprocess.report import format_size, print_summary, write_report
+from preprocess.report import equal_images, format_size, print_summary, write_report
 from preprocess.stores import CHUNK, FeatureStore, JpegStore, PixelStore, RecordEncoder
 from preprocess.workers import parallel_map
 
@@ -106,10 +106,12 @@ def write(
         bad = [_problem(listing, int(order[number]), reason) for number, reason in sorted(state.bad.items())]
         write_report([*listing.problems, *bad], path, strict)
         manifest = complete_file(store, listing, order, state.bad, vocabulary, recipe)
+        equal = equal_images(store.path)
+        write_report([*listing.problems, *bad, *equal], path, strict)
         state.complete = True
         state.save(folder)
         journal.finalize(path)
-    print_summary(path, manifest, len(vocabulary))
+    print_summary(path, manifest, len(vocabulary), equal)
 
 
 def _choose_vocabulary(listing: Listing, options: Output) -> Vocabulary:

@@ -25,11 +25,12 @@ from caption import ops
 from caption.attention import Memory, build_attention
 from caption.captioner import Captioner
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TransformerConfig
-from caption.data.hdf5 import read_vocabulary
+from caption.data.hdf5 import manifest_of, read_texts, read_vocabulary, write_manifest, write_texts
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import ShowAttendTellDecoder, build_decoder
 from caption.search import Hypothesis, search
 from preprocess.__main__ import main as preprocess
+from preprocess.verify import compute_digests
 
 V, D, L = 11, 6, 5
 
@@ -230,8 +231,10 @@ def copy_file(source: Path, target: Path, drop_last_word: bool) -> Path:
     """A copy of a data file, its vocabulary perhaps shorter."""
     target.write_bytes(source.read_bytes())
     with h5py.File(target, "r+") as file:
-        words = list(file["vocabulary"].asstr())
+        words = read_texts(file, "vocabulary")
         del file["vocabulary"]
         kept = words[:-1] if drop_last_word else words
-        file.create_dataset("vocabulary", data=kept, dtype=h5py.string_dtype())
+        write_texts(file, "vocabulary", kept)
+        manifest = manifest_of(file)
+        write_manifest(file, {**manifest, "digests": compute_digests(file)})
     return target

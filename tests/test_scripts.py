@@ -22,6 +22,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
 from caption.config.inference import EvaluationConfig
+from caption.config.model import Fit
 from caption.config.presets import parse_preset
 from caption.data.dataset import CaptionDataset
 from caption.data.images import CropBox, open_image
@@ -29,6 +30,7 @@ from caption.errors import UserError
 from caption.training import setup
 from caption.training.run_dir import coco_results
 from caption.visualise import figures
+from caption.visualise.paths import find_images
 from preprocess.__main__ import main as preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +236,43 @@ def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show
     images = ["--image", str(tmp_path / "small.png"), str(tmp_path / "large.jpg")]
     caption_image.main([*arguments, *images, "--compare-with", str(model)])
     assert opened == ["small.png", "large.jpg", "large.jpg"]
-    assert max(caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32)).size) == 448
+    shown, _ = caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32), "crop")
+    assert max(shown.size) == 448
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_of_a_long_strip_the_figure_shows_what_the_model_saw(
+    captioner: Captioner, tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an image 250 times as long as it is high, the whole would be a line of a pixel or two."""
+    form = dataclasses.replace(captioner.image, fit=fit)
+    other = Captioner(form, captioner.configs["encoder"], captioner.configs["decoder"], captioner.vocabulary)
+    checkpoint.save(tmp_path / "model.pt", other.to_checkpoint())
+    strip = Image.new("RGB", (4000, 16), "white")
+    strip.paste("red", (1992, 0, 2008, 16))  # the middle square
+    strip.save(tmp_path / "strip.png")
+    drawn = []
+    monkeypatch.setattr(figures, "draw_attention", lambda image, words, maps, path: drawn.append((image, maps)))
+    arguments = ["--image", str(tmp_path / "strip.png"), "--caption", "a red circle"]
+    model = ["--checkpoint", str(tmp_path / "model.pt"), "--compare-with", str(tmp_path / "model.pt")]
+    caption_image.main([*model, *arguments, "--output", str(tmp_path / "a.png")])
+    image, maps = drawn[0]
+    assert image.shape == (448, 448, 3) and [model.window for model in maps] == [CropBox(), CropBox()]
+    assert (image[:, 40:-40] == (255, 0, 0)).all() == (fit == "crop")  # edges are interpolated
+
+
+def test_a_caption_of_thousands_of_words_is_refused_at_once(model: Path, shapes: Path) -> None:
+    arguments = ["--checkpoint", str(model), "--image", str(shapes.with_name("shapes_test_000003.png"))]
+    with pytest.raises(UserError, match="--caption has 2000 words, but must have 1 to 100"):
+        caption_image.main([*arguments, "--caption", "red " * 2000])
+
+
+def test_a_folder_is_searched_for_images_alone(shapes: Path, tmp_path: Path) -> None:
+    """Neither for a folder with an image's name, nor for PostScript, nor for what macOS keeps beside an image."""
+    for name in ("a.png", "._a.png", "b.eps", "c.txt"):
+        (tmp_path / name).write_bytes(shapes.with_name("shapes_test_000003.png").read_bytes())
+    (tmp_path / "dir.jpg").mkdir()
+    assert find_images([str(tmp_path)]) == [tmp_path / "a.png"]
 
 
 def test_heads_are_drawn_below_their_mean(shapes: Path, tmp_path: Path, capsys, captioner: Captioner) -> None:
@@ -440,7 +478,7 @@ def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: 
         (evaluate, ["--checkpoint", str(tmp_path / "x.pt"), "--data", data], "not a checkpoint of this program"),
         (evaluate, ["--checkpoint", str(model), "--data", str(other)], "is not the model's"),
         (evaluate, ["--checkpoint", str(model), "--data", data, "--beam-size", "0"], "beam_size is 0"),
-        (evaluate, ["--checkpoint", str(model), "--data", data, "--instances", data], "not a COCO instance file"),
+        (evaluate, ["--checkpoint", str(model), "--data", data, "--instances", data], "give a COCO instance file"),
         (train, ["shapes-soft", *start, "--training.reinforce.samples", "2"], "reinforce is set, but .*attention hard"),
         (train, ["shapes-soft", *start, "--search.hard-attention", "sample"], "hard_attention is sample, but .*hard"),
         (
@@ -449,10 +487,10 @@ def test_a_mistake_is_reported_in_one_line(shapes: Path, model: Path, tmp_path: 
             "this model's attention is soft",
         ),
         (caption_image, ["--checkpoint", str(model), "--image", image, "--compare-with", "x.pt"], "needs --output"),
-        (caption_image, ["--checkpoint", str(model), "--image", image, "--caption", "?!"], "holds no word"),
+        (caption_image, ["--checkpoint", str(model), "--image", image, "--caption", "?!"], "--caption has 0 words"),
         (caption_image, ["--checkpoint", str(model), "--image", image, "--output", "a.png", "--heads"], "several"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "no.jpg")], "no such image"),
-        (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: unreadable or truncated image"),
+        (caption_image, ["--checkpoint", str(model), "--image", data], "shapes.h5: of unknown kind"),
         (caption_image, ["--checkpoint", str(model), "--image", image, "--output", "a.doc"], "unknown kind of file"),
         (caption_image, ["--checkpoint", str(model), "--image", image, data, "--output", "a.png"], "give a folder"),
         (caption_image, ["--checkpoint", str(model), "--image", str(tmp_path / "run")], "no image in this folder"),

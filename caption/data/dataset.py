@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from caption.data.hdf5 import Records, open_file
+from caption.data.hdf5 import open_file, read_checked, read_texts
+from caption.data.records import Records
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import END, PAD
 from caption.device import to_device
@@ -40,12 +41,11 @@ class CaptionDataset(Dataset[Batch]):
         self.path, self.split = str(path), split
         self.records = Records(path, split)
         with open_file(path) as file:
-            group = file[split]
-            self.image_ids: list[int] = group["image_ids"][:].tolist()
-            self.file_names: list[str] = group["file_names"].asstr()[:].tolist()
-            self.caption_offsets: NDArray[np.int64] = group["caption_offsets"][:]
-            self.word_offsets: NDArray[np.int64] = group["word_offsets"][:]
-            self.words: NDArray[np.int32] = group["words"][:]
+            self.image_ids: list[int] = read_checked(file, f"{split}/image_ids").tolist()
+            self.file_names = read_texts(file, f"{split}/file_names")
+            self.caption_offsets: NDArray[np.int64] = read_checked(file, f"{split}/caption_offsets")
+            self.word_offsets: NDArray[np.int64] = read_checked(file, f"{split}/word_offsets")
+            self.words: NDArray[np.int32] = read_checked(file, f"{split}/words")
         self._references: list[str] | None = None
         self.cached: Tensor | None = None  # all images of the split, after `cache_on`
 
@@ -72,7 +72,7 @@ class CaptionDataset(Dataset[Batch]):
         if self._references is None:
             self.records.check_unchanged(self.records.path, self.records.path.stat())
             with open_file(self.path) as file:
-                self._references = file[self.split]["references"].asstr()[:].tolist()
+                self._references = read_texts(file, f"{self.split}/references")
         texts = self._references
         return [texts[a:b] for a, b in zip(self.caption_offsets[:-1], self.caption_offsets[1:], strict=True)]
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import stat
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from caption.config.model import Fit
 from caption.errors import UserError
+
+# The formats that are opened. Pillow knows forty more; a PostScript file, whatever its name, would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
+MAX_PIXELS = 100_000_000  # of an image as it is decoded; with transparency it takes 1.6 GB of memory
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, which knows nothing of a JPEG that is decoded smaller
 
 
 class CropBox(NamedTuple):
@@ -33,23 +40,44 @@ def open_image(path: str | Path, size: int = 0) -> Image.Image:
     EXIF rotation is applied, 16 bits are scaled to 8, transparent pixels are blended with white, and an animation is
     reduced to its first frame. With `size`, a JPEG whose sides are at least twice as long is decoded at a half, a
     quarter or an eighth of its resolution by omitting the high frequencies of its blocks, which is faster and smooth.
-    Raises BadImage if the file is missing, unreadable, truncated or too large.
+    Raises BadImage if the file is missing, no regular file, unreadable, truncated, of another format than FORMATS, or
+    would be decoded to more than MAX_PIXELS.
     """
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a FIFO would wait for its writer, perhaps for ever
+            raise BadImage(f"{path}: is a folder, a device or a pipe, not an image file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about large images that can still be read, and odd EXIF blocks
-            with Image.open(path) as image:
+            warnings.simplefilter("ignore")  # about odd EXIF blocks
+            with Image.open(path, formats=readable_formats()) as image:
+                # Decoding a progressive JPEG takes the memory of its full size, whatever the size that comes out.
+                full = image.size if image.info.get("progressive") else (0, 0)
                 if size:
                     image.draft(None, (size, size))
+                width, height = max(full, image.size)
+                if width * height > MAX_PIXELS:
+                    raise BadImage(
+                        f"{path}: too large, {width} x {height} pixels, but at most {MAX_PIXELS / 1e6:.0f} million can "
+                        "be decoded; make it smaller"
+                    )
                 image.load()
                 _turn_upright(image)
                 return to_rgb(image)
+    except BadImage:
+        raise
     except FileNotFoundError:
         raise BadImage(f"{path}: no such image") from None
     except UnidentifiedImageError:
-        raise BadImage(f"{path}: {_describe_content(Path(path))}, not an image that Pillow can read") from None
+        kinds = ", ".join(FORMATS)
+        raise BadImage(f"{path}: {_describe_content(Path(path))}, not an image that is read ({kinds})") from None
     except Exception as error:  # Pillow's parsers raise exceptions of almost any type
         raise BadImage(f"{path}: unreadable or truncated image ({error})") from None
+
+
+@cache
+def readable_formats() -> list[str]:
+    """Return those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -71,7 +99,10 @@ def _describe_content(path: Path) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any Pillow mode to RGB with 8 bits per channel."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):  # 16-bit grayscale, which `convert` would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image)
+        # The file does not say how many of the 16 bits are used: cameras and scanners often use 12 of them.
+        shift = next((bits - 8 for bits in (8, 12) if values.max() < 2**bits), 8)
+        image = Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown scale; save the image with 8 or 16 bits")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:

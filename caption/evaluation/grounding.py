@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,17 @@ from pycocotools.coco import COCO
 
 from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config, read_manifest
-from caption.data.images import fit_image
-from caption.data.scenes import SceneObject
+from caption.data.images import MAX_PIXELS, fit_image
+from caption.data.scenes import SceneObject, distance
 from caption.encoders.grid import FeatureGrid
-from caption.errors import UserError
+from caption.errors import UserError, reading
 from caption.evaluation.bootstrap import Score, ratio
 from caption.evaluation.categories import NAMES, OTHERS, plural
 from caption.visualise.upsample import center_prior, peak, upsample
 
 Mask = NDArray[np.bool_]
+REMEDY = "give a COCO instance file: instances_val2014.json or its like"
+MAX_PERIMETER = 2**26  # of a polygon in pixels, for which pycocotools needs a gigabyte
 
 
 class GroundingCounts(NamedTuple):
@@ -53,12 +55,16 @@ class Instances:
         Raises UserError when it is not a COCO instance file.
         """
         self.path, self.fit = path, fit
-        self.coco = _read(path)
         self.names: dict[tuple[str, ...], int | None] = {}  # words -> category; None: they name no object
-        for number, category in self.coco.cats.items():
-            own = category["name"].lower().replace("_", " ")
-            for name in (own, *NAMES.get(own, ())):
-                self.names |= {tuple(form.split()): number for form in (name, plural(name))}
+        with reading(path, REMEDY):
+            self.coco = _read(path)
+            for number, category in self.coco.cats.items():
+                own = category["name"].lower().replace("_", " ")
+                for name in (own, *NAMES.get(own, ())):
+                    self.names |= {tuple(form.split()): number for form in (name, plural(name))}
+            for image_id in self.coco.imgs if self.has_scenes else ():
+                for item in self.scene(image_id):
+                    distance(item, item), item.radius  # what `judge` will compute of it
         self.names |= {tuple(form.split()): None for name in OTHERS for form in {name, f"{name}s"} - {"oranges"}}
         self.longest = max(map(len, self.names))
         self.find = lru_cache(512)(self._find)  # captions of an image name the same objects
@@ -118,7 +124,8 @@ class Instances:
         annotations = [a for a in self.coco.imgToAnns[image_id] if a["category_id"] == category]
         if not annotations:
             return None
-        union = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
+        with reading(self.path, REMEDY):  # an RLE may lie about its length
+            union = np.maximum.reduce([self.coco.annToMask(annotation) for annotation in annotations])
         mask: Mask = np.asarray(self.fit(Image.fromarray(union * np.uint8(255)))) > 127
         if not mask.any():
             return None
@@ -134,8 +141,9 @@ def read_instances(path: str, split: CaptionDataset) -> Instances | None:
         return None
     image = read_image_config(split.path)
     instances = Instances(path, partial(fit_image, size=image.size, fit=image.fit))
-    instances.check_covers(split.image_ids, split.file_names, f"{split.path}, {split.split}")
-    seed = instances.coco.dataset.get("info", {}).get("seed")
+    with reading(path, REMEDY):
+        instances.check_covers(split.image_ids, split.file_names, f"{split.path}, {split.split}")
+        seed = instances.coco.dataset.get("info", {}).get("seed")
     if seed is not None and seed != read_manifest(split.path)["source"].get("seed"):
         raise UserError(f"{path}: of images drawn with seed {seed}, but those of {split.path} are of another")
     return instances
@@ -169,16 +177,39 @@ def _inside(weights: NDArray[np.float64], mask: Mask, grid: FeatureGrid) -> tupl
 
 
 def _read(path: str | Path) -> COCO:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            coco = COCO(str(path))
-        if not coco.cats or any("segmentation" not in annotation for annotation in coco.anns.values()):
-            raise KeyError("segmentation")
-    except (OSError, ValueError, KeyError, AssertionError, TypeError):
-        raise UserError(f"{path}: not a COCO instance file; give instances_val2014.json or its like") from None
+    """Read an instance file. Raises almost anything if it is not one; UserError if pycocotools could not survive it."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; {REMEDY}")
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco = COCO(str(path))
+    if not coco.cats:
+        raise UserError(f"{path}: has no categories; {REMEDY}")
+    for number, image in coco.imgs.items():
+        height, width = int(image["height"]), int(image["width"])
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
+            raise UserError(
+                f"{path}: image {number} has {height} x {width} pixels, but must have 1 to {MAX_PIXELS / 1e6:.0f} "
+                f"million; {REMEDY}"
+            )
     for number, annotation in coco.anns.items():
-        outline = annotation["segmentation"]
-        polygons = isinstance(outline, list) and outline and all(len(corners) >= 6 for corners in outline)
-        if not polygons and not (isinstance(outline, dict) and {"size", "counts"} <= outline.keys()):
-            raise UserError(f"{path}: annotation {number} has neither polygons of three corners or more, nor an RLE")
+        image = coco.imgs.get(annotation["image_id"])  # of another image, it is never drawn
+        if image and (problem := _outline_problem(annotation.get("segmentation"), image["height"], image["width"])):
+            raise UserError(f"{path}: annotation {number} {problem}; {REMEDY}")
     return coco
+
+
+def _outline_problem(outline: Any, height: int, width: int) -> str:
+    """Return why pycocotools may not see an outline, which it draws without looking at its numbers, or ""."""
+    if isinstance(outline, dict) and {"size", "counts"} <= outline.keys():
+        right = outline["size"] == [height, width]
+        return "" if right else f"has an RLE of {outline['size']}, but its image has {height} x {width} pixels"
+    if not (isinstance(outline, list) and outline and all(len(corners) >= 6 for corners in outline)):
+        return "has neither polygons of three corners or more, nor an RLE"
+    side = max(height, width)  # outlines may leave the image a little
+    for corners in outline:
+        values = np.array(corners, np.float64)
+        if values.ndim > 1 or not np.abs(values - side / 2).max() <= 1.5 * side:  # neither are NaN and infinity
+            return f"has corners far outside its image of {height} x {width} pixels"
+        if len(corners) * side > MAX_PERIMETER:
+            return f"has a polygon of {len(corners) // 2} corners, too many for its image of {height} x {width} pixels"
+    return ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from caption.data.images import readable_formats
 from caption.errors import UserError
 from caption.files import check_replaceable
 
@@ -14,12 +15,14 @@ FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".gif")
 
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the files among the names and the images in the folders among them. Raises UserError without any."""
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    formats = readable_formats()
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in formats}
     paths: list[Path] = []
     for path in map(Path, names):
         files = [path]
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in readable and file.is_file())
+            files = [file for file in files if not file.name.startswith("._")]  # macOS keeps a file's attributes there
             if not files:
                 raise UserError(f"--image {path}: no image in this folder")
         paths += files

@@ -132,7 +132,7 @@ def test_older_formats_are_refused_with_the_remedy(shapes: Path, tmp_path: Path)
     path.write_bytes(shapes.read_bytes())
     with h5py.File(path, "r+") as file:
         file.attrs["format"] = "show-attend-and-tell data 2"
-    with pytest.raises(UserError, match=r"its format is '.* data 2', but must be '.* data 3'; make it again"):
+    with pytest.raises(UserError, match=r"its format is '.* data 2', but must be '.* data 4'; make it again"):
         read_manifest(path)
 
 

@@ -1,6 +1,7 @@
 """Object names are counts in captions, and right, wrong and uniform attention scores accordingly."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pycocotools import mask as coco_mask
 from caption.data.images import fit_image
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
+from caption.evaluation import grounding
 from caption.evaluation.categories import NAMES, plural
 from caption.evaluation.grounding import GroundingCounts, Instances, grounding_scores
 
@@ -172,8 +174,58 @@ def test_an_unusable_segmentation_is_refused_when_read(instances: Instances, tmp
         Instances(tmp_path / "bad.json", lambda image: image)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"annotations": [], "images": []}'])
+NATIVE = [
+    ({"size": [1_000_000, 1_000_000], "counts": [0, 10**12]}, "has an RLE of"),
+    ({"size": [-8, -8], "counts": "0"}, "has an RLE of"),
+    ([[1e30, 0, 5, 5, 5, 0]], "has corners far outside its image of 8 x 8 pixels"),
+    ([[math.nan, 0, 5, 5, 5, 0]], "has corners far outside"),
+    ([[0, 8] * 50], "has a polygon of 50 corners, too many"),
+    ([["x", 0, 5, 5, 5, 0]], "COCO instance file"),
+]
+
+
+@pytest.mark.parametrize(("outline", "problem"), NATIVE)
+def test_outlines_that_would_kill_pycocotools_are_refused_when_read(
+    instances: Instances, tmp_path: Path, outline: object, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grounding, "MAX_PERIMETER", 500)
+    content = json.loads(Path(instances.path).read_text())
+    content["annotations"][1]["segmentation"] = outline
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=problem):
+        Instances(tmp_path / "bad.json", lambda image: image)
+
+
+def test_an_rle_that_lies_about_its_length_gives_one_line(instances: Instances, tmp_path: Path) -> None:
+    content = json.loads(Path(instances.path).read_text())
+    annotation = content["annotations"][1]
+    annotation["segmentation"] = {"size": [8, 8], "counts": [0, 1_000_000]}
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    read = Instances(tmp_path / "bad.json", lambda image: image)
+    with pytest.raises(UserError, match=r"bad.json: is damaged.*; give a COCO instance file"):
+        read.find(annotation["image_id"], annotation["category_id"], GRID)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"images": [{"id": 5, "height": 10**6, "width": 10**6}]},
+        {"images": [{"id": 5, "height": "8", "width": None}]},
+        {"images": [{"id": 5}]},
+        {"categories": [{"id": 1, "name": 3}]},
+        {"categories": [{"id": 1}]},
+        {"annotations": [3]},
+    ],
+)
+def test_a_malformed_instance_file_gives_one_line(instances: Instances, tmp_path: Path, broken: dict) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps({**json.loads(Path(instances.path).read_text()), **broken}))
+    with pytest.raises(UserError, match="bad.json: ") as caught:
+        Instances(tmp_path / "bad.json", lambda image: image)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", '{"annotations": [], "images": []}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "no.json").write_text(text)
-    with pytest.raises(UserError, match="not a COCO instance file"):
+    with pytest.raises(UserError, match="COCO instance file"):
         Instances(tmp_path / "no.json", lambda image: image)

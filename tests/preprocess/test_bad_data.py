@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_manifest
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
+from preprocess.captions import read_captions
 
 GRAY = 150
 
@@ -109,7 +111,7 @@ BAD = {
     "zero bytes": "an empty file",
     "html": "a page of HTML",
     "not an image": "of unknown kind, not an image",
-    "bomb": "decompression bomb",
+    "bomb": "too large, 50000 x 50000 pixels",
 }
 
 
@@ -161,7 +163,7 @@ def test_missing_and_unlisted_images_are_reported(folder: Path, capsys: pytest.C
     assert CaptionDataset(path, "train").file_names == ["0.jpg", "1.jpg"]
     assert read_manifest(path)["dropped"]["images not on disk"] == 1
     problems = dict(report(folder))
-    assert problems["gone.jpg"] == "not on disk"
+    assert problems["gone.jpg"] == f"not on disk; looked for {folder / 'images/gone.jpg'}"
     assert problems[str(folder / "images/2.jpg")] == "on disk, but in no list"
     assert "out_report.csv lists what was left out" in capsys.readouterr().out
 
@@ -199,7 +201,7 @@ def test_captions_without_words_are_left_out(folder: Path) -> None:
     assert data.references() == [["a dog"], ["a dog"]] and data.file_names == ["0.jpg", "2.jpg"]
     dropped = read_manifest(path)["dropped"]
     assert dropped["captions without words"] == 5 and dropped["images without captions"] == 1
-    assert len(report(folder)) == 6
+    assert len([problem for _, problem in report(folder) if "same image" not in problem]) == 6
 
 
 @pytest.mark.parametrize("value", [None, 5, 1.5, ["a dog"], {"raw": "a dog"}, True])
@@ -259,11 +261,74 @@ def test_coco_annotations_must_fit_their_images(folder: Path) -> None:
         preprocess([*args, "--output", str(folder / "out.h5"), "--size", "16", "--min-count", "1", "--workers", "0"])
 
     image, caption = {"id": 1, "file_name": "0.jpg"}, {"image_id": 1, "caption": "a dog"}
-    with pytest.raises(UserError, match="a caption of image 2, which is not in its list"):
+    with pytest.raises(UserError, match="annotation 1 is of image 2, which is not in its list"):
         coco([image], [caption, {"image_id": 2, "caption": "a cat"}])
-    with pytest.raises(UserError, match="not a COCO caption file"):
-        coco([image], [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
+    for number, broken in enumerate(({"image_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": None, "caption": "a"}, 7)):
+        with pytest.raises(UserError, match=f"not a COCO caption file: annotation {number} lacks or garbles"):
+            coco([image], [caption] * number + [broken])
+    with pytest.raises(UserError, match="image 1 lacks or garbles 'id'"):
+        coco([image, {"file_name": "1.jpg"}], [caption])
     with pytest.raises(UserError, match="duplicate id 1"):
         coco([image, {"id": 1, "file_name": "1.jpg"}], [caption])
     coco([image, {"id": 2, "file_name": "1.jpg"}], [caption])
     assert ("1.jpg", "no caption") in report(folder)
+
+
+def test_an_image_under_two_spellings_is_a_duplicate(folder: Path) -> None:
+    """It would be in two splits: by ./, by a folder and back, by a link to the file or to its folder."""
+    (folder / "images/sub").mkdir()
+    (folder / "images/link.jpg").symlink_to(folder / "images/0.jpg")
+    (folder / "images/same").symlink_to(folder / "images", target_is_directory=True)
+    for name in ("./0.jpg", "sub/../0.jpg", "link.jpg", "same/0.jpg"):
+        with pytest.raises(UserError, match="duplicate image; in two splits"):
+            build(folder, [entry("0.jpg"), entry(name, split="test")])
+    (folder / "images/same").unlink()
+    build(folder, [entry("sub/../0.jpg")])
+    assert str(folder / "images/0.jpg") not in dict(report(folder))  # it is in the list
+
+
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_equal_images_under_two_names_are_reported(
+    folder: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (90, 60), "red").save(folder / "images/1.jpg")
+    build(folder, [entry("0.jpg"), entry("1.jpg"), entry("2.jpg", split="test")], "--store", store)
+    assert report(folder) == [("2.jpg", "same image as 0.jpg of train")]
+    assert "1 images are the same as another" in capsys.readouterr().out
+
+
+def test_what_is_no_image_file_is_reported_before_the_first_is_opened(folder: Path) -> None:
+    (folder / "images/dir.jpg").mkdir()
+    os.mkfifo(folder / "images/pipe.jpg")  # to open it would wait for ever
+    (folder / "images/._0.jpg").write_bytes(b"attributes of 0.jpg")  # macOS
+    build(folder, [entry("0.jpg"), entry("dir.jpg"), entry("pipe.jpg")], "--on-error", "skip")
+    problems = dict(report(folder))
+    for name in ("dir.jpg", "pipe.jpg"):
+        assert problems[name] == f"is no file; looked for {folder / 'images' / name}"
+    assert not [name for name in problems if "._" in name]
+
+
+def test_a_quoted_caption_may_follow_a_space(folder: Path) -> None:
+    (folder / "list.csv").write_text('file_name, caption, split\n0.jpg, "A dog, running", train\n')
+    args = ["folder", "--images", str(folder / "images"), "--captions", str(folder / "list.csv"), "--size", "16"]
+    preprocess([*args, "--output", str(folder / "out.h5"), "--min-count", "1", "--workers", "0"])
+    assert CaptionDataset(folder / "out.h5", "train").references() == [["A dog, running"]]
+
+
+@pytest.mark.parametrize("level", ["[", '{"k":', '{"a\\\\":"]]","b":[0,'])
+def test_deeply_nested_json_is_refused_in_little_memory(folder: Path, level: str) -> None:
+    """A hundred kilobytes of it once took three gigabytes."""
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"nested more than 100 levels deep"):
+        build(folder, '{"images": [' + level * (100_000 // len(level)))
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    (folder / "list.jsonl").write_text('{"file_name": "0.jpg", "caption": ' + "[" * 100_000)
+    with pytest.raises(UserError, match=r"line 1 is not a JSON object"):
+        list(read_captions(folder / "list.jsonl"))
+
+
+def test_brackets_and_escapes_inside_captions_are_no_nesting(folder: Path) -> None:
+    odd = ['a " [[[', "b \\", 'c \\\\" {{{', "[" * 200 + "d", "é\\u005b"]
+    captions = [f"{text} {'x' * number}" for number in range(700) for text in odd]  # cut into chunks at any byte
+    assert len(CaptionDataset(build(folder, [entry("0.jpg", *captions)]), "train").references()[0]) == len(captions)

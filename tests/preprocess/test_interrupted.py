@@ -14,7 +14,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from caption.data.hdf5 import Records, read_manifest
+from caption.data.hdf5 import read_manifest
+from caption.data.records import Records
 from caption.errors import UserError
 from caption.files import locked
 from preprocess import datafile, journal, sources, writer

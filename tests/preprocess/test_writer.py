@@ -127,7 +127,7 @@ def test_bad_images_stop_or_are_left_out_and_reported(
     (image_folder / "1.jpg").write_bytes((image_folder / "1.jpg").read_bytes()[:200])
     (image_folder / "4.jpg").unlink()
     args = ["flickr8k", "--images", str(image_folder), "--text", str(text)]
-    with pytest.raises(UserError, match=r"4\.jpg: not on disk; all are listed in .*--on-error skip"):
+    with pytest.raises(UserError, match=r"4\.jpg: not on disk; looked for \S+4\.jpg; all are listed.*--on-error skip"):
         build(tmp_path, *args)
     Image.new("RGB", (50, 30), (200,) * 3).save(image_folder / "4.jpg")
     with pytest.raises(UserError, match=r"1\.jpg: unreadable or truncated.*--on-error skip"):
@@ -142,7 +142,7 @@ def test_bad_images_stop_or_are_left_out_and_reported(
     with (tmp_path / "out_report.csv").open() as file:
         report = {line["file_name"]: line["problem"] for line in csv.DictReader(file)}
     assert report.keys() == {"1.jpg", "4.jpg"}
-    assert report["1.jpg"].startswith("unreadable") and report["4.jpg"] == "not on disk"
+    assert report["1.jpg"].startswith("unreadable") and report["4.jpg"].startswith("not on disk")
     assert read_manifest(path)["splits"]["train"]["bad_images"] == 1
 
 
