@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint benchmark check-gpu install clean
+.PHONY: demo test test-slow lint benchmark check-gpu fuzz install clean
 
 install: .venv/installed
 
@@ -40,6 +40,10 @@ test-slow: install
 benchmark: install
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.search
+
+# Damaged files by the thousand (docs/reliability.md); CASES of each kind, from SEED.
+fuzz: install
+	$(BIN)/python tests/fuzz/fuzz.py all --cases $(or $(CASES),2000) --seed $(or $(SEED),1)
 
 # What only a GPU can show: correctness, then times, at most twelve minutes. DRY=1 tries the script on a CPU.
 check-gpu: install

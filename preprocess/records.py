@@ -80,7 +80,9 @@ class Listing:
 
     def add(self, example: Example, resolved: str = "") -> None:
         """Add an image that has a caption with at least one word. Anything that is left out goes into the report.
-        `resolved` is the one name of a file that has several."""
+        `resolved` is the one name of a file that has several. Raises UserError for an id beyond 64 bits."""
+        if not -(2**63) <= example.image_id < 2**63:
+            raise UserError(f"{example.file_name} has the id {example.image_id}, but must have one of at most 64 bits")
         duplicate = self._find_duplicate(example.image_id, resolved or example.path)
         if duplicate:
             self.drop(example, "duplicate images", duplicate)

@@ -2,8 +2,9 @@
 
 Layout (written by `preprocess`) of a split with N images, C captions and W words:
 
-    attributes                       format, manifest (JSON: the settings that the file was made with, and the digests
-                                     of the data sets but the records), manifest_digest
+    format                           attribute
+    manifest [bytes]                 JSON: the settings that the file was made with, and the digests of the data sets
+                                     but the records; then the digest of this
     vocabulary [bytes]               V words, the four special ones first
     <split>/image_ids [N]            int64
     <split>/file_names [bytes]       N names
@@ -60,6 +61,7 @@ def open_file(path: str | Path) -> Iterator[h5py.File]:
         raise UserError(f"{path}: not an HDF5 file, or damaged: its beginning is missing; {remedy}")
     with reading(path, remedy), h5py.File(path, "r") as file:
         found_format = file.attrs.get("format")
+        found_format = found_format.decode() if isinstance(found_format, bytes) else found_format
         if found_format != FORMAT:
             raise UserError(f"{path}: its format is {found_format!r}, but must be {FORMAT!r}; {remedy}")
         _check_self_contained(file)
@@ -90,16 +92,17 @@ def _check_self_contained(file: h5py.File) -> None:
 
 def write_manifest(file: h5py.File, manifest: dict[str, Any]) -> None:
     """Store the settings that a data file is made with, and mark it as one."""
-    text = json.dumps(manifest, ensure_ascii=False)
-    file.attrs["format"], file.attrs["manifest"] = FORMAT, text
-    file.attrs["manifest_digest"] = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    text = json.dumps(manifest)
+    if "manifest" in file:
+        del file["manifest"]
+    write_texts(file, "manifest", [text, hashlib.sha256(text.encode()).hexdigest()])
+    file.attrs["format"] = np.bytes_(FORMAT)
 
 
 def manifest_of(file: h5py.File) -> dict[str, Any]:
-    """Return the manifest of an open file. Raises UserError if it was changed; older files have no digest of it."""
-    text = file.attrs["manifest"]
-    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    if file.attrs.get("manifest_digest", digest) != digest:
+    """Return the manifest of an open file. Raises UserError if it does not match its digest."""
+    text, digest = file["manifest"][:].tobytes().split(b"\0")[:2]
+    if hashlib.sha256(text).hexdigest().encode() != digest:
         raise mismatch(file, "manifest")
     manifest: dict[str, Any] = json.loads(text)
     known = manifest["store"] in RECORDS and manifest["fit"] in get_args(Fit)

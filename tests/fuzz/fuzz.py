@@ -33,6 +33,7 @@ from caption.config import DecoderConfig, EncoderConfig
 from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import SPLITS, read_image_config, read_vocabulary
 from caption.data.images import open_image
+from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation import results
 from caption.evaluation.grounding import read_instances
@@ -230,7 +231,8 @@ def lists(random: Random, folder: Path) -> Iterator[Case]:
             if name == "instances.json":
                 instances = read_instances(str(path), split)
                 assert instances is not None
-                return [instances.named(image, "circle") for image in split.image_ids]
+                grid, even = FeatureGrid.even(2, 2, 32), np.full((3, 4), 0.25)
+                return [instances.count(["small", "red", "circle"], even, image, grid) for image in split.image_ids]
             return preprocess(flags)
 
         yield f"{name}: {what}", read, None
@@ -274,9 +276,7 @@ def run_folders(random: Random, folder: Path) -> Iterator[Case]:
 
     def read(name: str) -> Any:
         if name == "scores_test.json":
-            scored = results.read_scores(str(damaged), "test")
-            results.read_captions(scored, str(damaged), split)
-            results.describe_search(scored["search"], scored["precision"])
+            results.arrange_captions(results.read_scores(str(damaged), "test"), split)
         else:
             run_dir.read_config(damaged)
             run_dir.RunLog(damaged, 2).events.close()
