@@ -39,6 +39,8 @@ class Info:
     def run(self) -> None:
         if self.count < 1:
             raise UserError(f"--count is {self.count}, but must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}, but must be 0 or more")
         if self.montage and Path(self.montage).suffix.lower() not in SUFFIXES:
             raise UserError(f"--montage {self.montage}: its name must end with {', '.join(SUFFIXES)}")
         if self.montage:

@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 
 from caption.config import Config
 from caption.device import choose_precision, device_name
-from caption.errors import UserError
+from caption.errors import UserError, reading
 
 INITIAL_SCALE = 2.0**8  # of a sum over the words of a batch; customary are 2**16, of a mean
 MIN_SCALE = 2.0**-16  # below it, gradients are no numbers at any scale
@@ -39,7 +39,8 @@ def build_scaler(precision: str, device: torch.device, saved: dict[str, Any] | N
     """Return the loss scale as the checkpoint `saved` left it, or a new one; it does nothing unless in fp16."""
     scaler = GradScaler(device.type, INITIAL_SCALE, enabled=precision == "fp16")
     if saved and saved.get("scaler"):  # an older checkpoint has none, another precision an empty one
-        scaler.load_state_dict(saved["scaler"])
+        with reading("last.pt", "start a new run from best.pt, by --init-from"):
+            scaler.load_state_dict(saved["scaler"])
     return scaler
 
 

@@ -111,7 +111,7 @@ def test_merge_and_info_refuse_invalid_arguments(
     preprocess(["verify", shards[0]])
     preprocess(["info", shards[0]])  # without images of val
     assert "val: 0 images" in capsys.readouterr().out
-    for more in (["--count", "0"], ["--montage", "montage.docx"]):
+    for more in (["--count", "0"], ["--seed", "-1"], ["--montage", "montage.docx"]):
         with pytest.raises(UserError, match="must"):
             preprocess(["info", shards[0], *more])
     preprocess(["merge", *shards, "--output", str(tmp_path / "joined.h5")])

@@ -154,3 +154,9 @@ def test_every_decoder_trains_and_searches_in_half_precision(kind: str) -> None:
     torch.testing.assert_close(loss, expected[0], rtol=1e-2, atol=0)
     assert (gradient - expected[1]).norm() < 0.4 * (results("bf16")[1] - expected[1]).norm()
     assert scores == pytest.approx(expected[2], rel=2e-2, abs=2e-2)
+
+
+def test_an_odd_loss_scale_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"last\.pt: is damaged.*; start a new run") as caught:
+        precision.build_scaler("fp16", torch.device("cpu"), {"scaler": {"scale": "x"}})
+    assert "\n" not in str(caught.value)
