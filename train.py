@@ -49,6 +49,8 @@ def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> 
     sampler: CaptionSampler | None = None
     data.train_batches.set_epoch(1)
     steps = training.epochs * len(data.train_batches)
+    if state.epoch > training.epochs:
+        print("this run is finished; to go on, give more --training.epochs")
     while state.epoch <= training.epochs:
         epoch = state.epoch
         state.begin_epoch(training)

@@ -33,8 +33,10 @@ def save(path: Path, content: dict[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """Return the dict that `save` wrote, on the CPU. Raises UserError for anything else, and for a damaged file."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; a run's folder holds best.pt and last.pt")
+        raise UserError(f"{path}: no such checkpoint; a run has last.pt, and best.pt after its first epoch")
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
         end = max(0, file.seek(0, os.SEEK_END) - len(_checksum(0)))

@@ -113,3 +113,10 @@ def test_a_checkpoint_of_odd_content_is_refused_in_one_line(tmp_path: Path, capt
         with pytest.raises(UserError) as caught:
             Captioner.load(tmp_path / "odd.pt")
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_folder_or_a_missing_checkpoint_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as .*best\.pt"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(UserError, match="no such checkpoint; a run has last.pt, and best.pt after its first epoch"):
+        checkpoint.load(tmp_path / "best.pt")
