@@ -1,4 +1,4 @@
-"""What an evaluation will write: nobody else may write it meanwhile, nor may it replace what is not its own."""
+"""Reserve the files that an evaluation will write: nobody else may write them meanwhile, nor may it replace others."""
 
 import contextlib
 import dataclasses

@@ -54,7 +54,7 @@ def to_json(settings: Mapping[str, Any], results: Results) -> str:
 
 
 class Scored(NamedTuple):
-    """What a comparison needs of an evaluation."""
+    """The part of an evaluation that a comparison needs."""
 
     folder: str
     data: str

@@ -83,6 +83,11 @@ def train_epoch(
         start = time.perf_counter()
     state.check_finite()
     distributed.broadcast_buffers(captioner)  # validation reads them, and they are saved by rank 0
+    return epoch_log(state, scaler)
+
+
+def epoch_log(state: TrainState, scaler: GradScaler) -> dict[str, float]:
+    """Return what is logged of the current epoch: means over the words, and the speed."""
     return {
         **{name: float(value) / state.words for name, value in state.sums.items()},
         **({} if state.baseline is None else {"baseline": float(state.baseline)}),
