@@ -1,12 +1,13 @@
 """Progress of long work: a bar on a terminal, a line a minute in a log file."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
+
+from caption.files import first_process
 
 T = TypeVar("T")
 SECONDS = 60.0  # between two lines of a log
@@ -23,7 +24,7 @@ class ProgressBar(Generic[T]):
         self.items, self.name, self.unit = items, name, unit
         self.done, self.total = initial, initial + (len(items) if length is None else length)  # type: ignore[arg-type]
         self.note = ""
-        self.silent = int(os.environ.get("RANK", 0)) > 0  # torchrun's name for the number of a process
+        self.silent = not first_process()
         self.bar: Any = None
         if sys.stderr.isatty() and not self.silent:
             self.bar = tqdm(desc=name, total=self.total, initial=initial, unit=unit, leave=leave)
