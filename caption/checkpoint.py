@@ -33,10 +33,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """Return the dict that `save` wrote, on the CPU. Raises UserError for anything else, and for a damaged file."""
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; a run has last.pt, and best.pt after its first epoch")
+    check_is_file(path)
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
         end = max(0, file.seek(0, os.SEEK_END) - len(_checksum(0)))
@@ -64,6 +61,14 @@ def load(path: str | Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise UserError(f"{path}: is a {content['format']}, but this version reads {FORMAT}; train the model again")
     return content
+
+
+def check_is_file(path: Path) -> None:
+    """Raise UserError if there is no file of this name."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; a run has last.pt, and best.pt after its first epoch")
 
 
 def _checksum(crc: int) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from caption import checkpoint
 from caption.config.inference import EvaluationConfig
 from caption.errors import UserError
 from caption.evaluation.report import check_folder
@@ -23,8 +24,7 @@ def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
     if not first_process():
         yield args
         return
-    if not Path(args.checkpoint).is_file():
-        raise UserError(f"{args.checkpoint}: no such checkpoint; a run's folder holds best.pt and last.pt")
+    checkpoint.check_is_file(Path(args.checkpoint))
     with contextlib.ExitStack() as held:
         scores = args.folder / f"scores_{args.split}.json"
         held.enter_context(locked(scores))
