@@ -40,7 +40,7 @@ def train(asked: Config, saved: dict[str, Any] | None, device: torch.device) -> 
     folder, training = Path(config.output), config.training
     setup.configure_torch(config, device)
     data = setup.build_data(config, device)
-    captioner, optimizer, state = setup.build_model(asked, saved, device)
+    captioner, optimizer, state = setup.build_model(asked, saved, data.digests, device)
     scaler = precision.build_scaler(training.precision, device, saved)
     distributed.seed_rank(training.seed, state.step)
     print(setup.describe(config, captioner, data))

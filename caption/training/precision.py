@@ -24,11 +24,11 @@ def resolve_precision(config: Config, saved: dict[str, Any] | None, device: torc
     """Return the configuration with the precision that `auto` stands for: that of the checkpoint `saved`, if it was
     chosen for such a device, or else the fastest of this one."""
     asked = config.training.precision
-    if asked == "auto" and saved and saved.get("device") == device_name(device):
+    if asked == "auto" and saved and saved["device"] == device_name(device):
         chosen = saved["precision"]
     else:
         chosen = choose_precision(asked, device)
-        if saved and chosen != saved.get("precision", chosen):
+        if saved and chosen != saved["precision"]:
             print(
                 f"precision {chosen} on {device_name(device)}; before it was {saved['precision']} on {saved['device']}"
             )
@@ -38,7 +38,7 @@ def resolve_precision(config: Config, saved: dict[str, Any] | None, device: torc
 def build_scaler(precision: str, device: torch.device, saved: dict[str, Any] | None) -> GradScaler:
     """Return the loss scale as the checkpoint `saved` left it, or a new one; it does nothing unless in fp16."""
     scaler = GradScaler(device.type, INITIAL_SCALE, enabled=precision == "fp16")
-    if saved and saved.get("scaler"):  # an older checkpoint has none, another precision an empty one
+    if saved and saved["scaler"]:  # that of another precision is empty
         with reading("last.pt", "start a new run from best.pt, by --init-from"):
             scaler.load_state_dict(saved["scaler"])
     return scaler

@@ -38,7 +38,9 @@ LOGGED: dict[str, Any] = {
     "scores": NUMBER,
     "examples": str,
 }  # types of a record's values
-RESUMED = ("optimizer", "train_state", "rng_state", "cuda_rng_state", "device", "precision")  # beside the model
+RESUMED = (  # beside the model
+    "optimizer", "train_state", "rng_state", "cuda_rng_state", "device", "precision", "scaler", "data",
+)  # fmt: skip
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def build_data(config: Config, device: torch.device) -> Data:
 
 
 def build_model(
-    config: Config, saved: dict[str, Any] | None, device: torch.device
+    config: Config, saved: dict[str, Any] | None, digests: dict[str, str], device: torch.device
 ) -> tuple[Captioner, torch.optim.Optimizer, TrainState]:
     """Return model, optimizer and state: those of the checkpoint `saved`, or new ones and a new folder for the run."""
     if saved is None:
@@ -86,9 +86,8 @@ def build_model(
         check_fits(config.data, captioner.vocabulary, captioner.image)
     optimizer, train_state = build_optimizer(captioner, config.training), TrainState()
     if saved is not None:
-        digests = hdf5.read_digests(config.data)
         with reading(Path(config.output) / "last.pt", "start a new run from its weights, by --init-from"):
-            check_same_data(config.data, digests, saved.get("data", digests))  # an older checkpoint has none
+            check_same_data(config.data, digests, saved["data"])
             train_state = state.restore(saved, optimizer, device)
         if distributed.rank() == 0:
             run_dir.record_epochs(config)

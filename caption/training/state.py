@@ -106,9 +106,9 @@ def restore(content: dict[str, Any], optimizer: torch.optim.Optimizer, device: t
 
     Prints what is different from the environment that the run was saved in.
     """
-    now, before = environment(device), content.get("environment", {})
+    now = environment(device)
     changes = [
-        f"{name} {now[name]} (before: {before[name]})" for name in now if before.get(name, now[name]) != now[name]
+        f"{name} {now[name]} (before: {content[name]})" for name in now if content.get(name, now[name]) != now[name]
     ]
     if changes:
         print(f"resumed with {', '.join(changes)}: the result is not to the bit that of a run without interruption")
@@ -164,9 +164,8 @@ class Saver:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "precision": self.precision,
-                "device": device_name(device),
                 "data": self.data,
-                "environment": environment(device),
+                **environment(device),
                 "train_state": vars(state),
                 "rng_state": torch.get_rng_state(),
                 "cuda_rng_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
