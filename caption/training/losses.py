@@ -1,5 +1,6 @@
 """The terms of the training loss, each declared once in TERMS, and their weighted sum."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import NamedTuple
@@ -108,10 +109,16 @@ def compute_terms(inputs: LossInputs, config: TrainingConfig) -> dict[str, Tenso
     """Return every term [] whose arguments are there and whose weight is not 0, by name."""
     terms = {}
     for name, term in TERMS.items():
-        arguments = [getattr(inputs, argument) for argument in inspect.signature(term.function).parameters]
+        arguments = [getattr(inputs, argument) for argument in _arguments(term.function)]
         if all(argument is not None for argument in arguments) and (term.weight(config) or term.log_unweighted):
             terms[name] = term.function(*arguments)
     return terms
+
+
+@functools.cache
+def _arguments(function: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return the names of a function's arguments; finding them takes a while, and every step asks."""
+    return tuple(inspect.signature(function).parameters)
 
 
 def total_loss(terms: dict[str, Tensor], config: TrainingConfig) -> Tensor:
