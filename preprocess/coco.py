@@ -1,7 +1,6 @@
 """Read COCO's official captions_*.json."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeVar
@@ -10,7 +9,7 @@ import tyro
 
 from caption.errors import UserError
 from preprocess.records import Example
-from preprocess.sources import ImageFiles, build_example, group_by_image, read_json
+from preprocess.sources import ImageFiles, build_example, group_by_image, read_json, reading_entry
 
 EXPECTED = "captions_train2014.json or the like"
 T = TypeVar("T")
@@ -53,7 +52,7 @@ def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
     names: dict[int, str] = {}
     duplicates: list[tuple[int, str]] = []
     for number, image in enumerate(read_json(path, "images.item")):
-        with _entry(path, f"image {number}"):
+        with reading_entry(f"{path}: not a COCO caption file: image {number}", f"; give {EXPECTED}"):
             image_id, name = int(image["id"]), str(image["file_name"])
         if image_id in names:
             duplicates.append((image_id, name))
@@ -64,7 +63,7 @@ def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
 
     def rows() -> Iterator[tuple[int, Any]]:
         for number, annotation in enumerate(read_json(path, "annotations.item")):
-            with _entry(path, f"annotation {number}"):
+            with reading_entry(f"{path}: not a COCO caption file: annotation {number}", f"; give {EXPECTED}"):
                 image_id, caption = int(annotation["image_id"]), annotation["caption"]
             if image_id not in names:
                 raise UserError(f"{path}: annotation {number} is of image {image_id}, which is not in its list")
@@ -74,12 +73,3 @@ def read_captions(images: str, path: str, split: str) -> Iterator[Example]:
         yield build_example(split, image_id, images, names.pop(image_id), captions)
     for image_id, name in [*names.items(), *duplicates]:
         yield build_example(split, image_id, images, name, ())
-
-
-@contextmanager
-def _entry(path: str, name: str) -> Iterator[None]:
-    """Raise a UserError that names the entry of the file if it lacks something, or is of another kind."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not a COCO caption file: {name} lacks or garbles {error}; give {EXPECTED}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from preprocess.records import Example
-from preprocess.sources import ImageFiles, build_example, read_json
+from preprocess.sources import ImageFiles, build_example, read_json, reading_entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,11 @@ class Karpathy(ImageFiles):
     def examples(self) -> Iterator[Example]:
         number = -1
         for number, entry in enumerate(read_json(self.json, "images.item")):
-            try:
+            with reading_entry(f"{self.json}: image {number}"):
                 split = "train" if entry["split"] == "restval" else entry["split"]
                 name = (Path(entry.get("filepath", "")) / entry["filename"]).as_posix()
                 captions = [sentence["raw"] for sentence in entry["sentences"]]
                 image_id = int(entry.get("cocoid", entry.get("imgid", number)))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise UserError(f"{self.json}: image {number} lacks or garbles {error}") from None
             if split not in SPLITS:
                 raise UserError(
                     f"{self.json}: image {number} has the split {split!r}; known: {', '.join(SPLITS)}, restval"

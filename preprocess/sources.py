@@ -3,6 +3,7 @@
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -115,6 +116,15 @@ def read_json(path: str, prefix: str) -> Iterator[Any]:
         raise UserError(f"{path}: no such file") from None
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON, or cut off ({' '.join(str(error).split())[:80]})") from None
+
+
+@contextmanager
+def reading_entry(name: str, remedy: str = "") -> Iterator[None]:
+    """Raise a UserError that names the entry of a list if it lacks something, or something in it is of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} lacks or garbles {error}{remedy}") from None
 
 
 class ShallowJson:
