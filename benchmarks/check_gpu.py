@@ -138,7 +138,7 @@ def attend_and_gradients(functions: Any, tensors: list[Tensor], alone: bool) -> 
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Of all numbers together, by their norm."""
+    """Return the norm of the difference over the norm of what is expected."""
     return ((found.cpu().double() - expected.cpu().double()).norm() / expected.cpu().double().norm().add(1e-9)).item()
 
 
@@ -244,7 +244,7 @@ def graphs(device: torch.device, sizes: Sizes) -> None:
 
 
 def waits(device: torch.device, sizes: Sizes) -> None:
-    """What makes the host wait for the GPU, by line: a training step nowhere, search every eighth word."""
+    """Count the lines at which the host waits for the GPU: a training step at none, a search at every eighth word."""
     ids, lengths = captions(8, 5, 12, sizes.words)
     there, features = ids.to(device), torch.randn(8, 49, 2 * sizes.width, device=device)
     for kind in KINDS:
@@ -269,7 +269,7 @@ def waits(device: torch.device, sizes: Sizes) -> None:
 
 
 def count_waits(work: Callable[[], object], device: torch.device) -> Counter[str]:
-    """How often each line of the product waits, the third time."""
+    """Return how often each line of the product waits for the GPU, in the third run of the work."""
     found: Counter[str] = Counter()
     for _ in range(2):
         work()

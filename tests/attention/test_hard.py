@@ -330,7 +330,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
 
 
 def test_one_coin_and_n_draws_for_each_caption() -> None:
-    """What the engine asks of the captioner: of 4,000 captions about 80 % sample, each as three rows that are alike."""
+    """Of 4,000 captions about 80 % sample their locations, each as three rows that are alike."""
     asked = []
 
     class Recorder(torch.nn.Module):

@@ -98,7 +98,7 @@ def test_a_truncated_file_is_called_damaged_and_what_else_there_is_named(path: P
 
 @pytest.mark.parametrize("kind", ["external storage", "external link", "soft link", "virtual"])
 def test_references_to_other_files_are_refused(path: Path, tmp_path: Path, kind: str) -> None:
-    """By external storage, /etc/passwd came out as image ids."""
+    """External storage and links are refused: by them, any file of the disk could be read as image ids."""
     (tmp_path / "secret").write_bytes(bytes(range(256)) * 8)
     shutil.copy(path, tmp_path / "other.h5")
     with h5py.File(path, "r+") as file:

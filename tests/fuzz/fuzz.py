@@ -263,7 +263,7 @@ def images(random: Random, folder: Path) -> Iterator[Case]:
 
 
 def run_folders(random: Random, folder: Path) -> Iterator[Case]:
-    """What a run leaves: its configuration and log, to resume from, and its scores, to compare."""
+    """Damage the files of a run: its configuration and log, to resume from, and its scores, to compare."""
     data, run = make_data(folder), folder / "run"
     import train
 

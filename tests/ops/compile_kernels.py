@@ -35,7 +35,7 @@ ROWS = (5, 1, 16, 40)  # of an image
 
 
 class Driver:
-    """What Triton asks of a GPU before it compiles."""
+    """Answer as a GPU does when Triton asks which one to compile for."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target

@@ -140,7 +140,8 @@ def captions_of(lengths: Tensor) -> Tensor:
 
 
 def losses_and_gradients(decoder: RecurrentDecoder) -> Iterator[Tensor]:
-    """Of two batches: of 5 steps and, fewer images, of 7; where the decoder could sample, it takes the expectation."""
+    """Yield results and gradients of two batches, one of 5 steps and one of 7 with fewer images; a decoder that could
+    sample locations takes the expectation."""
     torch.manual_seed(1)
     device = decoder.embedding.weight.device
     regions = torch.randn(3, 6, D).to(decoder.embedding.weight)
