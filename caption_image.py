@@ -61,11 +61,12 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         )
     torch.manual_seed(args.seed)
     captioner, entries, errors = models[0], [], []
+    fits = [model.image.fit for model in models]
     for path in paths:
         open_once = lru_cache(open_image)  # for models of the same image size
         try:
             image = open_once(path, captioner.image.size)
-            shown, seen = image_to_show(path, image, captioner.image.fit) if args.output else (image, CropBox())
+            shown, windows = image_to_show(path, image, fits) if args.output else (image, [])
         except BadImage as error:  # the other images are captioned all the same
             errors.append(error)
             continue
@@ -79,18 +80,16 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             print(f"{name}{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
         if args.output and not figures:
             captions = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
-            entries.append(image_entry(shown, seen, str(path), captions, captioner.head_names))
+            entries.append(image_entry(shown, windows[0], str(path), captions, captioner.head_names))
         if path in figures:
             name = Path(args.checkpoint).parent.name if models[1:] else ""
-            maps = [attention_maps(captioner, best, words, seen, name)]
-            for other in models[1:]:
+            maps = [attention_maps(captioner, best, words, windows[0], name)]
+            for other, window in zip(models[1:], windows[1:], strict=True):
                 image = open_once(path, other.image.size)
                 followed = describe(other, image, args.search, words)[0]
-                same = other.image.fit == captioner.image.fit
-                seen_by_it = seen if same else crop_box(image.size, other.image.fit)
-                maps.append(attention_maps(other, followed, words, seen_by_it, Path(args.compare_with).parent.name))
+                maps.append(attention_maps(other, followed, words, window, Path(args.compare_with).parent.name))
             if args.heads:
-                maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, seen)]
+                maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, windows[0])]
             draw_attention(np.asarray(shown), words, maps, figures[path])
     if entries:
         write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)
@@ -102,18 +101,23 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         raise UserError(f"{len(errors)} of {len(paths)} images could not be read")
 
 
-def image_to_show(path: Path, image: Image.Image, fit: Fit) -> tuple[Image.Image, CropBox]:
-    """Return the image at the size of figures and pages, decoded again only if a large JPEG was decoded smaller, and
-    the part of it that the model saw: all of it, if the image is so long that only the model's square is shown."""
+def image_to_show(path: Path, image: Image.Image, fits: list[Fit]) -> tuple[Image.Image, list[CropBox]]:
+    """Return the image at the size of figures and pages, and the part of it that a model of each fit saw.
+
+    A large JPEG that was decoded smaller is decoded again. Of an image too long to be seen whole, the model's square is
+    shown. Raises BadImage for such an image if the fits differ, so that there is no such square.
+    """
     if max(image.size) < SHOWN:
         with Image.open(path, formats=readable_formats()) as original:  # reads the header alone
             reduced = max(original.size) > max(image.size)
         image = open_image(path, SHOWN) if reduced else image
     if max(image.size) > MAX_ASPECT * min(image.size):
-        return fit_image(image, SHOWN, fit), CropBox()
+        if len(set(fits)) > 1:
+            raise BadImage(f"{path}: of an image this long the two models see different parts; compare on another one")
+        return fit_image(image, SHOWN, fits[0]), [CropBox()] * len(fits)
     shown = image.copy()
     shown.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-    return shown, crop_box(image.size, fit)
+    return shown, [crop_box(image.size, fit) for fit in fits]
 
 
 if __name__ == "__main__":

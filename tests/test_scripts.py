@@ -25,7 +25,7 @@ from caption.config.inference import EvaluationConfig
 from caption.config.model import Fit
 from caption.config.presets import parse_preset
 from caption.data.dataset import CaptionDataset
-from caption.data.images import CropBox, open_image
+from caption.data.images import BadImage, CropBox, open_image
 from caption.errors import UserError
 from caption.training import setup
 from caption.training.run_dir import coco_results
@@ -236,7 +236,7 @@ def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show
     images = ["--image", str(tmp_path / "small.png"), str(tmp_path / "large.jpg")]
     caption_image.main([*arguments, *images, "--compare-with", str(model)])
     assert opened == ["small.png", "large.jpg", "large.jpg"]
-    shown, _ = caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32), "crop")
+    shown, _ = caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32), ["crop"])
     assert max(shown.size) == 448
 
 
@@ -259,6 +259,10 @@ def test_of_a_long_strip_the_figure_shows_what_the_model_saw(
     image, maps = drawn[0]
     assert image.shape == (448, 448, 3) and [model.window for model in maps] == [CropBox(), CropBox()]
     assert (image[:, 40:-40] == (255, 0, 0)).all() == (fit == "crop")  # edges are interpolated
+    checkpoint.save(tmp_path / "fit.pt", captioner.to_checkpoint())
+    if captioner.image.fit != fit:  # there is no part that both models saw
+        with pytest.raises(BadImage, match=r"strip.png: of an image this long the two models see different parts"):
+            caption_image.main([*model[:3], str(tmp_path / "fit.pt"), *arguments, "--output", str(tmp_path / "b.png")])
 
 
 def test_a_caption_of_thousands_of_words_is_refused_at_once(model: Path, shapes: Path) -> None:

@@ -40,8 +40,8 @@ def open_image(path: str | Path, size: int = 0) -> Image.Image:
     EXIF rotation is applied, 16 bits are scaled to 8, transparent pixels are blended with white, and an animation is
     reduced to its first frame. With `size`, a JPEG whose sides are at least twice as long is decoded at a half, a
     quarter or an eighth of its resolution by omitting the high frequencies of its blocks, which is faster and smooth.
-    Raises BadImage if the file is missing, no regular file, unreadable, truncated, of another format than FORMATS, or
-    would be decoded to more than MAX_PIXELS.
+    Raises BadImage if the file is missing, no regular file, unreadable, truncated, of another format than FORMATS,
+    would be decoded to more than MAX_PIXELS, or has colours of 16 bits of which only 12 are used.
     """
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a FIFO would wait for its writer, perhaps for ever
@@ -59,7 +59,10 @@ def open_image(path: str | Path, size: int = 0) -> Image.Image:
                         f"{path}: too large, {width} x {height} pixels, but at most {MAX_PIXELS / 1e6:.0f} million can "
                         "be decoded; make it smaller"
                     )
+                deep = any("16" in str(tile.args) for tile in image.tile)
                 image.load()
+                if deep and image.mode in ("RGB", "RGBA"):
+                    _check_depth(path, image)
                 _turn_upright(image)
                 return to_rgb(image)
     except BadImage:
@@ -71,6 +74,13 @@ def open_image(path: str | Path, size: int = 0) -> Image.Image:
         raise BadImage(f"{path}: {_describe_content(Path(path))}, not an image that is read ({kinds})") from None
     except Exception as error:  # Pillow's parsers raise exceptions of almost any type
         raise BadImage(f"{path}: unreadable or truncated image ({error})") from None
+
+
+def _check_depth(path: str | Path, image: Image.Image) -> None:
+    """Raise BadImage for colours of 16 bits of which only the lower 12 are used: of them, Pillow keeps the upper 8."""
+    largest = max(high for _, high in image.getextrema()[:3])  # type: ignore[misc]
+    if 0 < largest < 2 ** (12 - 8):
+        raise BadImage(f"{path}: nearly black, its colours use 12 bits or fewer of 16; save it with 8 bits a channel")
 
 
 @cache

@@ -1,6 +1,8 @@
 """All kinds of images become upright RGB squares; bad ones are named."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,32 @@ def test_sixteen_bits_of_which_fewer_are_used_are_not_black(tmp_path: Path, bits
     values[:, 20:] = 2**bits - 1
     Image.fromarray(values).save(tmp_path / f"deep.{kind}")
     assert colours(tmp_path / f"deep.{kind}") == ((0,) * 3, (white,) * 3)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_sixteen_bits_of_which_twelve_are_used_are_refused(tmp_path: Path, channels: int) -> None:
+    """Pillow keeps the upper eight bits of a channel alone: the image would be nearly black."""
+    values = np.zeros((20, 40, channels), np.uint16)
+    for name, largest in (("twelve.png", 2**12 - 1), ("sixteen.png", 2**16 - 1)):
+        values[:, 20:] = largest
+        write_deep_png(tmp_path / name, values)
+    with pytest.raises(BadImage, match=r"twelve.png: nearly black, its colours use 12 bits or fewer of 16; save it"):
+        open_image(tmp_path / "twelve.png")
+    assert colours(tmp_path / "sixteen.png")[1] == (255,) * 3
+    write_deep_png(tmp_path / "black.png", values[:, :20, :3])
+    assert open_image(tmp_path / "black.png").getextrema() == ((0, 0),) * 3
+
+
+def write_deep_png(path: Path, values: np.ndarray) -> None:
+    """Write colours uint16 [rows, columns, 3 or 4] as PNG, which Pillow cannot."""
+    rows, columns, channels = values.shape
+    header = struct.pack(">IIBBBBB", columns, rows, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    framed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
 
 
 def test_postscript_under_the_name_of_a_photo_is_not_interpreted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from conftest import make_decoder, require_triton
 from torch import Tensor
 
+import train
 from caption import ops
 from caption.errors import UserError
 from caption.ops import cpu, exp_tanh, reference, switch
@@ -182,12 +183,18 @@ def test_the_environment_turns_every_backend_off() -> None:
     assert run_python(code, CAPTION_OPS="auto").stdout == "True\n"
 
 
-def test_an_unknown_value_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_value_of_the_environment_is_refused(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By train.py, too, before it makes the folder of its run."""
     monkeypatch.setattr(switch, "_override", [])
     monkeypatch.setenv("CAPTION_OPS", "fast")
     switch._environment.cache_clear()
     with pytest.raises(UserError, match="CAPTION_OPS is 'fast', but must be auto or reference"):
         switch.fast()
+    with pytest.raises(UserError, match="CAPTION_OPS is 'fast'"):
+        train.main(["shapes-soft", "--data", str(shapes), "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
     monkeypatch.delenv("CAPTION_OPS")
     switch._environment.cache_clear()
 
