@@ -52,12 +52,17 @@ def sample_scene(seed: int, split: str, number: int) -> tuple[list[SceneObject],
     """Return the objects of an image, whether one is an unseen pair of shape and colour, and the captions."""
     rng = random.Random(scene_seed(seed, split, number))
     unseen = split == "test" and number % UNSEEN_EVERY == 0
-    objects = sample_objects(rng, rng.choices((1, 2, 3), (1, 3, 2))[0], unseen)
+    count = rng.choices((1, 2, 3), (1, 3, 2))[0]
+    objects = sample_objects(rng, count, unseen) if split == "test" else sample_seen_objects(rng, count)
     return objects, unseen, [sample_caption(rng, objects) for _ in range(CAPTIONS)]
 
 
 def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneObject]:
-    """Return objects that do not touch, the first in a clear relation to each of the others."""
+    """Return objects that do not touch, the first in a clear relation to each of the others.
+
+    Only the test split is still made in this way, so that its images remain the same: it takes 4 ms an image, where
+    `sample_seen_objects` takes 0.2 ms.
+    """
     while True:
         objects: list[SceneObject] = []
         for shape in rng.sample(SHAPES, count):
@@ -65,13 +70,53 @@ def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneOb
             margin = SIZES[size] + MIN_GAP / 2
             x, y = rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin)
             objects.append(SceneObject(shape, rng.choice(tuple(COLOURS)), size, x, y))
+        if has_unseen_pair(objects) != unseen:
+            continue
+        pairs = itertools.combinations(objects, 2)
+        if not all(scenes.distance(a, b) > 1.2 * (a.radius + b.radius) + MIN_GAP for a, b in pairs):
+            continue
         # The image shows which object the captions begin with: a large one before a small one, then the upper left.
         objects.sort(key=lambda item: (item.size != "large", item.x + item.y))
-        pairs = itertools.combinations(objects, 2)
-        separate = all(scenes.distance(a, b) > 1.2 * (a.radius + b.radius) + MIN_GAP for a, b in pairs)
-        clear = all(scenes.is_clear(objects[0], other) for other in objects[1:])
-        if separate and clear and any((item.shape, item.colour) in UNSEEN_PAIRS for item in objects) == unseen:
+        if all(scenes.is_clear(objects[0], other) for other in objects[1:]):
             return objects
+
+
+def sample_seen_objects(rng: random.Random, count: int) -> list[SceneObject]:
+    """Return objects with the distribution of `sample_objects`, without an unseen pair of shape and colour."""
+    layout = sample_layout(rng, count)
+    while True:
+        shapes, colours = rng.sample(SHAPES, count), rng.choices(tuple(COLOURS), k=count)
+        objects = [SceneObject(*item) for item in zip(shapes, colours, *layout, strict=True)]
+        if not has_unseen_pair(objects):
+            return objects
+
+
+def sample_layout(rng: random.Random, count: int) -> tuple[list[str], list[float], list[float]]:
+    """Return the sizes and the coordinates x and y of objects that do not touch, the first in a clear relation to each
+    of the others, in the order of `sample_objects`: the first valid one of many candidates."""
+    generator = np.random.default_rng(rng.getrandbits(64))
+    names = tuple(SIZES)
+    candidates = 8**count  # of one object all are valid, of three one in 400
+    while True:
+        sizes = generator.integers(len(SIZES), size=(candidates, count))
+        radii = np.array(tuple(SIZES.values()))[sizes]
+        margins = radii + MIN_GAP / 2
+        x, y = margins + (1 - 2 * margins) * generator.random((2, candidates, count))
+        order = np.argsort(x + y - 10 * (sizes == names.index("large")), axis=1)
+        sizes, radii, x, y = (np.take_along_axis(values, order, 1) for values in (sizes, radii, x, y))
+        valid = np.ones(candidates, bool)
+        for a, b in itertools.combinations(range(count), 2):
+            dx, dy = abs(x[:, a] - x[:, b]), abs(y[:, a] - y[:, b])
+            valid &= np.hypot(dx, dy) > 1.2 * (radii[:, a] + radii[:, b]) + MIN_GAP
+            if a == 0:
+                valid &= np.maximum(dx, dy) > scenes.CLEAR_RATIO * np.minimum(dx, dy)
+        if valid.any():
+            best = int(valid.argmax())
+            return [names[size] for size in sizes[best]], x[best].tolist(), y[best].tolist()
+
+
+def has_unseen_pair(objects: Sequence[SceneObject]) -> bool:
+    return any((item.shape, item.colour) in UNSEEN_PAIRS for item in objects)
 
 
 def sample_caption(rng: random.Random, objects: Sequence[SceneObject]) -> str:
@@ -106,28 +151,28 @@ def _choose(rng: random.Random, frequencies: Mapping[str, int]) -> str:
 
 def outline(item: SceneObject) -> list[tuple[float, float]]:
     """Return the corners of an object, as fractions of the side."""
-
-    def ring(corners: int, angle: float, radii: tuple[float, ...] = (1.0,)) -> list[tuple[float, float]]:
-        angles = [angle + 2 * math.pi * i / corners for i in range(corners)]
-        return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(angles, radii * corners, strict=False)]
-
-    up = -math.pi / 2
-    corners = {
-        "circle": ring(64, 0),
-        "square": ring(4, math.pi / 4, (1.15,)),
-        "triangle": ring(3, up, (1.2,)),
-        "star": ring(10, up, (1.25, 0.6)),
-        "cross": [(x * 1.1, y * 1.1) for x, y in _CROSS],
-        "diamond": [(0, -1.25), (0.75, 0), (0, 1.25), (-0.75, 0)],
-    }[item.shape]
-    return [(item.x + item.radius * x, item.y + item.radius * y) for x, y in corners]
+    return [(item.x + item.radius * x, item.y + item.radius * y) for x, y in CORNERS[item.shape]]
 
 
+def _ring(corners: int, angle: float, radii: tuple[float, ...] = (1.0,)) -> list[tuple[float, float]]:
+    angles = [angle + 2 * math.pi * i / corners for i in range(corners)]
+    return [(r * math.cos(a), r * math.sin(a)) for a, r in zip(angles, radii * corners, strict=False)]
+
+
+_UP = -math.pi / 2
 _ARM = 0.38  # half the width of a plus sign's bars
 _CROSS = [
     (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
     (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
 ]  # fmt: skip
+CORNERS = {  # of each shape, with its centre at 0 and a radius of 1
+    "circle": _ring(64, 0),
+    "square": _ring(4, math.pi / 4, (1.15,)),
+    "triangle": _ring(3, _UP, (1.2,)),
+    "star": _ring(10, _UP, (1.25, 0.6)),
+    "cross": [(x * 1.1, y * 1.1) for x, y in _CROSS],
+    "diamond": [(0, -1.25), (0.75, 0), (0, 1.25), (-0.75, 0)],
+}
 
 
 def draw_scene(objects: Sequence[SceneObject], size: int, seed: str) -> Image.Image:
@@ -149,7 +194,7 @@ def _annotation(item: SceneObject, size: int) -> dict[str, Any]:
     """Return the annotation of an object, with its colour, size, centre and radius (as fractions of the side)."""
     image = Image.new("L", (SUPERSAMPLING * size,) * 2)
     _fill(image, item, 255)
-    mask = np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
+    mask = np.asarray(image.reduce(SUPERSAMPLING)) > 127
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "category_id": SHAPES.index(item.shape) + 1,

@@ -1,5 +1,7 @@
 """The common part of the synthetic data sets: images drawn by their file names, and an instance file."""
 
+import collections
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ from caption.files import atomic_write
 from caption.progress import ProgressBar
 from preprocess.options import Output, check_output
 from preprocess.records import Example, Listing
+from preprocess.workers import parallel_map
 from preprocess.writer import write
+
+JOB = 64  # images of which a worker makes the scenes at a time
 
 
 class Scene(NamedTuple):
@@ -63,8 +68,18 @@ class Synthetic(Output):
         """Draw an image."""
         raise NotImplementedError
 
+    def scenes(self, numbers: Sequence[tuple[str, int]]) -> list[Scene]:
+        """Return the scenes of these images; runs in the workers, as the next two do."""
+        return [self.scene(split, number) for split, number in numbers]
+
+    def save_drawings(self, numbers: Sequence[tuple[str, int]]) -> None:
+        """Write these images as PNG files into the folder `save_images`."""
+        for split, number in numbers:
+            with atomic_write(Path(self.save_images) / file_name(type(self).__name__.lower(), split, number)) as part:
+                self.draw(split, number).save(part, format="PNG")
+
     def draw_by_name(self, name: str) -> Image.Image:
-        """Draw the image of a file name; runs in the workers."""
+        """Draw the image of a file name."""
         split, number = name.removesuffix(".png").split("_")[1:]
         return self.draw(split, int(number))
 
@@ -78,8 +93,12 @@ class Synthetic(Output):
         kind, size, listing = type(self).__name__.lower(), self.size, Listing()
         numbers = [(split, n) for split, count in zip(SPLITS, self.count, strict=True) for n in range(count)]
         images, annotations = [], []
-        for split, number in ProgressBar(numbers, annotated, "images"):
-            scene, scene_id, name = self.scene(split, number), image_id(split, number), file_name(kind, split, number)
+        jobs = [numbers[start : start + JOB] for start in range(0, len(numbers), JOB)]
+        scenes = itertools.chain.from_iterable(parallel_map(self.scenes, jobs, self.workers))
+        for (split, number), scene in zip(
+            numbers, ProgressBar(scenes, annotated, "images", length=len(numbers)), strict=True
+        ):
+            scene_id, name = image_id(split, number), file_name(kind, split, number)
             listing.add(Example(split, scene_id, name, name, scene.captions))
             if scene.objects:
                 entry = {"id": scene_id, "file_name": name, "width": size, "height": size, "split": split}
@@ -97,9 +116,8 @@ class Synthetic(Output):
         if self.save_images:
             folder = Path(self.save_images)
             folder.mkdir(parents=True, exist_ok=True)
-            for number in range(self.count[2]):
-                with atomic_write(folder / file_name(kind, "test", number)) as part:
-                    self.draw("test", number).save(part, format="PNG")
+            jobs = [numbers[start : start + JOB] for start in range(len(numbers) - self.count[2], len(numbers), JOB)]
+            collections.deque(parallel_map(self.save_drawings, jobs, self.workers), maxlen=0)
             print(f"wrote {self.count[2]} test images into {folder}")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pycocotools.coco import COCO
 from caption.data.dataset import CaptionDataset
 from caption.data.scenes import COLOURS, SHAPES, SceneObject
 from preprocess import synthetic
-from preprocess.shapes import UNSEEN_PAIRS, sample_scene
+from preprocess.shapes import UNSEEN_PAIRS, sample_objects, sample_scene, sample_seen_objects
 
 NAME = r"a (small|little|large|big) (\w+) (\w+)"
 WHERE = r"(left of|to the left of|right of|to the right of|above|over|below|under|beside)"
@@ -47,10 +48,35 @@ def test_every_caption_is_true(split: str) -> None:
                 assert holds(where, mentioned[0], other), caption
 
 
-def test_a_seed_gives_the_same_scenes_in_every_version() -> None:
-    scenes = [sample_scene(1, split, number) for split in ("train", "val", "test") for number in range(100)]
+@pytest.mark.parametrize(
+    ("split", "digest"), [("train", "555b42d743e21b72"), ("val", "40e7f80693787794"), ("test", "6353aca816f93a40")]
+)
+def test_a_seed_gives_the_same_scenes_in_every_version(split: str, digest: str) -> None:
+    scenes = [sample_scene(1, split, number) for number in range(100)]
     plain = [([tuple(item) for item in objects], unseen, captions) for objects, unseen, captions in scenes]
-    assert hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16] == "c7cae676f3894470"
+    assert hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_scenes_are_distributed_as_in_the_test_split(count: int) -> None:
+    """Means of everything by which a scene is described, from the quick sampler and from that of the test split."""
+    scenes = [
+        np.array(
+            [
+                [
+                    (item.x, item.y, item.x**2, item.y**2, item.radius, *(item.shape == s for s in SHAPES))
+                    + tuple(item.colour == colour for colour in COLOURS)
+                    for item in sample(random.Random(f"{count} {number}"))
+                ]
+                for number in range(1000)
+            ],
+            float,
+        ).reshape(1000, -1)
+        for sample in (lambda rng: sample_objects(rng, count, False), lambda rng: sample_seen_objects(rng, count))
+    ]
+    quick, slow = scenes
+    error = np.sqrt((quick.var(0) + slow.var(0)) / 1000)
+    assert (abs(quick.mean(0) - slow.mean(0)) <= 4 * error + 1e-9).all()
 
 
 def test_unseen_pairs_occur_in_the_test_split_only() -> None:
