@@ -79,6 +79,9 @@ class TrainingConfig:
     """images: each image once per epoch, with all its captions; lengths: captions of one length (paper, 4.3)."""
     batch_size: Annotated[int, "at least 1"] = 16
     """Images per step over all processes; with `--training.batch-by lengths`, captions."""
+    curriculum_epochs: Annotated[int, "0 or more"] = 0
+    """First epochs, in which batches come by the length of their longest caption, shortest first: a curriculum (Bengio
+    et al., 2009), since what a short caption describes is simple. Later epochs are shuffled."""
     accumulation_steps: Annotated[int, "at least 1"] = 1
     """Split each batch into this many micro-batches: the same gradient with less memory."""
     optimizer: Literal["adam", "rmsprop"] = "adam"

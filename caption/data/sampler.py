@@ -14,12 +14,23 @@ class BucketSampler(Sampler[list[int]]):
     pools of `pool_size` batches; each pool is sorted by its keys and cut into batches; the batches are shuffled. With
     `exact_length`, all items of a batch have equal keys. The order depends on `seed` and the epoch alone, so training
     can resume at any batch.
+
+    In the first `curriculum_epochs`, the batches are then sorted by their largest first key: a curriculum (Bengio et
+    al., 2009), since an image with short captions is an easy one.
     """
 
     MAX_POOL_SIZE = 50
 
-    def __init__(self, keys: NDArray[np.int64], batch_size: int, seed: int, exact_length: bool = False) -> None:
+    def __init__(
+        self,
+        keys: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        exact_length: bool = False,
+        curriculum_epochs: int = 0,
+    ) -> None:
         self.keys, self.batch_size, self.seed, self.exact_length = keys, batch_size, seed, exact_length
+        self.curriculum_epochs = curriculum_epochs
         self.epoch, self.skip = 1, 0
         self._cache: tuple[int, list[list[int]]] | None = None
 
@@ -50,7 +61,11 @@ class BucketSampler(Sampler[list[int]]):
             cuts = (np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1).tolist() if self.exact_length else []
             for bucket in np.split(items, cuts):
                 batches += [bucket[i : i + self.batch_size].tolist() for i in range(0, len(bucket), self.batch_size)]
-        return [batches[i] for i in generator.permutation(len(batches))]
+        batches = [batches[i] for i in generator.permutation(len(batches))]
+        return sorted(batches, key=self._first_key) if self.epoch <= self.curriculum_epochs else batches
+
+    def _first_key(self, batch: list[int]) -> int:
+        return int(self.keys[batch, 0].max())
 
     def __len__(self) -> int:
         return len(self.batches()) - self.skip

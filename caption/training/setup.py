@@ -59,7 +59,9 @@ def build_data(config: Config, device: torch.device) -> Data:
             split.cache_on(device)
         workers, pin = 0, False  # worker processes could not share the cache
         print(f"all images cached on {device}: {size / 1e9:.1f} GB (disable: --training.cache-on-device never)")
-    rows, batches = dataset.training_batches(train, training.batch_by, training.batch_size, training.seed)
+    rows, batches = dataset.training_batches(
+        train, training.batch_by, training.batch_size, training.seed, training.curriculum_epochs
+    )
     own_batches = distributed.DistributedBatches(batches, training.accumulation_steps)
     train_loader = dataset.build_loader(distributed.PaddingBatches(rows), own_batches, workers, pin)
     val_batches = distributed.shard(sequential_batches(len(val), 2 * training.batch_size))
