@@ -75,13 +75,15 @@ class TrainingConfig:
 
     epochs: Annotated[int, "at least 1"] = 20
     """Passes over the training split."""
-    batch_by: Literal["images", "lengths"] = "images"
-    """images: each image once per epoch, with all its captions; lengths: captions of one length (paper, 4.3)."""
+    batch_by: Literal["images", "mixed", "lengths"] = "images"
+    """images: each image once per epoch, with all its captions, beside images with captions of similar length; mixed:
+    of any length, better for an encoder that trains its batch normalisation; lengths: captions of one length (paper,
+    4.3)."""
     batch_size: Annotated[int, "at least 1"] = 16
     """Images per step over all processes; with `--training.batch-by lengths`, captions."""
     curriculum_epochs: Annotated[int, "0 or more"] = 0
-    """First epochs, in which batches come by the length of their longest caption, shortest first: a curriculum (Bengio
-    et al., 2009), since what a short caption describes is simple. Later epochs are shuffled."""
+    """First epochs, in which batches come by the length of their longest caption, shortest first, in stages of five
+    words: a curriculum (Bengio et al., 2009), since what a short caption describes is simple."""
     accumulation_steps: Annotated[int, "at least 1"] = 1
     """Split each batch into this many micro-batches: the same gradient with less memory."""
     optimizer: Literal["adam", "rmsprop"] = "adam"

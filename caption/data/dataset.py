@@ -158,18 +158,23 @@ def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, T
 def training_batches(
     data: CaptionDataset, batch_by: str, batch_size: int, seed: int, curriculum_epochs: int = 0
 ) -> tuple[Dataset[Batch], BucketSampler]:
-    """Return the data set to train on and the sampler of its batches. With `batch_by` "images" an item is an image with
-    all its captions; with "lengths" an item is one caption, and a batch holds captions of equal length. In the first
-    `curriculum_epochs`, items come by the length of their (longest) caption."""
+    """Return the data set to train on and the sampler of its batches.
+
+    With `batch_by` "images" or "mixed" an item is an image with all its captions, beside images with captions of
+    similar or of any length; with "lengths" an item is one caption, and a batch holds captions of equal length. In the
+    first `curriculum_epochs`, items come by the length of their (longest) caption.
+    """
     lengths = data.lengths
     if batch_by == "lengths":
         single = SingleCaptionDataset(data)
-        return single, BucketSampler(lengths[:, None], batch_size, seed, True, curriculum_epochs)
+        exact = BucketSampler(lengths[:, None], batch_size, seed, True, curriculum_epochs=curriculum_epochs)
+        return single, exact
     max_captions = int(np.diff(data.caption_offsets).max())
     keys = np.zeros((len(data), max_captions), dtype=np.int64)  # falling lengths of each image's captions
     for index, (a, b) in enumerate(zip(data.caption_offsets[:-1], data.caption_offsets[1:], strict=True)):
         keys[index, : b - a] = -np.sort(-lengths[a:b])
-    return data, BucketSampler(keys, batch_size, seed, curriculum_epochs=curriculum_epochs)
+    pool_size = 1 if batch_by == "mixed" else BucketSampler.MAX_POOL_SIZE
+    return data, BucketSampler(keys, batch_size, seed, max_pool_size=pool_size, curriculum_epochs=curriculum_epochs)
 
 
 class _Loader(DataLoader[Batch]):

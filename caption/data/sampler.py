@@ -11,15 +11,17 @@ class BucketSampler(Sampler[list[int]]):
     """Yield batches of items of similar length, mixed anew in every epoch.
 
     `keys` [N, K] holds the sort keys of every item, the most important first. The items are shuffled and cut into
-    pools of `pool_size` batches; each pool is sorted by its keys and cut into batches; the batches are shuffled. With
-    `exact_length`, all items of a batch have equal keys. The order depends on `seed` and the epoch alone, so training
-    can resume at any batch.
+    pools of so many batches; each pool is sorted by its keys and cut into batches; the batches are shuffled. A pool of
+    one batch makes batches of items of any length. With `exact_length`, all items of a batch have equal keys. The order
+    depends on `seed` and the epoch alone, so training can resume at any batch.
 
-    In the first `curriculum_epochs`, the batches are then sorted by their largest first key: a curriculum (Bengio et
-    al., 2009), since an image with short captions is an easy one.
+    In the first `curriculum_epochs`, items and batches come by their first key, from stage to stage: a curriculum
+    (Bengio et al., 2009), since an image with short captions is an easy one. Within a stage they remain shuffled:
+    sorted by every word, they would be of one wording after the other.
     """
 
     MAX_POOL_SIZE = 50
+    STAGE = 5  # words by which captions of two stages differ
 
     def __init__(
         self,
@@ -27,17 +29,15 @@ class BucketSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         exact_length: bool = False,
+        max_pool_size: int = MAX_POOL_SIZE,
         curriculum_epochs: int = 0,
     ) -> None:
         self.keys, self.batch_size, self.seed, self.exact_length = keys, batch_size, seed, exact_length
-        self.curriculum_epochs = curriculum_epochs
+        self.stages, self.curriculum_epochs = keys[:, 0] // self.STAGE, curriculum_epochs
+        # At most a quarter of the data set, or sorting would always group the same items.
+        self.pool_size = max(1, min(max_pool_size, len(keys) // batch_size // 4))
         self.epoch, self.skip = 1, 0
         self._cache: tuple[int, list[list[int]]] | None = None
-
-    @property
-    def pool_size(self) -> int:
-        """Batches in a pool: at most a quarter of the data set, or sorting would always group the same items."""
-        return max(1, min(self.MAX_POOL_SIZE, len(self.keys) // self.batch_size // 4))
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Let the next iteration run over this epoch, without its first `skip` batches."""
@@ -52,6 +52,9 @@ class BucketSampler(Sampler[list[int]]):
     def _shuffle(self) -> list[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(len(self.keys))
+        in_stages = self.epoch <= self.curriculum_epochs
+        if in_stages:
+            order = order[np.argsort(self.stages[order], kind="stable")]
         pool_items = len(order) if self.exact_length else self.batch_size * self.pool_size
         batches: list[list[int]] = []
         for start in range(0, len(order), pool_items):
@@ -62,10 +65,7 @@ class BucketSampler(Sampler[list[int]]):
             for bucket in np.split(items, cuts):
                 batches += [bucket[i : i + self.batch_size].tolist() for i in range(0, len(bucket), self.batch_size)]
         batches = [batches[i] for i in generator.permutation(len(batches))]
-        return sorted(batches, key=self._first_key) if self.epoch <= self.curriculum_epochs else batches
-
-    def _first_key(self, batch: list[int]) -> int:
-        return int(self.keys[batch, 0].max())
+        return sorted(batches, key=lambda batch: self.stages[batch].max()) if in_stages else batches
 
     def __len__(self) -> int:
         return len(self.batches()) - self.skip

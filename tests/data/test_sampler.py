@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from caption.data.dataset import CaptionDataset, training_batches
 from caption.data.sampler import BucketSampler, sequential_batches
@@ -20,24 +21,34 @@ def test_batches_differ_between_epochs_and_repeat_for_the_same_epoch(shapes: Pat
     assert list(batches) == epochs[0][3:] and len(batches) == len(epochs[0]) - 3
 
 
-def test_a_curriculum_begins_with_the_shortest_captions(shapes: Path) -> None:
-    """In its epochs alone; every image comes once in each."""
+@pytest.mark.parametrize("batch_by", ["images", "mixed", "lengths"])
+def test_a_curriculum_begins_with_the_shortest_captions(shapes: Path, batch_by: str) -> None:
+    """From stage to stage, in its epochs alone, and not sorted within a stage; it can resume at any batch."""
     data = CaptionDataset(shapes, "train")
-    _, batches = training_batches(data, "images", 4, seed=1, curriculum_epochs=2)
-    _, shuffled = training_batches(data, "images", 4, seed=1)
-    longest = np.array([max(map(len, data.captions(index))) for index in range(len(data))])
+    _, batches = training_batches(data, batch_by, 4, seed=1, curriculum_epochs=2)
+    _, shuffled = training_batches(data, batch_by, 4, seed=1)
     for epoch in (1, 2, 3):
         batches.set_epoch(epoch)
         shuffled.set_epoch(epoch)
-        assert sorted(index for batch in batches for index in batch) == list(range(len(data)))
-        lengths = [int(longest[batch].max()) for batch in batches]
-        assert (lengths == sorted(lengths)) == (epoch < 3)
-        assert {frozenset(batch) for batch in batches} == {frozenset(batch) for batch in shuffled}
+        assert sorted(item for batch in batches for item in batch) == list(range(len(batches.keys)))
+        longest = [int(batches.keys[batch, 0].max()) for batch in batches]
+        stages = [length // 5 for length in longest]
+        assert (stages == sorted(stages)) == (epoch < 3) and len(set(stages)) > 2
+        assert longest != sorted(longest)
         assert (list(batches) == list(shuffled)) == (epoch == 3)
     batches.set_epoch(2, skip=3)
     resumed = list(batches)
     batches.set_epoch(2)
     assert resumed == list(batches)[3:]
+
+
+def test_mixed_batches_hold_captions_of_any_length(shapes: Path) -> None:
+    data = CaptionDataset(shapes, "train")
+    spread = {}
+    for batch_by in ("images", "mixed"):
+        _, batches = training_batches(data, batch_by, 4, seed=1)
+        spread[batch_by] = np.mean([np.ptp(batches.keys[batch, 0]) for batch in batches])
+    assert spread["mixed"] > 1.3 * spread["images"]  # pools are small: there are 40 images
 
 
 def test_bucketing_halves_the_padding() -> None:

@@ -241,7 +241,7 @@ def test_a_process_killed_under_torchrun_is_named(shapes: Path, tmp_path: Path) 
     assert "[rank" not in errors and checkpoint.load(last)["train_state"]["step"] > 0
 
 
-@pytest.mark.parametrize("batch_by", ["images", "lengths"])
+@pytest.mark.parametrize("batch_by", ["images", "mixed", "lengths"])
 @pytest.mark.parametrize(("processes", "parts"), [(1, 1), (3, 1), (2, 2)])
 def test_every_caption_is_read_once_per_epoch(
     shapes: Path, monkeypatch: pytest.MonkeyPatch, batch_by: str, processes: int, parts: int
