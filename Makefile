@@ -15,12 +15,16 @@ install: .venv/installed
 	touch $@
 
 demo: install
+	@echo "1 of 4: draw 11,000 images of coloured shapes, with captions and masks (about 10 seconds)"
 	$(BIN)/python -c "import pathlib; from caption import files; from caption.config.cli import run; \
 		run(lambda _: files.remove_folder(pathlib.Path('runs/demo')))"
 	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite
+	@echo "2 of 4: train an encoder and a decoder from nothing: short captions first, then all (two to three minutes)"
 	$(BIN)/python train.py shapes-soft --data data/shapes.h5 --output runs/demo
+	@echo "3 of 4: caption 500 new images: are the captions true, does attention look at the right place (15 seconds)"
 	$(BIN)/python evaluate.py --checkpoint runs/demo/best.pt --data data/shapes.h5 --split test --beam-size 3 \
 		--instances data/shapes_instances.json --report runs/demo/report
+	@echo "4 of 4: caption one image, and draw where attention looked at each word"
 	$(BIN)/python caption_image.py --checkpoint runs/demo/best.pt --image data/shapes-test/shapes_test_000001.png \
 		--output runs/demo/caption.png
 	@echo "look at runs/demo/caption.png (the image, and the attention of each word), runs/demo/curves.png,"

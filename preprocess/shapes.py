@@ -22,7 +22,7 @@ from preprocess.synthetic import Scene, Synthetic
 
 UNSEEN_PAIRS = (("circle", "purple"), ("square", "green"), ("triangle", "blue"), ("star", "orange"))
 UNSEEN_EVERY = 5  # one in so many test images
-CAPTIONS = 5  # per image
+CAPTIONS = {"train": 3, "val": 5, "test": 5}  # per image; to train, more images are worth more than more captions
 MIN_GAP = 0.04  # between two objects, as a fraction of the side
 BESIDE_EVERY = 5  # one in so many relations of close objects side by side is worded as beside
 SUPERSAMPLING = 4  # images are drawn so many times as large, for smooth edges
@@ -54,7 +54,7 @@ def sample_scene(seed: int, split: str, number: int) -> tuple[list[SceneObject],
     unseen = split == "test" and number % UNSEEN_EVERY == 0
     count = rng.choices((1, 2, 3), (1, 3, 2))[0]
     objects = sample_objects(rng, count, unseen) if split == "test" else sample_seen_objects(rng, count)
-    return objects, unseen, [sample_caption(rng, objects) for _ in range(CAPTIONS)]
+    return objects, unseen, [sample_caption(rng, objects) for _ in range(CAPTIONS[split])]
 
 
 def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneObject]:

@@ -17,21 +17,37 @@ GROUPS = 8  # of channels, in group normalisation
 
 
 class SmallCNN(nn.Module):
-    """Map pixels [B, 3, S, S] to [B, 128, S/8, S/8] by six convolutions, for small drawings.
+    """Map pixels [B, 3, S, S] to [B, 128, S/8, S/8] by two paths that see different things, for small drawings.
 
-    A region sees 48 x 48 pixels and no more, so that the decoder must attend near an object to see it.
+    The path of shape sees how far each pixel is from the image's mean colour, and not in which direction, so that a
+    shape looks the same in every colour: what was learnt of red stars holds for blue ones. The path of colour sees the
+    pixels, at half the resolution. From one path for both, a captioner learns pairs: on pairs of shape and colour that
+    are not in its training data it is wrong (docs/results.md, "Unseen combinations"). The coordinates are the last two
+    channels: relations between objects are learnt from them, and sooner if they are large.
+
+    Beside that mean, a region sees 48 x 48 pixels and no more, so that the decoder must attend near an object to see
+    it.
     """
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        widths = (5, 24, 48, 64, 64, width, width)
-        for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2, 1, 2, 1), strict=False):
-            layers += _convolution(inputs, outputs, stride, nn.BatchNorm2d(outputs))
-        self.layers = nn.Sequential(*layers)
+        # Channels and stride of each layer.
+        self.shape_path = convolutions(1, (8, 1), (32, 2), (64, 2), (64, 1), (96, 2), (96, 1))
+        self.colour_path = convolutions(3 + 2, (16, 2), (32, 2), (30, 2))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(add_coordinates(pixels))
+        contrast = (pixels - pixels.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)  # [B, 1, S, S]
+        features = torch.cat([self.shape_path(contrast), self.colour_path(add_coordinates(pixels))], 1)
+        return add_coordinates(features, scale=4)
+
+
+def convolutions(inputs: int, *layers: tuple[int, int]) -> nn.Sequential:
+    """Return a chain of convolutions, each of so many channels and such a stride, batch-normalised."""
+    path = nn.Sequential()
+    for outputs, stride in layers:
+        path.extend(_convolution(inputs, outputs, stride, nn.BatchNorm2d(outputs), nn.GELU()))
+        inputs = outputs
+    return path
 
 
 class SharedBlock(nn.Module):
@@ -88,21 +104,24 @@ class SharedCNN(nn.Module):
         return add_coordinates(self.layers(pixels))
 
 
-def _convolution(inputs: int, outputs: int, stride: int, norm: nn.Module) -> tuple[nn.Module, ...]:
-    """Return a convolution with its normalisation and ReLU: [B, C, rows, columns] -> [B, C', rows/stride, ...]."""
+def _convolution(
+    inputs: int, outputs: int, stride: int, norm: nn.Module, activation: nn.Module | None = None
+) -> tuple[nn.Module, ...]:
+    """Return a convolution with its normalisation and activation (ReLU): [B, C, rows, columns] -> [B, C', rows/stride,
+    ...]."""
     # The kernel is even where the stride is 2: with 3, every such layer would shift the map by half a pixel, and
     # attention would be shown, and scored, beside the place that a region sees.
     kernel = 4 if stride == 2 else 3
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False), norm, nn.ReLU(inplace=True)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False), norm, activation or nn.ReLU(inplace=True)
 
 
-def add_coordinates(features: Tensor) -> Tensor:
-    """Append row and column in [-1, 1] as two channels (CoordConv, Liu et al., 2018): [B, C, S, S] -> [B, C + 2, S, S].
+def add_coordinates(features: Tensor, scale: float = 1) -> Tensor:
+    """Append row and column as two channels (CoordConv, Liu et al., 2018): [B, C, S, S] -> [B, C + 2, S, S].
 
-    Without them an annotation vector could not tell left from right.
+    They reach from -`scale` to `scale`. Without them an annotation vector could not tell left from right.
     """
     size = features.shape[-1]
-    ramp = torch.linspace(-1, 1, size, device=features.device, dtype=features.dtype)
+    ramp = torch.linspace(-scale, scale, size, device=features.device, dtype=features.dtype)
     coordinates = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij"))  # [2, S, S]
     return torch.cat([features, coordinates.expand(len(features), -1, -1, -1)], 1)
 

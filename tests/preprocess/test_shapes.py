@@ -34,7 +34,7 @@ def test_every_caption_is_true(split: str) -> None:
     for number in range(150):
         objects, _, captions = sample_scene(7, split, number)
         by_shape = {item.shape: item for item in objects}
-        assert len(by_shape) == len(objects) and len(captions) == 5
+        assert len(by_shape) == len(objects) and len(captions) == (3 if split == "train" else 5)
         for caption in captions:
             match = SENTENCE.match(caption)
             assert match, caption
@@ -49,7 +49,7 @@ def test_every_caption_is_true(split: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "digest"), [("train", "555b42d743e21b72"), ("val", "40e7f80693787794"), ("test", "6353aca816f93a40")]
+    ("split", "digest"), [("train", "ecc68301d0ab3d55"), ("val", "40e7f80693787794"), ("test", "6353aca816f93a40")]
 )
 def test_a_seed_gives_the_same_scenes_in_every_version(split: str, digest: str) -> None:
     scenes = [sample_scene(1, split, number) for number in range(100)]
@@ -89,8 +89,8 @@ def test_unseen_pairs_occur_in_the_test_split_only() -> None:
 
 def test_wordings_vary_and_cover_all_words() -> None:
     captions = [sample_scene(1, "train", number)[2] for number in range(100)]
-    assert np.mean([len(set(five)) for five in captions]) > 3
-    words = {word for five in captions for caption in five for word in caption.split()}
+    assert np.mean([len(set(each)) for each in captions]) > 2.4
+    words = {word for each in captions for caption in each for word in caption.split()}
     assert words >= {*SHAPES, *COLOURS, "little", "big", "beside", "over", "under", "there"}
 
 
