@@ -1,10 +1,10 @@
-"""What decides whether an encoder tells a shape in a colour that the shape never had in training.
+"""Train small encoders to name an object's shape, and test them in colours that the shape never had in training.
 
     python -m benchmarks.unseen [--steps 500] [--seeds 2]
 
-Trains encoders with linear classifiers of shape and colour on the mean of their regions, by drawings of one object, and
-prints how many shapes are told right after half and after all of the steps: in colours that the shape had in training,
-and in the colours that the shapes data set keeps for its test. One process a core, one thread each.
+Each encoder learns with linear classifiers of shape and colour on the mean of its regions, from drawings of one object.
+Printed is how many shapes are named right after half and after all of the steps: in colours that the shape had in
+training, and in the colours that the shapes data set keeps for its test. One process a core, one thread each.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from caption.config import EncoderConfig
 from caption.data.scenes import COLOURS, SHAPES, SceneObject
-from caption.encoders.base import IMAGENET_MEAN, IMAGENET_STD
+from caption.encoders.base import Backbone, Encoder
 from caption.encoders.cnn import SmallCNN, add_coordinates, convolutions
 from preprocess.shapes import UNSEEN_PAIRS, draw_scene, sample_seen_objects
 from preprocess.workers import available_cpus
@@ -41,26 +42,26 @@ class OnePath(nn.Module):
         return features
 
 
-def jitter(pixels: Tensor) -> Tensor:
-    """Multiply each channel of each image by 0.8 to 1.2, which leaves colours what they are."""
-    return pixels * torch.empty(len(pixels), 3, 1, 1).uniform_(0.8, 1.2)
+def jitter(images: Tensor) -> Tensor:
+    """Multiply each channel of images [B, 3, S, S] by 0.8 to 1.2, which leaves colours what they are."""
+    return (images * torch.empty(len(images), 3, 1, 1).uniform_(0.8, 1.2)).clamp(0, 255).byte()
 
 
-def whole(pixels: Tensor) -> Tensor:
-    return pixels
+def unchanged(images: Tensor) -> Tensor:
+    return images
 
 
 # The network, the dropout on the mean of its regions, and what is done to the images.
 VARIANTS: dict[str, tuple[Callable[[], nn.Module], float, Callable[[Tensor], Tensor]]] = {
-    "two paths (small_cnn)": (SmallCNN, 0, whole),
-    "one path": (lambda: OnePath(*LAYERS), 0, whole),
-    "one path, half as wide": (lambda: OnePath(*((width // 2, stride) for width, stride in LAYERS)), 0, whole),
+    "two paths (small_cnn)": (SmallCNN, 0, unchanged),
+    "one path": (lambda: OnePath(*LAYERS), 0, unchanged),
+    "one path, half as wide": (lambda: OnePath(*((width // 2, stride) for width, stride in LAYERS)), 0, unchanged),
     "one path, one and a half times as wide": (
-        lambda: OnePath(*((width * 3 // 2, stride) for width, stride in LAYERS)), 0, whole
+        lambda: OnePath(*((width * 3 // 2, stride) for width, stride in LAYERS)), 0, unchanged
     ),
-    "one path, field of 32 pixels": (lambda: OnePath(*LAYERS[:-1]), 0, whole),
-    "one path, field of 64 pixels": (lambda: OnePath(*LAYERS, (128, 1)), 0, whole),
-    "one path, dropout 0.5": (lambda: OnePath(*LAYERS), 0.5, whole),
+    "one path, field of 32 pixels": (lambda: OnePath(*LAYERS[:-1]), 0, unchanged),
+    "one path, field of 64 pixels": (lambda: OnePath(*LAYERS, (128, 1)), 0, unchanged),
+    "one path, dropout 0.5": (lambda: OnePath(*LAYERS), 0.5, unchanged),
     "one path, colours jittered": (lambda: OnePath(*LAYERS), 0, jitter),
 }  # fmt: skip
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
-    print(f"{'shapes told right, %':40s} {'seen pairs':>16s} {'unseen pairs':>16s}    means of {args.seeds} seeds")
+    print(f"{'shapes named right, %':40s} {'seen pairs':>16s} {'unseen pairs':>16s}    means of {args.seeds} seeds")
     print(f"{'':40s} {args.steps // 2:8d}{args.steps:8d} {args.steps // 2:8d}{args.steps:8d} steps")
     with ProcessPoolExecutor(available_cpus()) as pool:
         jobs = {name: [pool.submit(train, name, seed, args.steps) for seed in range(args.seeds)] for name in VARIANTS}
@@ -84,38 +85,37 @@ def train(name: str, seed: int, steps: int) -> list[float]:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     build, dropout, augment = VARIANTS[name]
-    network = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad():
-        width = network.eval()(torch.zeros(1, 3, SIDE, SIDE)).shape[1]
-    classifier = nn.Linear(width, len(SHAPES) + len(COLOURS))
-    optimizer = torch.optim.Adam([*network.parameters(), *classifier.parameters()])
+    encoder = Encoder(EncoderConfig(name, finetune_from="all"), Backbone(build(), frozen_statistics=False), SIDE)
+    classifier = nn.Linear(encoder.width, len(SHAPES) + len(COLOURS))
+    optimizer = torch.optim.Adam([*encoder.parameters(), *classifier.parameters()])
     images, labels = drawings("train", TRAINING)
     accuracies: list[list[float]] = []
     for step in range(1, steps + 1):
-        network.train()
+        encoder.train()
         optimizer.param_groups[0]["lr"] = RATE * min(1, step / WARMUP)
         chosen = torch.randint(len(images), (BATCH,))
-        mean = functional.dropout(network(normalise(augment(images[chosen]))).mean((2, 3)), dropout)
+        mean = functional.dropout(encoder(augment(images[chosen])).mean(1), dropout)
         shape, colour = classifier(mean).split((len(SHAPES), len(COLOURS)), 1)
         loss = functional.cross_entropy(shape, labels[chosen, 0]) + functional.cross_entropy(colour, labels[chosen, 1])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step in (steps // 2, steps):
-            accuracies.append([accuracy(network, classifier, kind) for kind in ("seen", "unseen")])
+            accuracies.append([accuracy(encoder, classifier, kind) for kind in ("seen", "unseen")])
     return [value for kind in zip(*accuracies, strict=True) for value in kind]
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, classifier: nn.Module, kind: str) -> float:
+def accuracy(encoder: Encoder, classifier: nn.Module, kind: str) -> float:
+    """Return the percentage of shapes that are named right, in drawings of one kind: seen or unseen."""
     images, labels = drawings(kind, TESTING)
-    shapes = classifier(network.eval()(normalise(images)).mean((2, 3)))[:, : len(SHAPES)]
+    shapes = classifier(encoder.eval()(images).mean(1))[:, : len(SHAPES)]
     return 100 * float((shapes.argmax(1) == labels[:, 0]).float().mean())
 
 
 @cache
 def drawings(kind: str, count: int) -> tuple[Tensor, Tensor]:
-    """Return drawings of one object, [N, 3, S, S] in [0, 255], and the numbers of their shape and colour [N, 2]."""
+    """Return drawings of one object, uint8 [N, 3, S, S], and the numbers of their shape and colour [N, 2]."""
     images, labels = [], []
     for number in range(count):
         rng = random.Random(f"{kind} {number}")
@@ -125,12 +125,7 @@ def drawings(kind: str, count: int) -> tuple[Tensor, Tensor]:
             item = SceneObject(shape, colour, item.size, item.x, item.y)
         images.append(np.asarray(draw_scene([item], SIDE, f"{kind} {number}")).transpose(2, 0, 1))
         labels.append((SHAPES.index(item.shape), list(COLOURS).index(item.colour)))
-    return torch.from_numpy(np.stack(images)).float(), torch.tensor(labels)
-
-
-def normalise(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
 if __name__ == "__main__":
