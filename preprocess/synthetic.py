@@ -1,6 +1,5 @@
 """The common part of the synthetic data sets: images drawn by their file names, and an instance file."""
 
-import collections
 import itertools
 import json
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from preprocess.records import Example, Listing
 from preprocess.workers import parallel_map
 from preprocess.writer import write
 
-JOB = 64  # images of which a worker makes the scenes at a time
+JOB = 64  # scenes or drawings that a worker makes at a time
 
 
 class Scene(NamedTuple):
@@ -93,8 +92,7 @@ class Synthetic(Output):
         kind, size, listing = type(self).__name__.lower(), self.size, Listing()
         numbers = [(split, n) for split, count in zip(SPLITS, self.count, strict=True) for n in range(count)]
         images, annotations = [], []
-        jobs = [numbers[start : start + JOB] for start in range(0, len(numbers), JOB)]
-        scenes = itertools.chain.from_iterable(parallel_map(self.scenes, jobs, self.workers))
+        scenes = itertools.chain.from_iterable(parallel_map(self.scenes, _jobs(numbers), self.workers))
         for (split, number), scene in zip(
             numbers, ProgressBar(scenes, annotated, "images", length=len(numbers)), strict=True
         ):
@@ -116,9 +114,14 @@ class Synthetic(Output):
         if self.save_images:
             folder = Path(self.save_images)
             folder.mkdir(parents=True, exist_ok=True)
-            jobs = [numbers[start : start + JOB] for start in range(len(numbers) - self.count[2], len(numbers), JOB)]
-            collections.deque(parallel_map(self.save_drawings, jobs, self.workers), maxlen=0)
+            tests = [(split, n) for split, n in numbers if split == "test"]
+            for _ in parallel_map(self.save_drawings, _jobs(tests), self.workers):
+                pass
             print(f"wrote {self.count[2]} test images into {folder}")
+
+
+def _jobs(numbers: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    return [numbers[start : start + JOB] for start in range(0, len(numbers), JOB)]
 
 
 def image_id(split: str, number: int) -> int:

@@ -23,7 +23,7 @@ def test_batches_differ_between_epochs_and_repeat_for_the_same_epoch(shapes: Pat
 
 @pytest.mark.parametrize("batch_by", ["images", "mixed", "lengths"])
 def test_a_curriculum_begins_with_the_shortest_captions(shapes: Path, batch_by: str) -> None:
-    """From stage to stage, in its epochs alone, and not sorted within a stage; it can resume at any batch."""
+    """Its epochs go from stage to stage and are shuffled within one; later epochs are as without it."""
     data = CaptionDataset(shapes, "train")
     _, batches = training_batches(data, batch_by, 4, seed=1, curriculum_epochs=2)
     _, shuffled = training_batches(data, batch_by, 4, seed=1)

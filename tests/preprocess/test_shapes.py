@@ -59,7 +59,7 @@ def test_a_seed_gives_the_same_scenes_in_every_version(split: str, digest: str) 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_scenes_are_distributed_as_in_the_test_split(count: int) -> None:
-    """Means of everything by which a scene is described, from the quick sampler and from that of the test split."""
+    """The quick sampler and that of the test split agree in the mean of everything that describes a scene."""
     scenes = [
         np.array(
             [
