@@ -20,7 +20,6 @@ from caption.data import hdf5
 from caption.device import choose_device
 from caption.errors import UserError
 from caption.evaluation.generate import generate
-from caption.ops import switch
 from caption.training import loop, precision, run_dir, setup
 from caption.training.run_dir import RunLog
 from caption.training.self_critical import CaptionSampler
@@ -29,7 +28,6 @@ from caption.training.state import Saver
 
 def main(arguments: list[str]) -> None:
     asked, resumed = read_arguments(arguments)
-    switch.fast()  # raises UserError for a misspelt CAPTION_OPS, before there is a folder
     folder = Path(asked.output)
     with distributed.join(choose_device(asked.device)) as device, run_dir.held(folder):
         distributed.broadcast(None)  # the first process has the lock before any of them reads

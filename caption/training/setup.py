@@ -32,7 +32,9 @@ class Data(NamedTuple):
 
 
 def configure_torch(config: Config, device: torch.device) -> None:
-    """Set PyTorch's seed, precision, memory and compilation. Raises UserError for a batch too small to be shared."""
+    """Set PyTorch's seed, precision, memory and compilation. Raises UserError for a batch too small to be shared, and
+    for an unknown value of CAPTION_OPS."""
+    ops.switch.fast()  # raises it now, and not when the folder holds a run already
     training, processes = config.training, distributed.world_size()
     smallest = processes * training.accumulation_steps
     if training.batch_size < smallest:

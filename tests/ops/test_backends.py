@@ -186,7 +186,7 @@ def test_the_environment_turns_every_backend_off() -> None:
 def test_an_unknown_value_of_the_environment_is_refused(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By train.py, too, before it makes the folder of its run."""
+    """train.py refuses it, too, and leaves no folder."""
     monkeypatch.setattr(switch, "_override", [])
     monkeypatch.setenv("CAPTION_OPS", "fast")
     switch._environment.cache_clear()
