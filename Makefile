@@ -15,7 +15,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	@echo "1 of 4: draw 11,000 images of coloured shapes, with captions and masks (about 10 seconds)"
+	@echo "1 of 4: draw 9,000 images of coloured shapes, with captions and masks (about 10 seconds)"
 	$(BIN)/python -c "import pathlib; from caption import files; from caption.config.cli import run; \
 		run(lambda _: files.remove_folder(pathlib.Path('runs/demo')))"
 	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite

@@ -41,7 +41,7 @@ class Shapes(Synthetic):
         return Scene(captions, [_annotation(item, self.size) for item in objects], {"unseen": unseen})
 
     def draw(self, split: str, number: int) -> Image.Image:
-        objects, _, _ = sample_scene(self.seed, split, number)
+        _, objects, _ = _begin_scene(self.seed, split, number)  # without captions: half of the time of a scene
         return draw_scene(objects, self.size, scene_seed(self.seed, split, number))
 
 
@@ -51,11 +51,17 @@ def scene_seed(seed: int, split: str, number: int) -> str:
 
 def sample_scene(seed: int, split: str, number: int) -> tuple[list[SceneObject], bool, list[str]]:
     """Return the objects of an image, whether one is an unseen pair of shape and colour, and the captions."""
+    rng, objects, unseen = _begin_scene(seed, split, number)
+    return objects, unseen, [sample_caption(rng, objects) for _ in range(CAPTIONS[split])]
+
+
+def _begin_scene(seed: int, split: str, number: int) -> tuple[random.Random, list[SceneObject], bool]:
+    """Return the generator of an image after its objects are chosen, those, and whether one is an unseen pair."""
     rng = random.Random(scene_seed(seed, split, number))
     unseen = split == "test" and number % UNSEEN_EVERY == 0
     count = rng.choices((1, 2, 3), (1, 3, 2))[0]
     objects = sample_objects(rng, count, unseen) if split == "test" else sample_seen_objects(rng, count)
-    return objects, unseen, [sample_caption(rng, objects) for _ in range(CAPTIONS[split])]
+    return rng, objects, unseen
 
 
 def sample_objects(rng: random.Random, count: int, unseen: bool) -> list[SceneObject]:
@@ -103,17 +109,16 @@ def sample_layout(rng: random.Random, count: int) -> tuple[list[str], list[float
         radii = np.array(tuple(SIZES.values()))[sizes]
         margins = radii + MIN_GAP / 2
         x, y = margins + (1 - 2 * margins) * generator.random((2, candidates, count))
-        order = np.argsort(x + y - 10 * (sizes == names.index("large")), axis=1)  # large ones first; x + y is below 2
-        sizes, radii, x, y = (np.take_along_axis(values, order, 1) for values in (sizes, radii, x, y))
-        valid = np.ones(candidates, bool)
+        apart = np.ones(candidates, bool)
         for a, b in itertools.combinations(range(count), 2):
-            dx, dy = abs(x[:, a] - x[:, b]), abs(y[:, a] - y[:, b])
-            valid &= np.hypot(dx, dy) > APART * (radii[:, a] + radii[:, b]) + MIN_GAP
-            if a == 0:
-                valid &= np.maximum(dx, dy) > scenes.CLEAR_RATIO * np.minimum(dx, dy)
-        if valid.any():
-            best = int(valid.argmax())
-            return [names[size] for size in sizes[best]], x[best].tolist(), y[best].tolist()
+            distances = np.hypot(x[:, a] - x[:, b], y[:, a] - y[:, b])
+            apart &= distances > APART * (radii[:, a] + radii[:, b]) + MIN_GAP
+        for index in apart.nonzero()[0]:
+            order = np.argsort(x[index] + y[index] - 10 * (sizes[index] == names.index("large")))  # large ones first
+            (x0, *x_others), (y0, *y_others) = x[index, order].tolist(), y[index, order].tolist()
+            offsets = [(abs(x - x0), abs(y - y0)) for x, y in zip(x_others, y_others, strict=True)]
+            if all(max(offset) > scenes.CLEAR_RATIO * min(offset) for offset in offsets):
+                return [names[size] for size in sizes[index, order]], [x0, *x_others], [y0, *y_others]
 
 
 def has_unseen_pair(objects: Sequence[SceneObject]) -> bool:
@@ -152,7 +157,8 @@ def _choose(rng: random.Random, frequencies: Mapping[str, int]) -> str:
 
 def outline(item: SceneObject) -> list[tuple[float, float]]:
     """Return the corners of an object, as fractions of the side."""
-    return [(item.x + item.radius * x, item.y + item.radius * y) for x, y in CORNERS[item.shape]]
+    radius = item.radius
+    return [(item.x + radius * x, item.y + radius * y) for x, y in CORNERS[item.shape]]
 
 
 def _ring(corners: int, angle: float, radii: tuple[float, ...] = (1.0,)) -> list[tuple[float, float]]:
@@ -188,7 +194,8 @@ def draw_scene(objects: Sequence[SceneObject], size: int, seed: str) -> Image.Im
 
 
 def _fill(image: Image.Image, item: SceneObject, colour: int | tuple[int, ...]) -> None:
-    ImageDraw.Draw(image).polygon([(image.width * x, image.height * y) for x, y in outline(item)], fill=colour)
+    side = image.width
+    ImageDraw.Draw(image).polygon([(side * x, side * y) for x, y in outline(item)], fill=colour)
 
 
 def _annotation(item: SceneObject, size: int) -> dict[str, Any]:

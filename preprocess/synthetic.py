@@ -34,7 +34,7 @@ class Scene(NamedTuple):
 class Synthetic(Output):
     """A data set whose images are drawn, not read from disk."""
 
-    count: tuple[int, int, int] = (10000, 500, 500)
+    count: tuple[int, int, int] = (8000, 500, 500)
     """Images of the train, val and test splits."""
     size: int = 64
     """Side of an image, in pixels."""
