@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from caption.ops import exp_tanh
 from caption.ops.cpu_library import LANES, library, run
 
-MIN_WORK = 2**20  # B Q L A or B Q L D from which on a kernel over regions pays
+MIN_WORK = 2**14  # B Q L A or B Q L D from which on a kernel over regions pays
 MIN_ELEMENTS = 2**14  # numbers from which on a kernel pays without gradient: not to compile for one image's caption
 
 
