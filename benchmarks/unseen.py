@@ -27,7 +27,7 @@ from preprocess.shapes import UNSEEN_PAIRS, draw_scene, sample_seen_objects
 from preprocess.workers import available_cpus
 
 SIDE, TRAINING, TESTING, BATCH, RATE, WARMUP = 64, 4000, 300, 8, 1e-3, 50
-LAYERS = ((24, 1), (48, 2), (64, 2), (64, 1), (128, 2), (128, 1))  # channels and stride; as small_cnn, in one path
+LAYERS = ((48, 2), (64, 2), (64, 1), (64, 1), (128, 2))  # channels and stride; as small_cnn, in one path
 
 
 class OnePath(nn.Module):
@@ -59,8 +59,8 @@ VARIANTS: dict[str, tuple[Callable[[], nn.Module], float, Callable[[Tensor], Ten
     "one path, one and a half times as wide": (
         lambda: OnePath(*((width * 3 // 2, stride) for width, stride in LAYERS)), 0, unchanged
     ),
-    "one path, field of 32 pixels": (lambda: OnePath(*LAYERS[:-1]), 0, unchanged),
-    "one path, field of 64 pixels": (lambda: OnePath(*LAYERS, (128, 1)), 0, unchanged),
+    "one path, field of 30 pixels": (lambda: OnePath(*LAYERS[:3], LAYERS[4]), 0, unchanged),
+    "one path, field of 54 pixels": (lambda: OnePath(*LAYERS, (128, 1)), 0, unchanged),
     "one path, dropout 0.5": (lambda: OnePath(*LAYERS), 0.5, unchanged),
     "one path, colours jittered": (lambda: OnePath(*LAYERS), 0, jitter),
 }  # fmt: skip
