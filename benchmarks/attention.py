@@ -1,6 +1,6 @@
 """What attention does for captions of shapes: every variant with the same budget, over some seeds, in one table.
 
-    python -m benchmarks.attention [--data data/shapes.h5] [--output runs/attention] [--epochs 4] [--seeds 1 2]
+    python -m benchmarks.attention [--data data/shapes.h5] [--output runs/attention] [--epochs 3] [--seeds 1 2]
 
 Trains and scores what has no line in benchmarks/attention.jsonl yet, so that it goes on where it was interrupted, on
 another machine, too; then measures the speed of training, all variants in turn in this process (a ratio, so that other
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data/shapes.h5")
     parser.add_argument("--output", type=Path, default=Path("runs/attention"))
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--jobs", type=int, default=2)
@@ -101,7 +101,7 @@ def relative_speeds(variants: tuple[str, ...], source: str) -> dict[str, float]:
     split = dataset.CaptionDataset(source, "train")
     steps = {name: make_step(PRESETS[f"shapes-{name}"][1], split, device) for name in {"soft", *variants}}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    rows, batches = dataset.training_batches(split, "images", 8, 1)
+    rows, batches = dataset.training_batches(split, "mixed", 16, 1)  # as the presets do
     loader = dataset.build_loader(rows, batches)
     for number, batch in zip(range(STEPS + 2), loader, strict=False):
         for name, step in steps.items():

@@ -34,12 +34,12 @@ _add(
     encoder={"name": "small_cnn", "finetune_from": "all"},
     decoder={"embedding_dim": 128, "hidden_dim": 128, "attention_dim": 64, "state_dropout": 0.2, "dropout": 0.1},
     training={
-        "epochs": 2,
+        "epochs": 3,
         "batch_by": "mixed",
         "curriculum_epochs": 1,
-        "batch_size": 8,
-        "learning_rate": 2e-3,
-        "encoder_learning_rate": 2e-3,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "encoder_learning_rate": 3e-3,
         "warmup_steps": 100,
         "doubly_stochastic": 0.0,  # most of an image is empty: attention should not reach it
         "precision": "fp32",  # too small to gain from bfloat16
@@ -55,7 +55,8 @@ _add(
         "epochs": 5,
         "batch_by": "images",
         "curriculum_epochs": 0,
-        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "encoder_learning_rate": 2e-3,
         "warmup_steps": 300,
     },
     search={"beam_size": 1, "max_length": 8},
@@ -129,7 +130,7 @@ _add(
     "shapes-self-critical",
     "Coloured shapes, soft attention, the last of three epochs self-critical (docs/attention.md).",
     base="shapes-soft",
-    training={"epochs": 3, "self_critical": {"first_epoch": 3, "temperature": 0.5}},
+    training={"self_critical": {"first_epoch": 3, "temperature": 0.5}},
 )
 
 
