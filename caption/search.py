@@ -16,7 +16,7 @@ from caption.config import HardAttentionMode, SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.device import to_cpu, upcast_float32
 
-Trace = dict[str, Tensor]  # what attention did, by the name of a field of Hypothesis
+Trace = dict[str, Tensor]  # of every step, by the name of a field of Hypothesis
 
 
 class StepDecoder(Protocol):
@@ -40,6 +40,7 @@ class Hypothesis(NamedTuple):
     locations: Tensor | None = None  # int64 [T], sampled by hard attention; None: the expectation
     gates: Tensor | None = None  # [T], beta of each word, by which the context was multiplied
     heads: Tensor | None = None  # [T, M, L], the weights of each of several heads
+    word_log_probabilities: Tensor | None = None  # [T], of each word after those before it
 
 
 @torch.inference_mode()
@@ -113,7 +114,7 @@ def _roll_out(
         gains = log_probabilities.gather(-1, words.unsqueeze(-1)).squeeze(-1)
         totals = totals + gains.masked_fill(finished, 0)
         history = torch.cat([history, words.unsqueeze(-1)], -1)
-        traces.append(_trace(attended, heads))
+        traces.append({**_trace(attended, heads), "word_log_probabilities": gains})
         finished = finished | (words == END)
         if _all(finished, t):
             break
@@ -128,7 +129,7 @@ def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool
     totals = torch.full(words.shape, -torch.inf, device=words.device)
     totals[:, 0] = 0  # all beams begin alike: only one counts
     lengths = torch.zeros_like(totals)
-    traces, parents = [], []
+    traces, parents, gains = [], [], []
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
         log_probabilities = mask_log_probabilities(upcast_float32(logits).log_softmax(-1), history, config)
@@ -139,15 +140,16 @@ def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool
         ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
         best = ranks.flatten(1).topk(config.beam_size).indices  # [B, K]
         parent, words = best // vocabulary, best % vocabulary
-        totals = candidates.flatten(1).gather(1, best)
+        before, totals = totals.gather(1, parent), candidates.flatten(1).gather(1, best)
         state, lengths = state.select(parent), lengths.gather(1, parent)
         history = torch.cat([_select_rows(history, parent), words.unsqueeze(-1)], -1)
         finished = finished.gather(1, parent) | (words == END)
         traces.append(_trace(attended, heads))
         parents.append(parent)
+        gains.append(totals - before)
         if _all(finished | totals.isinf(), t):
             break
-    return _collect(history, totals, _follow_back(traces, parents), config)
+    return _collect(history, totals, _follow_back(traces, parents, gains), config)
 
 
 def _select_rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -163,11 +165,15 @@ def _trace(attended: AttentionOutput, heads: bool) -> Trace:
     return {name: value for name, value in trace.items() if value is not None}
 
 
-def _follow_back(traces: list[Trace], parents: list[Tensor]) -> Trace:
-    """Return the traces [B, K, ...] of all steps along the ancestors of the last rows, each tensor [B, K, T, ...]."""
+def _follow_back(traces: list[Trace], parents: list[Tensor], gains: list[Tensor]) -> Trace:
+    """Return the traces [B, K, ...] of all steps along the ancestors of the last rows, each tensor [B, K, T, ...].
+
+    Of each step, a trace is of the rows before a word was chosen, and gains [B, K] are of those after it.
+    """
     row = torch.arange(parents[-1].shape[1], device=parents[-1].device).expand_as(parents[-1])
-    steps: dict[str, list[Tensor]] = {name: [] for name in traces[0]}
-    for trace, parent in zip(reversed(traces), reversed(parents), strict=True):
+    steps: dict[str, list[Tensor]] = {name: [] for name in (*traces[0], "word_log_probabilities")}
+    for trace, parent, gain in zip(reversed(traces), reversed(parents), reversed(gains), strict=True):
+        steps["word_log_probabilities"].append(gain.gather(1, row))
         row = parent.gather(1, row)
         for name, value in trace.items():
             steps[name].append(_select_rows(value, row))

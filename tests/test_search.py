@@ -14,11 +14,11 @@ from caption.decoders import ShowAttendTellDecoder
 from caption.search import Hypothesis, beam, greedy, search
 
 
-def score(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> tuple[float, torch.Tensor]:
-    """Log-probability and weights [T, L] of a caption for a single image, by teacher forcing."""
+def score(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [T] of the words and weights [T, L] of a caption for a single image, by teacher forcing."""
     decoded = decoder(memory, torch.tensor([[words]]), torch.tensor([[len(words)]]))
     logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
-    return logps.sum().item(), decoded.weights[0, 0]
+    return logps.squeeze(-1), decoded.weights[0, 0]
 
 
 def gates(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> list[float]:
@@ -59,7 +59,9 @@ def test_full_width_beam_is_brute_force(penalty: float, minimum: int) -> None:
     words = [number for number in range(vocabulary) if number not in (PAD, START, UNKNOWN, END)]
     captions = [[*body, END] for n in range(minimum, steps) for body in itertools.product(words, repeat=n)]
     captions += [list(body) for body in itertools.product(words, repeat=steps)]
-    expected = sorted(((score(decoder, memory, c)[0] / len(c) ** penalty, c) for c in captions), reverse=True)
+    expected = sorted(
+        ((score(decoder, memory, c)[0].sum().item() / len(c) ** penalty, c) for c in captions), reverse=True
+    )
 
     config = SearchConfig(beam_size=len(captions), max_length=steps, min_length=minimum, length_penalty=penalty)
     found = search(decoder, memory, config)[0]
@@ -90,8 +92,9 @@ def test_what_is_reported_equals_rescoring(decoder: ShowAttendTellDecoder, confi
     for image, hypotheses in enumerate(search(decoder, memory, config)):
         for hypothesis in hypotheses:
             words = [*hypothesis.words, *([END] if hypothesis.finished else [])]
-            log_probability, weights = score(decoder, one(memory, image), words)
-            assert hypothesis.log_probability == pytest.approx(log_probability, abs=1e-5)
+            log_probabilities, weights = score(decoder, one(memory, image), words)
+            assert hypothesis.log_probability == pytest.approx(log_probabilities.sum().item(), abs=1e-5)
+            assert hypothesis.word_log_probabilities == pytest.approx(log_probabilities.tolist(), abs=1e-5)
             torch.testing.assert_close(hypothesis.weights, weights, atol=1e-5, rtol=0, check_dtype=False)
             assert hypothesis.gates == pytest.approx(gates(decoder, one(memory, image), words), abs=1e-5)
             finished += hypothesis.finished
