@@ -5,23 +5,23 @@ if __name__ == "__main__":
 
 import contextlib
 import json
-from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from caption.config.cli import parse, print_error, run
 from caption.config.inference import CaptioningConfig
-from caption.config.model import Fit
-from caption.data.images import BadImage, CropBox, crop_box, fit_image, open_image, readable_formats
+from caption.data.images import BadImage
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
 from caption.files import check_replaceable, locked
 from caption.visualise.paths import figure_paths, find_images
 
-SHOWN = 448  # longer side of an image in figures and pages, in pixels
-MAX_ASPECT = 8  # of the longer side to the shorter; of a longer image, figures and pages show what the model saw
+if TYPE_CHECKING:
+    from caption.describe import Caption
+
+BATCH = 16  # images captioned at a time
 MAX_WORDS = 100  # of --caption; a figure has a panel for each, and takes seconds for a hundred
 
 
@@ -41,14 +41,14 @@ def main(arguments: list[str]) -> None:
 
 
 def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path, Path]) -> None:
-    """Caption the images one by one; print the captions, and draw the figures or write the page."""
+    """Caption the images, some at a time; print the captions, and draw the figures or write the page."""
     import torch  # takes seconds, for which --help and mistakes in the arguments need not wait
 
     from caption.captioner import Captioner
-    from caption.describe import attention_maps, describe, head_maps, to_json
+    from caption.data.photos import load_photos
     from caption.device import choose_device, set_tf32
     from caption.visualise.figures import draw_attention
-    from caption.visualise.html import image_entry, write_page
+    from caption.visualise.html import write_page
 
     device = choose_device(args.device)
     set_tf32(device, allowed=False)
@@ -60,39 +60,29 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             "transformer): give --output with a figure's name or a folder, and no --compare-with"
         )
     torch.manual_seed(args.seed)
-    captioner, entries, errors = models[0], [], []
-    fits = [model.image.fit for model in models]
-    for path in paths:
-        open_once = lru_cache(open_image)  # for models of the same image size
-        try:
-            image = open_once(path, captioner.image.size)
-            shown, windows = image_to_show(path, image, fits) if args.output else (image, [])
-        except BadImage as error:  # the other images are captioned all the same
-            errors.append(error)
-            continue
-        hypotheses = describe(captioner, image, args.search, tokenise(args.caption))
-        best, words = hypotheses[0], captioner.vocabulary.decode(hypotheses[0].words)
-        caption = " ".join(words)
-        if args.json:
-            print(json.dumps({"image": str(path), "caption": caption, **to_json(best, words, captioner)}))
-        else:
-            name = f"{path}\n" if len(paths) > 1 else ""
-            print(f"{name}{caption}{'' if best.finished else ' ...'}\nlog-probability {best.log_probability:.3f}")
-        if args.output and not figures:
-            captions = [(captioner.vocabulary.decode(hypothesis.words), hypothesis) for hypothesis in hypotheses]
-            entries.append(image_entry(shown, windows[0], str(path), captions, captioner.head_names))
-        if path in figures:
-            name = Path(args.checkpoint).parent.name if models[1:] else ""
-            maps = [attention_maps(captioner, best, words, windows[0], name)]
-            for other, window in zip(models[1:], windows[1:], strict=True):
-                image = open_once(path, other.image.size)
-                followed = describe(other, image, args.search, words)[0]
-                maps.append(attention_maps(other, followed, words, window, Path(args.compare_with).parent.name))
-            if args.heads:
-                maps = [maps[0]._replace(name="all heads"), *head_maps(captioner, best, words, windows[0])]
-            draw_attention(np.asarray(shown), words, maps, figures[path])
+    searches = [args.search.for_attention(model.decoder.stochastic) for model in models]
+    names = [Path(path).parent.name for path in (args.checkpoint, args.compare_with)] if models[1:] else [""]
+    entries: list[dict[str, Any]] = []
+    errors: list[BadImage] = []
+    for batch in (paths[start : start + BATCH] for start in range(0, len(paths), BATCH)):
+        opened = {}
+        for path in batch:
+            try:
+                opened[path] = load_photos(path, [model.image for model in models], show=bool(args.output))
+            except BadImage as error:  # the other images are captioned all the same
+                errors.append(error)
+        captions = models[0].caption([photos[0] for photos in opened.values()], searches[0], text=args.caption)
+        for (path, photos), caption in zip(opened.items(), captions, strict=True):
+            print_caption(caption, path if args.json or len(paths) > 1 else None, args.json)
+            if args.output and not figures:
+                entries.append(caption.page_entry(str(path)))
+            if path in figures:
+                maps = [caption.maps("all heads"), *caption.head_maps()] if args.heads else [caption.maps(names[0])]
+                for model, search, photo, name in zip(models[1:], searches[1:], photos[1:], names[1:], strict=True):
+                    maps.append(model.caption(photo, search, text=caption.text).maps(name))
+                draw_attention(np.asarray(photos[0].shown), caption.words, maps, figures[path])
     if entries:
-        write_page(Path(args.output), "Attention for each word", captioner.encoder.feature_grid, entries)
+        write_page(Path(args.output), "Attention for each word", models[0].encoder.feature_grid, entries)
     if len(errors) == len(paths) == 1:
         raise errors[0]
     if errors:
@@ -101,23 +91,13 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         raise UserError(f"{len(errors)} of {len(paths)} images could not be read")
 
 
-def image_to_show(path: Path, image: Image.Image, fits: list[Fit]) -> tuple[Image.Image, list[CropBox]]:
-    """Return the image at the size of figures and pages, and the part of it that a model of each fit saw.
-
-    A large JPEG that was decoded smaller is decoded again. Of an image too long to be seen whole, the model's square is
-    shown. Raises BadImage for such an image if the fits differ, so that there is no such square.
-    """
-    if max(image.size) < SHOWN:
-        with Image.open(path, formats=readable_formats()) as original:  # reads the header alone
-            reduced = max(original.size) > max(image.size)
-        image = open_image(path, SHOWN) if reduced else image
-    if max(image.size) > MAX_ASPECT * min(image.size):
-        if len(set(fits)) > 1:
-            raise BadImage(f"{path}: of an image this long the two models see different parts; compare on another one")
-        return fit_image(image, SHOWN, fits[0]), [CropBox()] * len(fits)
-    shown = image.copy()
-    shown.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-    return shown, [crop_box(image.size, fit) for fit in fits]
+def print_caption(caption: "Caption", path: Path | None, as_json: bool) -> None:
+    """Print a caption, and the path of its image before it, if it is given."""
+    if as_json:
+        print(json.dumps({"image": str(path), "caption": caption.text, **caption.to_json()}))
+        return
+    name = f"{path}\n" if path else ""
+    print(f"{name}{caption.text}{'' if caption.finished else ' ...'}\nlog-probability {caption.log_probability:.3f}")
 
 
 if __name__ == "__main__":

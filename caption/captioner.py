@@ -2,8 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +13,14 @@ from caption.attention import Memory
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
-from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.data.photos import Photo, Source, load_photo
+from caption.data.vocabulary import SPECIALS, Vocabulary, tokenise
 from caption.decoders import DecoderOutput, build_decoder, shift_right
+from caption.describe import Caption, make_caption
 from caption.encoders.base import Encoder
 from caption.encoders.registry import build_encoder
 from caption.errors import UserError, reading
+from caption.search import force_decode, search
 
 
 class Captioner(nn.Module):
@@ -82,6 +86,49 @@ class Captioner(nn.Module):
         replaced = (torch.rand(words.shape, device=words.device) < sampling_rate) & (words >= len(SPECIALS))
         tokens = torch.where(replaced, words, output.targets)
         return shift_right(captions.flatten().index_copy(0, output.positions, tokens).view_as(captions))
+
+    @overload
+    def caption(
+        self, image: list[Any], config: SearchConfig | None = None, *, text: str = "", **options: Any
+    ) -> list[Caption]: ...
+
+    @overload
+    def caption(
+        self, image: Source | Photo, config: SearchConfig | None = None, *, text: str = "", **options: Any
+    ) -> Caption: ...
+
+    @torch.inference_mode()
+    def caption(self, image: Any, config: SearchConfig | None = None, *, text: str = "", **options: Any) -> Any:
+        """Return the caption of an image, or those of a list of images, computed as one batch.
+
+        An image is a path, a PIL image, or an array or tensor of bytes; a photo of `data.photos.load_photo` is one that
+        was opened before. `config`, or the fields of SearchConfig as keywords (`beam_size=5`), say how to search. With
+        `text`, these words are the caption, and the attention and log-probability are theirs.
+
+        Raises BadImage for a file that cannot be read, UserError for what is no image, for a search that this model
+        does not know, and in training mode, in which dropout would change words.
+        """
+        if self.training:
+            raise UserError("the captioner is in training mode, with dropout; call captioner.eval() first")
+        config = dataclasses.replace(config or SearchConfig(), **options)
+        self.check_search(config)
+        images = image if isinstance(image, list) else [image]
+        if not images:
+            return []
+        photos = [each if isinstance(each, Photo) else load_photo(each, self.image) for each in images]
+        squares = torch.from_numpy(np.stack([photo.square for photo in photos]))
+        memory = self.encode(squares.to(next(self.parameters()).device))
+        if text:
+            words = self.vocabulary.encode(tokenise(text))
+            found = [[each] for each in force_decode(self.decoder, memory, words, config.hard_attention, heads=True)]
+        else:
+            found = search(self.decoder, memory, config, heads=True)
+        decoded = [[(self.vocabulary.decode(each.words), each) for each in hypotheses] for hypotheses in found]
+        captions = [
+            make_caption(hypotheses, self.encoder.feature_grid, self.head_names, photo)
+            for hypotheses, photo in zip(decoded, photos, strict=True)
+        ]
+        return captions if isinstance(image, list) else captions[0]
 
     def check_search(self, search: SearchConfig) -> None:
         """Raise UserError for a kind of attention that this model does not have."""

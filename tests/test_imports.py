@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # What stands in `caption/`, in the order of imports: each may import what stands before it.
 ORDER = (
-    "errors", "files", "interrupt", "progress", "device", "checkpoint", "distributed", "config", "data", "ops",
-    "attention", "encoders", "decoders", "search", "captioner", "visualise", "describe", "evaluation", "training",
+    "errors", "files", "interrupt", "progress", "device", "checkpoint", "distributed", "config", "data",
+    "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "evaluation",
+    "training",
 )  # fmt: skip
 
 

@@ -26,10 +26,8 @@ from caption.config import (
     TransformerConfig,
 )
 from caption.data.dataset import Batch, pad_captions
-from caption.data.images import CropBox
 from caption.data.vocabulary import END, SPECIALS, Vocabulary
 from caption.decoders import build_decoder
-from caption.describe import attention_maps, describe, to_json
 from caption.device import to_cpu, to_device
 from caption.evaluation.generate import generate
 from caption.training import loop
@@ -254,9 +252,10 @@ def test_describing_an_image_waits_for_it_and_for_its_caption(
 ) -> None:
     captioner = make_captioner(gpu, **decoder).eval()
     config = SearchConfig(beam_size=2, max_length=WORDS, hard_attention="sample")
-    found = describe(captioner, Image.new("RGB", (40, 30)), config, words)[0]
-    to_json(found, ["a", "b"], captioner)
-    attention_maps(captioner, found, ["a", "b"], CropBox(), "")
+    config = config.for_attention(captioner.decoder.stochastic)
+    found = captioner.caption(Image.new("RGB", (40, 30)), config, text=" ".join(words))
+    found.to_json()
+    found.maps()
     assert sum(gpu.waits.values()) == (2 if words else 2 + WORDS // 8), gpu.waits
 
 

@@ -22,8 +22,9 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import parse
 from caption.config.inference import EvaluationConfig
-from caption.config.model import Fit
+from caption.config.model import Fit, ImageConfig
 from caption.config.presets import parse_preset
+from caption.data import photos
 from caption.data.dataset import CaptionDataset
 from caption.data.images import BadImage, CropBox, open_image
 from caption.errors import UserError
@@ -228,7 +229,7 @@ def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show
     """Whatever is drawn of it, and by how many models; a JPEG may be decoded at reduced size for the model."""
     opened: list[str] = []
     monkeypatch.setattr(
-        caption_image, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path, size)
+        photos, "open_image", lambda path, size: opened.append(Path(path).name) or open_image(path, size)
     )
     Image.open(shapes.with_name("shapes_test_000003.png")).save(tmp_path / "small.png")
     Image.new("RGB", (1000, 800)).save(tmp_path / "large.jpg")
@@ -236,8 +237,7 @@ def test_an_image_is_decoded_once_unless_a_large_jpeg_would_be_too_small_to_show
     images = ["--image", str(tmp_path / "small.png"), str(tmp_path / "large.jpg")]
     caption_image.main([*arguments, *images, "--compare-with", str(model)])
     assert opened == ["small.png", "large.jpg", "large.jpg"]
-    shown, _ = caption_image.image_to_show(tmp_path / "large.jpg", open_image(tmp_path / "large.jpg", 32), ["crop"])
-    assert max(shown.size) == 448
+    assert max(photos.load_photo(tmp_path / "large.jpg", ImageConfig(32, "crop")).shown.size) == 448
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])

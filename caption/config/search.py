@@ -1,6 +1,6 @@
 """Configuration of the search for captions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from caption.config.validation import check, require
@@ -35,3 +35,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check(self, "search")
         require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
+
+    def for_attention(self, stochastic: bool) -> "SearchConfig":
+        """Return the search for a model whose attention is or is not stochastic: another one has the expectation
+        alone."""
+        return self if stochastic else replace(self, hard_attention="expectation")

@@ -47,7 +47,12 @@ def draw_attention(image: NDArray[np.uint8], words: list[str], maps: list[Attent
     """
     if path.suffix.lower() == ".gif":
         _animate(image, words, maps, path)
-        return
+    else:
+        save_figure(attention_figure(image, words, maps), path)
+
+
+def attention_figure(image: NDArray[np.uint8], words: Sequence[str], maps: Sequence[AttentionMaps]) -> Figure:
+    """Return the figure that `draw_attention` saves."""
     lines = math.ceil((len(words) + 1) / (6 if len(maps) == 1 else 9))  # rows of panels for each model
     columns = math.ceil((len(words) + 1) / lines)
     height = 2.2 * min(1.5, image.shape[0] / image.shape[1])
@@ -62,7 +67,7 @@ def draw_attention(image: NDArray[np.uint8], words: list[str], maps: list[Attent
             _draw_panel(axis, image, light, model, t)
             axis.set_title(title, fontsize=13, parse_math=False)
     figure.suptitle(" ".join(words), fontsize=14, wrap=True, parse_math=False)
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_panel(axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int) -> None:

@@ -30,7 +30,13 @@ HELP = (
 
 def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
     """Write a page for the entries of `image_entry`, everything in one file."""
-    body = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p><div id="controls"></div><div id="list"></div>'
+    write_text(path, page(title, grid, entries))
+
+
+def page(title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> str:
+    """Return a page for the entries of `image_entry`; without a title, the images alone, as in a notebook."""
+    heading = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p>' if title else ""
+    body = f'{heading}<div id="controls"></div><div id="list"></div>'
     script = (
         f"const grid = {as_script(grid_entry(grid))}, entries = {as_script(entries)};\n"
         "const viewers = entries.map((e) => new Viewer(e, grid, () => Promise.resolve(e.attention)));\n"
@@ -38,7 +44,7 @@ def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict
         'addColourButton(document.getElementById("controls"));\n'
         "viewers.reverse().forEach((viewer) => viewer.activate());\n"
     )
-    write_text(path, html_document(title, body, ["viewer"], script))
+    return html_document(title, body, ["viewer"], script)
 
 
 def html_document(title: str, body: str, assets: Sequence[str], script: str = "") -> str:
