@@ -15,7 +15,7 @@ from caption.config.inference import CaptioningConfig
 from caption.data.images import BadImage
 from caption.data.vocabulary import tokenise
 from caption.errors import UserError
-from caption.files import check_replaceable, locked
+from caption.files import check_replaceable, locked, run_folder
 from caption.visualise.paths import figure_paths, find_images
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         )
     torch.manual_seed(args.seed)
     searches = [args.search.for_attention(model.decoder.stochastic) for model in models]
-    names = [Path(path).parent.name for path in (args.checkpoint, args.compare_with)] if models[1:] else [""]
+    names = [run_folder(path).name for path in (args.checkpoint, args.compare_with)] if models[1:] else [""]
     entries: list[dict[str, Any]] = []
     errors: list[BadImage] = []
     for batch in (paths[start : start + BATCH] for start in range(0, len(paths), BATCH)):

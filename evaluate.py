@@ -28,7 +28,7 @@ from caption.evaluation.report import write_report
 from caption.evaluation.reserve import reserve
 from caption.evaluation.results import arrange_captions, collect_results, describe_search, read_scores, to_json
 from caption.evaluation.table import comparison_table, score_table
-from caption.files import write_text
+from caption.files import run_folder, write_text
 from caption.training import run_dir
 
 
@@ -93,7 +93,7 @@ def evaluate(args: EvaluationConfig) -> None:
     print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
     print(*(f"wrote {path}" for path in files), sep="\n")
     if args.report:
-        records = run_dir.read_records(Path(args.checkpoint).parent)
+        records = run_dir.read_records(run_folder(args.checkpoint))
         write_report(Path(args.report), args.checkpoint, summary, split, captions, hypotheses, results, records)
         print(f"wrote {Path(args.report) / 'index.html'}")
 

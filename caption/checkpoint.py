@@ -1,4 +1,7 @@
-"""Checkpoints: a dict of tensors and plain values; loading one never runs code from the file."""
+"""Checkpoints: a dict of tensors and plain values; loading one never runs code from the file.
+
+What `exported` wrote is read in the same way: wherever a checkpoint is asked for, a model that was exported will do.
+"""
 
 import os
 import pickle
@@ -9,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from caption import exported
 from caption.errors import UserError, reading
 from caption.files import atomic_write
 
@@ -31,9 +35,14 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Return the dict that `save` wrote, on the CPU. Raises UserError for anything else, and for a damaged file."""
+    """Return the dict that `save` wrote, or the part of it that was exported, on the CPU; `path` is a file, the folder
+    of an export, or hf://owner/name[@revision]. Raises UserError for anything else, and for a damaged file."""
+    check_exists(path)
+    if str(path).startswith(exported.HUB):
+        return exported.load(exported.fetch(str(path)))
     path = Path(path)
-    check_is_file(path)
+    if path.is_dir():
+        return exported.load(path)
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
         end = max(0, file.seek(0, os.SEEK_END) - len(_checksum(0)))
@@ -63,8 +72,11 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check_is_file(path: Path) -> None:
-    """Raise UserError if there is no file of this name."""
+def check_exists(name: str | Path) -> None:
+    """Raise UserError if there is no file and no export of this name; of the Hub, only a download can tell."""
+    path = Path(name)
+    if str(name).startswith(exported.HUB) or exported.is_export(path):
+        return
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")
     if not path.is_file():

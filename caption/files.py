@@ -119,6 +119,12 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"{path}: exists already, and is not {MARK}; give another name, or move that file away")
 
 
+def run_folder(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint: that of its run, or the export itself."""
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name `path` in an OSError that names no file, as those of writing and closing do, or a temporary one.

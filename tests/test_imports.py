@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # What stands in `caption/`, in the order of imports: each may import what stands before it.
 ORDER = (
-    "errors", "files", "interrupt", "progress", "device", "checkpoint", "distributed", "config", "data",
-    "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "evaluation",
+    "errors", "files", "interrupt", "progress", "device", "exported", "checkpoint", "distributed", "config", "data",
+    "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "export", "evaluation",
     "training",
 )  # fmt: skip
 

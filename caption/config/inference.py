@@ -8,6 +8,8 @@ import tyro
 
 from caption.config.search import SearchConfig
 from caption.config.validation import check
+from caption.errors import UserError
+from caption.files import run_folder
 
 Split = Literal["train", "val", "test"]
 
@@ -17,7 +19,7 @@ class EvaluationConfig:
     """Score a model on a split of a data file; scores and captions are written beside the checkpoint."""
 
     checkpoint: str
-    """A run's best.pt."""
+    """A run's best.pt, the folder of an exported model, or hf://owner/name."""
     data: str
     """The HDF5 file with the split."""
     split: Split = "test"
@@ -45,11 +47,13 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.checkpoint.startswith("hf://") and not self.output:
+            raise UserError(f"--checkpoint {self.checkpoint} has no folder here: give --output, for the scores")
 
     @property
     def folder(self) -> Path:
         """The folder of scores and captions."""
-        return Path(self.output) if self.output else Path(self.checkpoint).parent
+        return Path(self.output) if self.output else run_folder(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class CaptioningConfig:
     """Caption images and show the attention for each word."""
 
     checkpoint: str
-    """A run's best.pt."""
+    """A run's best.pt, the folder of an exported model, or hf://owner/name."""
     image: tuple[str, ...]
     """Images, or folders of images."""
     output: str = ""
@@ -88,7 +92,7 @@ class CaptioningConfig:
     caption: str = ""
     """Words to show the attention for, instead of the model's own caption."""
     compare_with: str = ""
-    """Another model's best.pt, to draw its attention for the same words below."""
+    """Another model, to draw its attention for the same words below."""
     heads: bool = False
     """If attention has several heads, draw each of them in the figures below their mean. A page has them all."""
     json: bool = False
@@ -100,3 +104,19 @@ class CaptioningConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model as a folder for others: configuration, weights without code, vocabulary and a model card."""
+
+    checkpoint: str
+    """A run's best.pt; the scores beside it go into the model card."""
+    output: str
+    """The folder to write."""
+    half: bool = False
+    """Weights in float16: half as large."""
+    notes: str = ""
+    """A text file in Markdown to add to the model card: data, terms, what the model is bad at."""
+    overwrite: bool = False
+    """Replace an earlier export."""

@@ -24,7 +24,7 @@ def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
     if not first_process():
         yield args
         return
-    checkpoint.check_is_file(Path(args.checkpoint))
+    checkpoint.check_exists(args.checkpoint)
     with contextlib.ExitStack() as held:
         scores = args.folder / f"scores_{args.split}.json"
         held.enter_context(locked(scores))
