@@ -227,11 +227,11 @@ def captioner(shapes: Path) -> Captioner:
     )
 
 
-def copy_file(source: Path, target: Path, drop_last_word: bool) -> Path:
-    """A copy of a data file, its vocabulary perhaps shorter."""
+def copy_file(source: Path, target: Path, drop_last_word: bool = False, words: list[str] | None = None) -> Path:
+    """A copy of a data file, its vocabulary perhaps shorter, or another one."""
     target.write_bytes(source.read_bytes())
     with h5py.File(target, "r+") as file:
-        words = read_texts(file, "vocabulary")
+        words = words or read_texts(file, "vocabulary")
         del file["vocabulary"]
         kept = words[:-1] if drop_last_word else words
         write_texts(file, "vocabulary", kept)

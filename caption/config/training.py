@@ -162,7 +162,8 @@ class Config:
     output: str
     """Folder of the run; created if missing, must not hold another run."""
     init_from: str = ""
-    """Checkpoint whose weights initialise the model (same shapes and vocabulary); empty: random weights."""
+    """Checkpoint or export whose weights initialise the model (same shapes; words that it lacks begin anew); empty:
+    random weights."""
     device: str = "auto"
     """auto (the GPU, if there is one), cpu, cuda, cuda:1, ..."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

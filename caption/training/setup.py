@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from caption import checkpoint, distributed, ops
@@ -18,6 +19,8 @@ from caption.errors import UserError, reading
 from caption.training import run_dir, state
 from caption.training.schedule import build_optimizer
 from caption.training.state import TrainState
+
+BY_WORD = ("decoder.embedding.weight", "decoder.output.weight", "decoder.output.bias")  # a row of each word
 
 
 class Data(NamedTuple):
@@ -80,7 +83,7 @@ def build_model(
         vocabulary, image = hdf5.read_vocabulary(config.data), hdf5.read_image_config(config.data)
         captioner = Captioner(image, config.encoder, config.decoder, vocabulary, not config.init_from).to(device)
         if config.init_from:
-            load_weights(captioner, config)
+            print(load_weights(captioner, config))
         elif path := config.decoder.pretrained_embeddings:
             print(embeddings.load_embeddings(captioner.decoder.embedding.weight, captioner.vocabulary, path))
         if distributed.rank() == 0:
@@ -108,12 +111,32 @@ def check_same_data(path: str, found: dict[str, str], trained_on: dict[str, str]
         )
 
 
-def load_weights(captioner: Captioner, config: Config) -> None:
-    """Load the weights of `init_from`. Raises UserError if its vocabulary or its shapes differ."""
+def load_weights(captioner: Captioner, config: Config) -> str:
+    """Load the weights of `init_from`, and return a line that says what is new: of words that its model did not have,
+    the rows of the embedding and of the output layer. Raises UserError if its shapes differ."""
     content = checkpoint.load(config.init_from)
     with reading(config.init_from, "give another run's best.pt"):
-        check_fits(config.data, Vocabulary(content["vocabulary"]), captioner.image)
-        checkpoint.load_weights(captioner, content["model"], f"init_from {config.init_from}")
+        source, weights, words = Vocabulary(content["vocabulary"]), content["model"], captioner.vocabulary.words
+        known = [index for index, word in enumerate(words) if word in source.word_to_index]
+        if source.words != words:
+            rows = source.encode(words[index] for index in known)
+            weights = adopt_words(weights, captioner.state_dict(), rows, known)
+        checkpoint.load_weights(captioner, weights, f"init_from {config.init_from}")
+    others = f"; the other {len(words) - len(known)} begin anew" if len(known) < len(words) else ""
+    return f"init_from {config.init_from}: {len(known)} of {len(words)} words are its own{others}"
+
+
+def adopt_words(
+    weights: dict[str, Tensor], new: dict[str, Tensor], rows: list[int], known: list[int]
+) -> dict[str, Tensor]:
+    """Return the weights for another vocabulary: of its words `known`, the rows of the embedding and of the output
+    layer are `rows` of the weights, and those of the other words are as in `new`."""
+    adopted = dict(weights)
+    for name in BY_WORD:
+        if name in weights and weights[name].shape[1:] == new[name].shape[1:]:  # or it is refused by its shape
+            adopted[name] = new[name].detach().clone()
+            adopted[name][known] = weights[name][rows]
+    return adopted
 
 
 def describe(config: Config, captioner: Captioner, data: Data) -> str:

@@ -215,6 +215,27 @@ def test_init_from_loads_the_weights_of_another_run(shapes: Path, tmp_path: Path
         run(shapes, tmp_path / "third", *start, "--decoder.hidden-dim", "8")
 
 
+@pytest.mark.parametrize("decoder", [[], ["--decoder.tie-embeddings"]], ids=["", "tied"])
+def test_a_model_of_another_vocabulary_is_adopted_word_by_word(
+    shapes: Path, tmp_path: Path, decoder: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows follow their words to other indices; a word that the model lacks gets a new row."""
+    first = run(shapes, tmp_path / "first", "--training.epochs", "1", *decoder)
+    words = first["vocabulary"]
+    changed = [*words[:4], "zebra", *reversed(words[5:])]  # one word is lost, one is new, all others move
+    other = copy_file(shapes, tmp_path / "other.h5", words=changed)
+    still = ["--training.learning-rate", "1e-20", "--training.encoder-learning-rate", "1e-20", *decoder]
+    start = ["--init-from", str(tmp_path / "first" / "last.pt"), "--training.epochs", "1"]
+    capsys.readouterr()
+    second = run(other, tmp_path / "second", *start, *still)
+    assert f"{len(words) - 1} of {len(words)} words are its own; the other 1 begin anew" in capsys.readouterr().out
+    for name in ("decoder.embedding.weight", "decoder.output.weight", "decoder.output.bias"):
+        for index, word in enumerate(changed):
+            if word != "zebra":
+                assert equal(second["model"][name][index], first["model"][name][words.index(word)]), (name, word)
+    assert equal(second["model"]["decoder.initial_cell.weight"], first["model"]["decoder.initial_cell.weight"])
+
+
 def test_the_run_folder_holds_its_files_and_is_not_overwritten(shapes: Path, tmp_path: Path) -> None:
     run(shapes, tmp_path / "run", "--training.checkpoint-steps", "2")
     names = {path.name for path in (tmp_path / "run").iterdir()}
