@@ -64,9 +64,19 @@ def sample(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
     """Return for each image `beam_size` samples at `temperature`; their log-probabilities are at temperature 1."""
 
     def sample_words(log_probabilities: Tensor) -> Tensor:
-        return ops.sample_categorical(log_probabilities / config.temperature)
+        return ops.sample_categorical(keep_nucleus(log_probabilities / config.temperature, config.top_p))
 
     return _roll_out(decoder, memory, config, heads, sample_words)
+
+
+def keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Return logits [..., V] with minus infinity for all but the fewest words that together have the probability
+    `top_p` (Holtzman et al., 2020)."""
+    if top_p == 1:
+        return logits
+    ranked, words = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    outside = ranked.cumsum(-1) - ranked >= top_p  # the words before already have it; the first is always inside
+    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, words, outside), -torch.inf)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from caption.attention import Memory
 from caption.config import SearchConfig
 from caption.data.vocabulary import END, PAD, START, UNKNOWN
 from caption.decoders import ShowAttendTellDecoder
-from caption.search import Hypothesis, beam, greedy, search
+from caption.search import Hypothesis, beam, greedy, keep_nucleus, search
 
 
 def score(decoder: ShowAttendTellDecoder, memory: Memory, words: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,3 +164,32 @@ def test_samples_follow_the_model() -> None:
             counts[hypothesis.words[0] if hypothesis.words else END] += 1
         expected = (logits / temperature).softmax(-1).float()
         torch.testing.assert_close(counts / 4000, expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.7, 0.95, 1.0])
+def test_a_nucleus_is_the_smallest_set_of_words_with_that_probability(top_p: float) -> None:
+    """Against every subset of six words; inside it, the probabilities keep their ratios."""
+    torch.manual_seed(3)
+    logits = 2 * torch.randn(5, 6, dtype=torch.float64)
+    kept = keep_nucleus(logits, top_p)
+    for row, probabilities in zip(kept, logits.softmax(-1), strict=True):
+        inside = ~row.isinf()
+        smallest = min(
+            (size, -probabilities[list(words)].sum().item(), words)
+            for size in range(1, 7)
+            for words in itertools.combinations(range(6), size)
+            if probabilities[list(words)].sum() >= top_p - 1e-12
+        )[2]
+        assert inside.nonzero().flatten().tolist() == sorted(smallest)
+    assert torch.equal(kept[~kept.isinf()], logits[~kept.isinf()])
+
+
+def test_words_outside_the_nucleus_are_never_sampled() -> None:
+    decoder = make_decoder(7)
+    memory = make_memory(decoder, 1)
+    logits = decoder.step(torch.full((1, 1), START), decoder.start(memory, 1), memory)[0][0, 0].detach()
+    logits[[PAD, START, UNKNOWN]] = -math.inf
+    config = SearchConfig(beam_size=500, max_length=1, min_length=0, method="sample", top_p=0.6)
+    torch.manual_seed(0)
+    found = {h.words[0] if h.words else END for h in search(decoder, memory, config)[0]}
+    assert found == set((~keep_nucleus(logits, 0.6).isinf()).nonzero().flatten().tolist())

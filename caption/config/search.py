@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from caption.config.validation import check, require
+from caption.config.validation import check, require, require_default
 
 HardAttentionMode = Literal["expectation", "argmax", "sample"]
 
@@ -28,12 +28,17 @@ class SearchConfig:
     """beam: the most probable captions; sample: `beam_size` independent samples."""
     temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """Temperature of the word distribution for `sample`: below 1 sharper, above 1 flatter."""
+    top_p: Annotated[float, "in (0, 1]"] = 1.0
+    """With `sample`: only of the most probable words that together have this probability (nucleus sampling, Holtzman et
+    al., 2020); 1: of all words."""
     hard_attention: HardAttentionMode = "expectation"
     """Location that hard attention and retina use: the expectation (hard: as soft attention; retina: its centre), the
     most probable location (argmax), or a sampled one."""
 
     def __post_init__(self) -> None:
         check(self, "search")
+        if self.method != "sample":
+            require_default(self, "search", "top_p", f"search.method is {self.method}, which samples no words")
         require(self.min_length <= self.max_length, "search.min_length", self.min_length, "at most max_length")
 
     def for_attention(self, stochastic: bool) -> "SearchConfig":

@@ -15,6 +15,7 @@ RULES: dict[str, Callable[[float], bool]] = {
     "at least 1": lambda value: value >= 1,
     "0 or more": lambda value: value >= 0,
     "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in [0, 10]": lambda value: 0 <= value <= 10,
     "in [0.001, 1000]": lambda value: 0.001 <= value <= 1000,

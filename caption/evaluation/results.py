@@ -88,6 +88,7 @@ def describe_search(search: Mapping[str, Any], precision: str) -> str:
     """Return in words how captions were generated; `search` has the fields of SearchConfig."""
     beams = search["beam_size"]
     method = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"
+    method += f", top p {search['top_p']}" if search.get("top_p", 1) != 1 else ""  # older scores have none
     penalty = f", length penalty {search['length_penalty']}" if search["length_penalty"] else ""
     locations = {"expectation": "", "argmax": ", the most probable locations", "sample": ", sampled locations"}
     return method + penalty + locations[search["hard_attention"]] + ("" if precision == "fp32" else f", {precision}")

@@ -198,6 +198,8 @@ def test_no_number_may_be_infinite_or_absurd(config: type, name: str) -> None:
     [
         (["--length-penalty", "inf"], "length_penalty is inf, but must be"),
         (["--length-penalty", "400"], r"length_penalty is 400.0, but must be in \[0, 10\]"),
+        (["--top-p", "0.9"], "search.top_p is 0.9, but search.method is beam, which samples no words"),
+        (["--method", "sample", "--top-p", "0"], r"top_p is 0.0, but must be in \(0, 1\]"),
         (["--temperature", "1e-30"], r"temperature is 1e-30, but must be in \[0.001, 1000\]"),
         (["--seed", "-1"], r"seed is -1, but must be a seed, in \[0, 2\*\*32\)"),
         (["--seed", str(2**32)], "seed is 4294967296, but must be"),

@@ -51,6 +51,7 @@ def test_json_has_no_nan_and_one_line_per_image() -> None:
             "beam 3, length penalty 0.5, sampled locations, bf16",
         ),
         (SearchConfig(method="sample", beam_size=5), "fp32", "the most probable of 5 samples"),
+        (SearchConfig(method="sample", beam_size=5, top_p=0.9), "fp32", "the most probable of 5 samples, top p 0.9"),
     ],
 )
 def test_a_search_is_described_by_what_differs_from_the_default(
