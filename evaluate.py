@@ -27,6 +27,7 @@ from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
 from caption.evaluation.reserve import reserve
 from caption.evaluation.results import arrange_captions, collect_results, describe_search, read_scores, to_json
+from caption.evaluation.signature import signature
 from caption.evaluation.table import comparison_table, score_table
 from caption.files import run_folder, write_text
 from caption.training import run_dir
@@ -82,6 +83,7 @@ def evaluate(args: EvaluationConfig) -> None:
     search = describe_search(dataclasses.asdict(args.search), precision)
     summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
+    settings["signature"] = signature(args.data, args.split, references, settings["search"], precision)
     files = {
         args.folder / f"scores_{args.split}.json": to_json(settings, results),
         args.folder / f"captions_{args.split}.json": run_dir.coco_results(split.image_ids, captions.captions),
@@ -91,7 +93,7 @@ def evaluate(args: EvaluationConfig) -> None:
     print(f"{args.checkpoint} on {summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(captioner.encoder.grid))
     print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
-    print(*(f"wrote {path}" for path in files), sep="\n")
+    print(f"signature: {settings['signature']}", *(f"wrote {path}" for path in files), sep="\n")
     if args.report:
         records = run_dir.read_records(run_folder(args.checkpoint))
         write_report(Path(args.report), args.checkpoint, summary, split, captions, hypotheses, results, records)

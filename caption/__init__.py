@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from caption.describe import Caption
 
 __all__ = ["Caption", "Captioner"]
+__version__ = "1.0.0"
 
 
 def __getattr__(name: str) -> Any:

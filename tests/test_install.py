@@ -21,7 +21,7 @@ def requirements() -> list[str]:
 def test_dependencies_are_stated_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
-    assert project["project"]["dynamic"] == ["dependencies"] and "torch>=2.6" in requirements()
+    assert "dependencies" in project["project"]["dynamic"] and "torch>=2.6" in requirements()
 
 
 @pytest.mark.slow

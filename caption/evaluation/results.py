@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from caption.data.dataset import CaptionDataset
 from caption.errors import UserError, reading
@@ -36,11 +37,16 @@ def collect_results(
             "caption": captions.captions[i],
             "log_probability": hypothesis.log_probability,
             "finished": hypothesis.finished,
+            "word_log_probabilities": _round(hypothesis.word_log_probabilities),
             "scores": {name: values[i] if math.isfinite(values[i]) else None for name, values in per_image.items()},
         }
         for i, hypothesis in enumerate(hypotheses)
     ]
     return Results(evaluation.values, dict(zip(per_image, intervals(evaluation.scores, seed), strict=True)), images)
+
+
+def _round(values: Tensor | None) -> list[float] | None:
+    return None if values is None else [round(value, 4) for value in values.tolist()]
 
 
 def to_json(settings: Mapping[str, Any], results: Results) -> str:

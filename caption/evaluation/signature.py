@@ -1,0 +1,54 @@
+"""What decides a score, in one line to quote beside it, as sacreBLEU does (Post, 2018)."""
+
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import caption
+from caption.data.hdf5 import read_manifest
+from caption.evaluation.results import describe_search
+
+TOKENS = "PTB as in CoreNLP 3.4.1"  # caption.evaluation.ptb
+
+
+def signature(
+    data: str | Path, split: str, references: Sequence[Sequence[str]], search: Mapping[str, Any], precision: str
+) -> str:
+    """Return the number of images and of references for each, the tokens, the search, the digest of the split, and the
+    versions of this program and of PyTorch. Equal signatures of equal models mean equal scores."""
+    counts = sorted({len(each) for each in references})
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "0"
+    return " | ".join(
+        [
+            f"images {len(references)}",
+            f"references {number}",
+            f"tokens {TOKENS}",
+            describe_search(search, precision),
+            f"data {split} {split_digest(data, split)}",
+            f"version {version()}",
+            f"torch {torch.__version__}",
+        ]
+    )
+
+
+def split_digest(data: str | Path, split: str) -> str:
+    """Return eight digits that differ between splits of other images or captions."""
+    digests = sorted(item for item in read_manifest(data)["digests"].items() if item[0].startswith(f"{split}/"))
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:8]
+
+
+def version() -> str:
+    """Return the version and, in a checkout, the commit; a plus sign says that files were changed since."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed; the commit of a repository around it would be another project's
+        return caption.__version__
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return caption.__version__
+    return f"{caption.__version__} ({commit})"
