@@ -24,7 +24,8 @@ PIXELS = 64  # rows and columns of the maps that a page computes
 
 HELP = (
     "Point at a word, tap it, or use the arrow keys: the image is bright where the model attends, as in the figures. "
-    "The bar under a word is the gate β: how much of the image went into it."
+    "The bar under a word is the gate β: how much of the image went into it. A pale word is one that the model was not "
+    "sure of."
 )
 
 
@@ -91,11 +92,14 @@ def image_entry(
 
 
 def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any]:
-    """Return a caption in plain values."""
+    """Return a caption in plain values, with the probability of each word after those before it."""
+    words_alone = hypothesis.word_log_probabilities
+    probabilities = None if words_alone is None else [round(p, 3) for p in words_alone[: len(words)].exp().tolist()]
     return {
         "words": list(words),
         "log_probability": round(hypothesis.log_probability, 4),
         "finished": hypothesis.finished,
+        "probabilities": probabilities,
     }
 
 

@@ -1,5 +1,6 @@
 """Pages in a real browser are lit where attention is."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ def hypothesis(words: int, seed: int, locations: list[int] | None = None) -> Hyp
         weights,
         None if locations is None else torch.tensor(locations),
         0.1 * torch.arange(words + 1),
+        word_log_probabilities=-torch.arange(words + 1).float(),
     )
 
 
@@ -102,12 +104,24 @@ def test_the_image_is_lit_by_the_word_under_the_pointer(page: Any, captions: tup
         assert page.locator("article .word").nth(t).inner_text() == word
         assert np.abs(brightness(page) - expected(hypotheses[0].weights[t])).max() < 0.01
         assert f"β = {hypotheses[0].gates[t]:.2f}" in page.locator("article .details").first.inner_text()
+        assert f"p = {math.exp(-t):.2f}" in page.locator("article .details").first.inner_text()
     image, window = page.locator("article .image").first.bounding_box(), frame.bounding_box()
     assert image["width"] == pytest.approx(2 * image["height"], rel=0.01)
     assert window["x"] == pytest.approx(image["x"] + image["width"] / 2, abs=1)
     assert window["width"] == pytest.approx(image["width"] / 2, abs=1)
     page.mouse.move(5, 5)
     assert not frame.is_visible()
+
+
+def test_words_that_the_model_was_not_sure_of_are_pale(page: Any, captions: tuple[Path, list[Hypothesis]]) -> None:
+    """Yet legible, and as strong as the others while they are pointed at."""
+    page.goto(captions[0].as_uri())
+    opacity = "word => Number(getComputedStyle(word).opacity)"
+    words = page.locator("article").first.locator(".word")
+    found = [words.nth(t).evaluate(opacity) for t in range(3)]
+    assert found == pytest.approx([0.55 + 0.45 * math.exp(-t) for t in range(3)], abs=1e-3) and min(found) > 0.55
+    words.nth(2).hover()
+    assert words.nth(2).evaluate(opacity) == 1
 
 
 def test_the_image_is_dark_outside_what_the_model_saw(

@@ -58,7 +58,7 @@ function addElement(tag, parent, className = "", text = "") {
 
 class Viewer {
   // data: {image, size: [height, width], window: [left, top, width, height], name, captions: [{words,
-  // log_probability, finished}], references, notes}; loadAttention() -> promise of [{weights, largest, gates,
+  // log_probability, finished, probabilities}], references, notes}; loadAttention() -> promise of [{weights, largest, gates,
   // locations, heads}], one per caption.
   constructor(data, grid, loadAttention) {
     Object.assign(this, { data, grid, loadAttention, attention: null, beam: 0, head: -1, word: -1, sticky: false });
@@ -117,8 +117,10 @@ class Viewer {
   chooseCaption(beam) {
     this.beam = beam;
     this.caption.replaceChildren();
-    this.words = this.data.captions[beam].words.map((word, t) => {
+    const { words, probabilities } = this.data.captions[beam];
+    this.words = words.map((word, t) => {
       const button = addElement("button", this.caption, "word", word);
+      if (probabilities) button.style.setProperty("--probability", probabilities[t]);
       this.caption.append(" ");
       button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.show(t));
       button.addEventListener("focus", () => this.show(t));
@@ -164,6 +166,8 @@ class Viewer {
     const weights = decodeBytes(shown.weights).slice(t * count, (t + 1) * count);
     paint(this.canvas, upsample(weights, this.grid));
     const details = [`largest weight: ${Math.round(100 * shown.largest[t])} %`];
+    const { probabilities } = this.data.captions[this.beam];
+    if (probabilities) details.push(`p = ${probabilities[t].toFixed(2)}`);
     if (attention.gates) details.push(`β = ${attention.gates[t].toFixed(2)}`);
     this.details.textContent = details.join(" · ");
     this.cell.hidden = !attention.locations;
