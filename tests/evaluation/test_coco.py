@@ -195,8 +195,10 @@ def test_diversity_counts_words_and_captions() -> None:
         "distinct captions": 75.0,
         "vocabulary used": 4,
         "mean length": 2.25,
+        "ends badly": 0.0,
         "not in training": 50.0,
     }
+    assert diversity([["a", "man", "with", "a"], ["a", "man"], [], ["looking", "to"]], None)["ends badly"] == 50
     assert "not in training" not in diversity(captions, None)
 
 

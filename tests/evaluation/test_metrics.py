@@ -16,7 +16,7 @@ from caption.evaluation.metrics import METRICS, SORTS, VALIDATION, Metric, score
 
 COCO = [*(f"BLEU-{n}" for n in (1, 2, 3, 4)), *(f"BLEU-{n}, without BP" for n in (1, 2, 3, 4))]
 COCO += ["length ratio", "ROUGE-L", "CIDEr-D"]
-DIVERSITY = ["distinct captions", "vocabulary used", "mean length"]
+DIVERSITY = ["distinct captions", "vocabulary used", "mean length", "ends badly"]
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
