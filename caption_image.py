@@ -79,7 +79,7 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             if path in figures:
                 maps = [caption.maps("all heads"), *caption.head_maps()] if args.heads else [caption.maps(names[0])]
                 for model, search, photo, name in zip(models[1:], searches[1:], photos[1:], names[1:], strict=True):
-                    maps.append(model.caption(photo, search, text=caption.text).maps(name))
+                    maps.append(model.caption(photo, search, text=caption.words).maps(name))
                 draw_attention(np.asarray(photos[0].shown), caption.words, maps, figures[path])
     if entries:
         write_page(Path(args.output), "Attention for each word", models[0].encoder.feature_grid, entries)

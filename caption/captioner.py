@@ -89,21 +89,24 @@ class Captioner(nn.Module):
 
     @overload
     def caption(
-        self, image: list[Any], config: SearchConfig | None = None, *, text: str = "", **options: Any
+        self, image: list[Any], config: SearchConfig | None = None, *, text: str | list[str] = "", **options: Any
     ) -> list[Caption]: ...
 
     @overload
     def caption(
-        self, image: Source | Photo, config: SearchConfig | None = None, *, text: str = "", **options: Any
+        self, image: Source | Photo, config: SearchConfig | None = None, *, text: str | list[str] = "", **options: Any
     ) -> Caption: ...
 
     @torch.inference_mode()
-    def caption(self, image: Any, config: SearchConfig | None = None, *, text: str = "", **options: Any) -> Any:
+    def caption(
+        self, image: Any, config: SearchConfig | None = None, *, text: str | list[str] = "", **options: Any
+    ) -> Any:
         """Return the caption of an image, or those of a list of images, computed as one batch.
 
         An image is a path, a PIL image, or an array or tensor of bytes; a photo of `data.photos.load_photo` is one that
         was opened before. `config`, or the fields of SearchConfig as keywords (`beam_size=5`), say how to search. With
-        `text`, these words are the caption, and the attention and log-probability are theirs.
+        `text`, these words are the caption, and the attention and log-probability are theirs; a list of words is taken
+        as it is, a sentence as the tokeniser reads it.
 
         Raises BadImage for a file that cannot be read, UserError for what is no image, for a search that this model
         does not know, and in training mode, in which dropout would change words.
@@ -119,7 +122,7 @@ class Captioner(nn.Module):
         squares = torch.from_numpy(np.stack([photo.square for photo in photos]))
         memory = self.encode(squares.to(next(self.parameters()).device))
         if text:
-            words = self.vocabulary.encode(tokenise(text))
+            words = self.vocabulary.encode(tokenise(text) if isinstance(text, str) else text)
             found = [[each] for each in force_decode(self.decoder, memory, words, config.hard_attention, heads=True)]
         else:
             found = search(self.decoder, memory, config, heads=True)

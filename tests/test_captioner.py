@@ -97,7 +97,7 @@ def test_given_words_are_the_caption(captioner: Captioner, pixels: np.ndarray) -
     caption = captioner.caption(pixels, text="A red circle.")
     assert caption.words == ["a", "red", "circle"] and len(caption.word_log_probabilities) == 4
     found = captioner.caption(pixels, beam_size=1, max_length=6)
-    assert same(captioner.caption(pixels, text=found.text), found) or not found.finished
+    assert same(captioner.caption(pixels, text=found.words), found) or not found.finished
 
 
 def test_a_caption_draws_itself(captioner: Captioner, pixels: np.ndarray) -> None:
