@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes a while to import: only what draws waits f
 
     from caption.visualise.figures import AttentionMaps
 
-NOTEBOOK_HEIGHT = 640  # of the page in a notebook, in pixels
+NOTEBOOK_HEIGHT = 500  # of the page in a notebook, in pixels
 
 
 @dataclass(frozen=True, repr=False)
