@@ -195,13 +195,14 @@ def test_the_baseline_is_the_mean_over_all_processes(tmp_path: Path) -> None:
 
 def test_the_encoder_trains_from_finetune_epoch_on(shapes: Path, tmp_path: Path) -> None:
     """Earlier only the decoder has optimizer state; later both, each at its learning rate."""
-    flags = ["--training.finetune-epoch", "2", "--training.encoder-learning-rate", "1e-4"]
+    rates = ["--training.learning-rate", "2e-3", "--training.encoder-learning-rate", "1e-4"]
+    flags = ["--training.finetune-epoch", "2", *rates]
     first = run(shapes, tmp_path / "first", *flags, "--training.epochs", "1")["optimizer"]
     second = run(shapes, tmp_path / "second", *flags, "--training.epochs", "2")["optimizer"]
     decoder, encoder = ([*group["params"]] for group in first["param_groups"])
     assert set(first["state"]) == set(decoder) and set(second["state"]) == {*decoder, *encoder}
-    rates = [group["lr"] for group in second["param_groups"]]
-    assert rates[0] / rates[1] == pytest.approx(2e-3 / 1e-4)
+    found = [group["lr"] for group in second["param_groups"]]
+    assert found[0] / found[1] == pytest.approx(2e-3 / 1e-4)
 
 
 def test_init_from_loads_the_weights_of_another_run(shapes: Path, tmp_path: Path) -> None:
