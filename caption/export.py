@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> None:
     captioner = Captioner.from_checkpoint(content, args.checkpoint)
     with reading(args.notes or ".", "give a text file in Markdown"):
         notes = Path(args.notes).read_text(encoding="utf-8") if args.notes else ""
-    exported.save(folder, content, args.half, model_card(folder.name, captioner, run_folder(args.checkpoint), notes))
+    rounded = "The weights are rounded to float16; scores are of the model before.\n\n" if args.half else ""
+    card = model_card(folder.name, captioner, run_folder(args.checkpoint), rounded + notes)
+    exported.save(folder, content, args.half, card)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {folder} ({size / 1e6:.1f} MB, {'float16' if args.half else 'float32'})")
 

@@ -41,6 +41,8 @@ def test_half_precision_is_half_as_large_and_loads_as_float32(run: Path, tmp_pat
         export.main(["--checkpoint", str(run / "best.pt"), "--output", str(tmp_path / name), *flags])
     full, half = (tmp_path / name / "model.safetensors" for name in ("full", "half"))
     assert half.stat().st_size < 0.6 * full.stat().st_size
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("full", "half")]
+    assert ["rounded to float16" in card for card in cards] == [False, True]
     loaded = Captioner.load(tmp_path / "half").state_dict()
     for name, value in captioner.state_dict().items():
         assert loaded[name].dtype == value.dtype
