@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from caption import exported
 from caption.errors import UserError, reading
-from caption.files import atomic_write
+from caption.files import HUB, atomic_write
 
 NAME = "show-attend-and-tell checkpoint"
 FORMAT = f"{NAME} 2"
@@ -38,7 +38,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Return the dict that `save` wrote, or the part of it that was exported, on the CPU; `path` is a file, the folder
     of an export, or hf://owner/name[@revision]. Raises UserError for anything else, and for a damaged file."""
     check_exists(path)
-    if str(path).startswith(exported.HUB):
+    if str(path).startswith(HUB):
         return exported.load(exported.fetch(str(path)))
     path = Path(path)
     if path.is_dir():
@@ -75,7 +75,7 @@ def load(path: str | Path) -> dict[str, Any]:
 def check_exists(name: str | Path) -> None:
     """Raise UserError if there is no file and no export of this name; of the Hub, only a download can tell."""
     path = Path(name)
-    if str(name).startswith(exported.HUB) or exported.is_export(path):
+    if str(name).startswith(HUB) or exported.is_export(path):
         return
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")

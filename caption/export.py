@@ -25,8 +25,10 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--output {folder}: exists already; {remedy}")
     content = checkpoint.load(args.checkpoint)
     captioner = Captioner.from_checkpoint(content, args.checkpoint)
-    with reading(args.notes or ".", "give a text file in Markdown"):
-        notes = Path(args.notes).read_text(encoding="utf-8") if args.notes else ""
+    notes = ""
+    if args.notes:
+        with reading(args.notes, "give a text file in Markdown"):
+            notes = Path(args.notes).read_text(encoding="utf-8")
     rounded = "The weights are rounded to float16; scores are of the model before.\n\n" if args.half else ""
     card = model_card(folder.name, captioner, run_folder(args.checkpoint), rounded + notes)
     exported.save(folder, content, args.half, card)

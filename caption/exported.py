@@ -18,13 +18,11 @@ from typing import Any
 import torch
 
 from caption.errors import UserError, reading
-from caption.files import TOKEN_BYTES, naming, remove_folder
+from caption.files import HUB, TOKEN_BYTES, naming, remove_folder
 
 FORMAT = "show-attend-and-tell export 1"
 FILES = ("config.json", "model.safetensors", "vocabulary.json", "README.md")
 DESCRIBED = ("epoch", "scores")  # of a checkpoint, beside what the model needs
-HUB = "hf://"
-BLOCK = 2**20  # bytes read at a time
 
 
 def is_export(path: str | Path) -> bool:
@@ -37,21 +35,22 @@ def save(folder: Path, content: dict[str, Any], half: bool, card: str) -> None:
 
     With `half`, weights are rounded to float16. Raises UserError if one is too large for it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     # Copies, row by row: the format knows neither shared memory nor another order of the numbers.
     weights = {
         name: (_rounded(name, value) if half else value).contiguous().clone()
         for name, value in content["model"].items()
     }
+    serialised = serialise(weights)
+    config = {"format": FORMAT, "configs": content["configs"], "sha256": _digest(serialised)}
+    config |= {name: content[name] for name in DESCRIBED if name in content}
+    texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
     part = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
     try:
         with naming(folder):
             part.mkdir(parents=True)
-            save_file(weights, part / FILES[1])
-            config = {"format": FORMAT, "configs": content["configs"], "sha256": _digest(part / FILES[1])}
-            config |= {name: content[name] for name in DESCRIBED if name in content}
-            texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
+            (part / FILES[1]).write_bytes(serialised)
             for name, text in texts.items():
                 (part / name).write_text(text, encoding="utf-8")
             if folder.exists():
@@ -74,18 +73,14 @@ def _to_json(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(folder: Path) -> dict[str, Any]:
     """Return the content of the checkpoint that was exported, its weights in float32. Raises UserError for a folder
     that is incomplete, damaged or of another program."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load as parse
 
     with reading(folder, "copy or export it again"):
         config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
@@ -94,10 +89,11 @@ def load(folder: Path) -> dict[str, Any]:
         missing = [name for name in FILES[:3] if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder}: {', '.join(missing)} is missing; copy or export it again")
-        if _digest(folder / FILES[1]) != config["sha256"]:
+        content = (folder / FILES[1]).read_bytes()
+        if _digest(content) != config["sha256"]:
             raise ValueError("the weights are not those that config.json names")
         vocabulary = json.loads((folder / FILES[2]).read_text(encoding="utf-8"))
-        weights = {name: _widened(value) for name, value in load_file(folder / FILES[1]).items()}
+        weights = {name: _widened(value) for name, value in parse(content).items()}
         described = {name: config[name] for name in DESCRIBED if name in config}
         return {"configs": config["configs"], "vocabulary": vocabulary, "model": weights, **described}
 

@@ -16,6 +16,7 @@ from caption.errors import UserError
 
 LOCK = ".lock"  # in a folder, or after a file's name
 MARK = "written by show-attend-and-tell"  # in every figure and page, which may therefore be replaced
+HUB = "hf://"  # begins the name of a model on the Hugging Face Hub
 TOKEN_BYTES = 4  # of the temporary names
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT
 
@@ -120,9 +121,10 @@ def check_replaceable(path: Path) -> None:
 
 
 def run_folder(checkpoint: str) -> Path:
-    """Return the folder of a checkpoint: that of its run, or the export itself."""
+    """Return the folder of a checkpoint: that of its run, or the export itself. A model of the Hub has none here: its
+    name is returned."""
     path = Path(checkpoint)
-    return path if path.is_dir() else path.parent
+    return path if path.is_dir() or checkpoint.startswith(HUB) else path.parent
 
 
 @contextmanager

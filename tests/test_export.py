@@ -14,6 +14,7 @@ from caption import checkpoint, export, exported
 from caption.captioner import Captioner
 from caption.config.presets import parse_preset
 from caption.errors import UserError
+from caption.files import run_folder
 from caption.training import setup
 
 
@@ -136,6 +137,7 @@ def test_a_model_comes_from_the_hub_by_its_name_and_revision(
     for name in ("hf://owner/name", "hf://owner/name@v1"):
         assert torch.equal(Captioner.load(name).decoder.output.bias, captioner.decoder.output.bias)
     assert asked == [("owner/name", None), ("owner/name", "v1")]
+    assert run_folder("hf://owner/name").name == "name"  # the title of its row in a figure of two models
     with pytest.raises(
         UserError, match="hf://no/body: cannot be downloaded .OSError: 404 Client Error. Repository Not"
     ):

@@ -9,7 +9,7 @@ import tyro
 from caption.config.search import SearchConfig
 from caption.config.validation import check
 from caption.errors import UserError
-from caption.files import run_folder
+from caption.files import HUB, run_folder
 
 Split = Literal["train", "val", "test"]
 
@@ -47,7 +47,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.checkpoint.startswith("hf://") and not self.output:
+        if self.checkpoint.startswith(HUB) and not self.output:
             raise UserError(f"--checkpoint {self.checkpoint} has no folder here: give --output, for the scores")
 
     @property
