@@ -1,4 +1,4 @@
-"""Where the time of a training step of `shapes-soft` goes: its parts, and its most expensive operations.
+"""Measure where the time of a training step of `shapes-soft` goes: by its parts, and by operation.
 
     python -m benchmarks.small_step [--data data/shapes.h5] [--rounds 7] [--device cpu]
 

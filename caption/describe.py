@@ -28,9 +28,9 @@ class Caption:
     log_probability: float
     """Natural logarithm, with that of <end> if `finished`."""
     word_log_probabilities: list[float]
-    """Of each of the T words after those before it; of <end>, if `finished`, the last."""
+    """Log-probability in nats of each of the T words given those before it and, if `finished`, of <end>."""
     finished: bool
-    """Whether the model ended it, not the limit of its length."""
+    """True if the caption ends with <end>, false if it reached the limit of its length."""
     attention: NDArray[np.float32]
     """[T, rows, columns]: the weights alpha of the regions, at each word summing to one."""
     gates: list[float] | None
@@ -44,9 +44,9 @@ class Caption:
     photo: Photo = field(compare=False)
     """The image."""
     grid: FeatureGrid = field(compare=False)
-    """Where the regions lie on the square that the model saw."""
+    """Positions of the regions on the square that the model saw."""
     hypothesis: Hypothesis = field(compare=False)
-    """What the search returned."""
+    """The search result from which the fields above are taken."""
 
     @property
     def text(self) -> str:

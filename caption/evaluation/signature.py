@@ -1,4 +1,5 @@
-"""What decides a score, in one line to quote beside it, as sacreBLEU does (Post, 2018)."""
+"""Describe in one line everything but the model that a score depends on, to quote beside it, as sacreBLEU does (Post,
+2018)."""
 
 import hashlib
 import subprocess
