@@ -176,8 +176,8 @@ def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> 
     stored = read_image_config(path)
     if stored != image:
         raise UserError(
-            f"{path}: its images have size {stored.size} ({stored.fit}), the model's {image.size} ({image.fit}); make "
-            f"the file again with --size {image.size} --fit {image.fit}"
+            f"{path}: its images have {stored}, the model's {image}; make the file again with --size {image.size} "
+            f"--fit {image.fit} --interpolation {image.interpolation}"
         )
 
 

@@ -43,7 +43,7 @@ def model_card(name: str, captioner: Captioner, folder: Path, notes: str = "") -
     rows, columns = captioner.encoder.grid
     about = (
         f"An image captioner: {encoder.name} ({rows} x {columns} regions of width {captioner.encoder.width}, images of "
-        f"{image.size} pixels, {image.fit}), {decoder.name} with {decoder.attention} attention, "
+        f"{image}), {decoder.name} with {decoder.attention} attention, "
         f"{len(captioner.vocabulary):,} words, {weights / 1e6:.1f} M weights. Trained with Show, Attend and Tell "
         "(Xu et al., 2015) in PyTorch."
     )

@@ -15,6 +15,7 @@ import numpy as np
 from caption.config import ImageConfig
 from caption.config.model import Fit
 from caption.data.images import open_image
+from caption.encoders.registry import usual_images
 from caption.errors import UserError
 from preprocess.options import Output, check_output
 from preprocess.records import Example, Listing, Problem, StringPool
@@ -32,12 +33,13 @@ STEPS = np.array([(byte in b"[{") - (byte in b"]}") for byte in range(256)], np.
 class ImageFiles(Output):
     """A data set of image files."""
 
-    size: int = 224
-    """Side of the stored square, in pixels."""
+    size: int = 0
+    """Side of the stored square, in pixels; 0: 224, or the side that an encoder of timm was trained with."""
     fit: Fit = "crop"
     """crop: resize the shorter side and keep the centre, as in the paper; squash: keep the full image and change its
     aspect ratio."""
-
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    """Interpolation between pixels; auto: bilinear, or what an encoder of timm was trained with."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad image or caption: stop, or leave it out. Either way OUTPUT's name + _report.csv lists all of them."""
     images: Any  # the folder, or COCO's several
@@ -49,6 +51,13 @@ class ImageFiles(Output):
     def folders(self) -> list[str]:
         """Return the folders of the images."""
         return [self.images]
+
+    def image_config(self) -> ImageConfig:
+        """Return how images become squares: as the options say, or as suits their encoder."""
+        size, interpolation = usual_images(self.encoder)
+        return ImageConfig(
+            self.size or size, self.fit, interpolation if self.interpolation == "auto" else self.interpolation
+        )
 
     def run(self) -> None:
         check_output(self)
@@ -64,8 +73,8 @@ class ImageFiles(Output):
                 listing.drop(example, "images not on disk", f"{found}; looked for {example.path}")
         for path in sorted(unlisted.values()):
             listing.problems.append(Problem("", "", path, "on disk, but in no list", fatal=False))
-        image, source = ImageConfig(self.size, self.fit), {"reader": type(self).__name__.lower()}
-        write(listing, partial(open_image, size=self.size), self, image, source, self.on_error == "stop")
+        image, source = self.image_config(), {"reader": type(self).__name__.lower()}
+        write(listing, partial(open_image, size=image.size), self, image, source, self.on_error == "stop")
 
 
 def build_example(split: str, image_id: int, folder: str, file_name: str, captions: Iterable[Any]) -> Example:

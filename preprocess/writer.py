@@ -52,7 +52,7 @@ class Worker:
 
     def _process(self, path: str, offset: int) -> Any:
         try:
-            image = to_array(fit_image(self.opener(path), self.image.size, self.image.fit))
+            image = to_array(fit_image(self.opener(path), self.image.size, self.image.fit, self.image.interpolation))
         except BadImage as error:
             return BadImage(str(error).removeprefix(f"{path}: "))
         return self.encode_record(image, offset)
@@ -88,6 +88,7 @@ def write(
             "source": source,
             "size": image.size,
             "fit": image.fit,
+            "interpolation": image.interpolation,
             **details,
             "min_count": options.min_count,
             "max_length": options.max_length,

@@ -7,6 +7,7 @@ from caption.config.validation import check, require, require_default
 from caption.errors import UserError
 
 Fit = Literal["crop", "squash"]  # make an image square: keep the centre, or keep everything and distort it
+Interpolation = Literal["bilinear", "bicubic"]  # between pixels, when the square is resized
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,13 @@ class ImageConfig:
 
     size: Annotated[int, "at least 1"]
     fit: Fit
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         check(self, "image")
+
+    def __str__(self) -> str:
+        return f"{self.size} pixels ({self.fit}, {self.interpolation})"
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,10 @@ class EncoderConfig:
     """The network that turns an image into annotation vectors [L, D], one per region."""
 
     name: str = "vgg19"
-    """`small_cnn`, `recursive_cnn`, `recurrent_cnn`, or any torchvision classifier (vgg19, resnet101, ...)."""
+    """`small_cnn`, `recursive_cnn`, `recurrent_cnn`, any torchvision classifier (vgg19, resnet101, ...), or timm/NAME
+    for a model of timm (timm/vit_small_patch14_reg4_dinov2)."""
     weights: str = "none"
-    """Name of torchvision weights (IMAGENET1K_V1, DEFAULT), path of a state dict, or none."""
+    """Name of torchvision weights (IMAGENET1K_V1), DEFAULT, path of a state dict, or none."""
     layer: str = ""
     """Module whose output gives the regions (resnet101: layer3 for 14x14); empty: the last spatial map."""
     finetune_from: str = ""

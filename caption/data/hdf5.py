@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption.config import ImageConfig
-from caption.config.model import Fit
+from caption.config.model import Fit, Interpolation
 from caption.data.vocabulary import Vocabulary
 from caption.errors import UserError, reading
 
@@ -106,8 +106,9 @@ def manifest_of(file: h5py.File) -> dict[str, Any]:
         raise mismatch(file, "manifest")
     manifest: dict[str, Any] = json.loads(text)
     known = manifest["store"] in RECORDS and manifest["fit"] in get_args(Fit)
+    known = known and manifest.setdefault("interpolation", "bilinear") in get_args(Interpolation)
     if not known or not isinstance(manifest["size"], int) or manifest["size"] < 1:
-        values = ", ".join(f"{name} {manifest[name]!r}" for name in ("store", "fit", "size"))
+        values = ", ".join(f"{name} {manifest[name]!r}" for name in ("store", "fit", "interpolation", "size"))
         raise UserError(f"{file.filename}: its manifest has {values}; make it again with python -m preprocess")
     for name in ("source", "splits", "digests"):
         manifest[name].keys()  # or it raises
@@ -173,4 +174,4 @@ def read_image_config(path: str | Path) -> ImageConfig:
     """Return how the images of a data file were fitted into squares."""
     with open_file(path) as file:
         manifest = manifest_of(file)
-        return ImageConfig(manifest["size"], manifest["fit"])
+        return ImageConfig(manifest["size"], manifest["fit"], manifest["interpolation"])

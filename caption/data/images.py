@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from caption.config.model import Fit
+from caption.config.model import Fit, Interpolation
 from caption.errors import UserError
 
 # The formats that are opened. Pillow knows forty more; a PostScript file, whatever its name, would start Ghostscript.
@@ -121,14 +121,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+def fit_image(image: Image.Image, size: int, fit: Fit, interpolation: Interpolation = "bilinear") -> Image.Image:
     """Return the image as a square with sides of `size` pixels. "crop" resizes the shorter side and keeps the centre,
     as in the paper; "squash" keeps the full image and changes its aspect ratio."""
     if image.size == (size, size):
         return image
+    method = Image.Resampling[interpolation.upper()]
     if fit == "crop":
-        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+        return ImageOps.fit(image, (size, size), method)
+    return image.resize((size, size), method)
 
 
 def crop_box(size: tuple[int, int], fit: Fit) -> CropBox:

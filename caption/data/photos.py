@@ -45,7 +45,9 @@ def load_photos(source: Source, configs: Sequence[ImageConfig], show: bool = Tru
     shown, windows = smallest, [CropBox()] * len(configs)
     if show:
         shown, windows = _image_to_show(source, smallest, [config.fit for config in configs])
-    squares = [to_array(fit_image(images[config.size], config.size, config.fit)) for config in configs]
+    squares = [
+        to_array(fit_image(images[config.size], config.size, config.fit, config.interpolation)) for config in configs
+    ]
     return [Photo(square, shown, window) for square, window in zip(squares, windows, strict=True)]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from caption.config import EncoderConfig
 from caption.encoders.grid import FeatureGrid
-from caption.encoders.same_padding import SameConv2d
 from caption.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
@@ -166,8 +165,8 @@ class _Strides(dict[int, tuple[int, float, int]]):
         if after < before:
             settings: list[Any] = [module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1)]
             kernel, stride, padding, dilation = (n if isinstance(n, int) else n[-1] for n in settings)
-            if isinstance(module, SameConv2d):
-                padding = module.pad_amounts(tuple(inputs[0].shape[2:]))[1][0]
+            # Padding that is not declared, but that the size of the output tells, is `SAME`: the smaller half before.
+            padding = max(padding, (stride * (after - 1) + dilation * (kernel - 1) + 1 - before) // 2)
             # Parallel branches (a block and its shortcut) have the same input side and agree on the centre.
             self.setdefault(before, (stride, dilation * (kernel - 1) / 2 - padding, after))
 

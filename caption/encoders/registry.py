@@ -1,15 +1,21 @@
 """All encoders by the names that `encoder.name` takes."""
 
 from caption.config import EncoderConfig
-from caption.encoders import cnn, torchvision
+from caption.config.model import Interpolation
+from caption.encoders import cnn, timm, torchvision
 from caption.encoders.base import BackboneBuilder, Encoder
 from caption.errors import UserError
 
-# One line for each family. Names are global: a family whose names another has too needs a prefix.
+# One line for each family. Names are global: a family whose names another has too needs a prefix, as timm has.
 ENCODERS: dict[str, BackboneBuilder] = {
     **dict.fromkeys(cnn.NETWORKS, cnn.build),
     **dict.fromkeys(torchvision.NAMES, torchvision.build),
 }
+
+
+def usual_images(config: EncoderConfig) -> tuple[int, Interpolation]:
+    """Return the side of the images and the interpolation that suit an encoder's weights, where it has no other."""
+    return timm.usual_images(config) if config.name.startswith(timm.PREFIX) else (224, "bilinear")
 
 
 def build_encoder(config: EncoderConfig, image_size: int, load_weights: bool = True) -> Encoder:
@@ -18,6 +24,7 @@ def build_encoder(config: EncoderConfig, image_size: int, load_weights: bool = T
     `load_weights=False` leaves its weights random, for a checkpoint that will fill them. Raises UserError for an
     unknown name, and for settings that the encoder does not have.
     """
-    if config.name not in ENCODERS:
-        raise UserError(f"unknown encoder {config.name!r}; known: {', '.join(ENCODERS)}")
-    return Encoder(config, ENCODERS[config.name](config, image_size, load_weights), image_size)
+    build = timm.build if config.name.startswith(timm.PREFIX) else ENCODERS.get(config.name)
+    if build is None:
+        raise UserError(f"unknown encoder {config.name!r}; known: {', '.join(ENCODERS)}, {timm.PREFIX}NAME")
+    return Encoder(config, build(config, image_size, load_weights), image_size)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from caption import checkpoint
 from caption.config import EncoderConfig
 from caption.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from caption.encoders.same_padding import use_same_padding
-from caption.errors import UserError, reading
+from caption.encoders.weights import load_file
+from caption.errors import UserError
 
 NAMES = models.list_models(module=models)
 
@@ -43,7 +43,7 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
     layer = config.layer or DEFAULT_LAYERS.get(config.name) or _last_spatial_map(classifier, image_size)
     network = _cut(classifier, config.name, layer)
     if load_weights and from_file:
-        _load_file(network, classifier, config)
+        load_file(network, classifier.state_dict().keys(), config)
     if config.padding == "tensorflow" and not use_same_padding(network):
         raise UserError(f"encoder.padding is tensorflow, but {config.name} pads nothing it would change")
     preset = entry.transforms() if entry is not None else None
@@ -77,20 +77,6 @@ def download_weights(url: str) -> None:
             f"weights cannot be downloaded from {url} ({reason}); fetch that file elsewhere and place it at {target}, "
             "or give its path as encoder.weights"
         ) from None
-
-
-def _load_file(network: nn.Module, classifier: nn.Module, config: EncoderConfig) -> None:
-    """Load the state dict in the file `config.weights` into the network, which is cut from the classifier.
-
-    Layers behind the cut, such as a classifier of other classes, are not read, and the prefix `module.` of
-    nn.DataParallel is dropped. Raises UserError for a file that is no state dict, or does not fit.
-    """
-    with reading(config.weights, "give a state dict: model.state_dict(), saved with torch.save"):
-        content = torch.load(config.weights, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("module."): value for name, value in content.items()}
-    unused = set(classifier.state_dict()) - set(network.state_dict())
-    used = {name: value for name, value in state.items() if name not in unused}
-    checkpoint.load_weights(network, used, f"encoder.weights {config.weights}, of {config.name}")
 
 
 def _cut(classifier: nn.Module, name: str, layer: str) -> nn.Module:
