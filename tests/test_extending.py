@@ -13,19 +13,6 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 DIFFS = dict(re.findall(r"^## ([^\n]+)\n.*?^```diff\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 
-# Stands for timm, which is large and not needed here.
-TIMM = """
-from torch import nn
-
-def list_models():
-    return ["tiny"]
-
-def create_model(name, pretrained, num_classes, global_pool):
-    assert (name, pretrained, num_classes, global_pool) == ("tiny", False, 0, "")
-    network = nn.Conv2d(3, 6, 8, 8)
-    network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-    return network
-"""
 # Beside these run the tests of every score and every decoder.
 CHECKS = """
 import math
@@ -75,11 +62,11 @@ def test_decoder():
 
 
 def test_encoder():
-    encoder = build_encoder(EncoderConfig(name="timm/tiny"), 32)
-    assert encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 16, 6)
+    encoder = build_encoder(EncoderConfig(name="patches"), 64)
+    assert encoder(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 16, 256)
     assert encoder.mean.flatten().tolist() == [0.5] * 3 and encoder.std.flatten().tolist() == [0.25] * 3
-    with pytest.raises(UserError, match="timm/tiny has the weights none and DEFAULT"):
-        build_encoder(EncoderConfig(name="timm/tiny", weights="IMAGENET1K_V1"), 32)
+    with pytest.raises(UserError, match="patches has no weights, layers or padding"):
+        build_encoder(EncoderConfig(name="patches", weights="DEFAULT"), 64)
 
 
 def test_loss_term():
@@ -136,7 +123,6 @@ def test_what_the_diffs_add_passes_the_tests_that_the_document_names(tree: Path)
         apply(diff, tree)
     for path in re.findall(r"`((?:caption|tests)/[\w/]+\.py)`", TEXT):
         assert (tree / path).exists(), path
-    (tree / "timm.py").write_text(TIMM)
     (tree / "tests" / "test_added.py").write_text(CHECKS)
     files = ["attention/test_attention.py", "decoders/test_decoders.py", "config/test_config.py", "test_added.py"]
     selected = "cosine or up-down or every_decoder_and_score or test_added"
