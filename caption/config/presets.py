@@ -84,6 +84,12 @@ _add(
     training={"learning_rate": 5e-4, "warmup_steps": 750, "doubly_stochastic": 0.0},
 )
 _add(
+    "flickr8k-lite2",
+    "Flickr8k, frozen EfficientNet-Lite2 of timm (260 pixels, 9x9), soft attention (docs/flickr8k.md).",
+    base="flickr8k-soft",
+    encoder={"name": "timm/tf_efficientnet_lite2", "weights": "DEFAULT"},
+)
+_add(
     "flickr30k-soft",
     "Flickr30k, the paper's VGG-19 (14x14x512, frozen), soft attention; for a GPU, not yet run.",
     encoder={"name": "vgg19", "weights": "IMAGENET1K_V1"},
@@ -94,6 +100,18 @@ _add(
     "COCO, ResNet-101 at 14x14x1024, soft attention, fine-tuned after 10 epochs; for a GPU, not yet run.",
     encoder={"name": "resnet101", "weights": "IMAGENET1K_V2", "layer": "layer3", "finetune_from": "layer3"},
     training={"epochs": 20, "batch_size": 32, "finetune_epoch": 11, "workers": 8},
+)
+_add(
+    "coco-dinov2",
+    "COCO, frozen DINOv2 of timm (ViT-B/14 with registers; 16x16 regions at --size 224), soft attention; not yet run.",
+    base="coco-soft",
+    encoder={
+        "name": "timm/vit_base_patch14_reg4_dinov2",
+        "weights": "DEFAULT",
+        "layer": "",
+        "finetune_from": "",
+    },
+    training={"finetune_epoch": 1},
 )
 
 
