@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from caption.config import EncoderConfig, ImageConfig
+from caption.data.dataset import CaptionDataset
+from caption.data.hdf5 import read_image_config
 from caption.data.images import fit_image
 from caption.encoders.registry import build_encoder, usual_images
 from caption.errors import UserError
+from preprocess.folder import Folder
 
 timm = pytest.importorskip("timm")
 WEIGHTS = Path(__file__).parents[3] / "shared/weights/tf_efficientnet_lite2.pth"
@@ -112,11 +116,27 @@ def test_pooled_regions_give_the_logits_of_the_classifier() -> None:
         torch.testing.assert_close(logits, classifier(pixels), rtol=1e-4, atol=1e-4)
 
 
+def test_data_is_made_as_the_encoder_was_trained_unless_told_otherwise(tmp_path: Path) -> None:
+    lite2 = EncoderConfig(name="timm/tf_efficientnet_lite2")
+    options: dict[str, Any] = {"images": str(tmp_path), "captions": "captions.csv", "output": str(tmp_path / "data.h5")}
+    assert Folder(**options, encoder=lite2).image_config() == ImageConfig(260, "crop", "bicubic")
+    assert Folder(**options, encoder=lite2, size=64, interpolation="bilinear").image_config() == ImageConfig(64, "crop")
+    Image.linear_gradient("L").resize((48, 48)).save(tmp_path / "1.png")
+    Image.linear_gradient("L").rotate(90).save(tmp_path / "2.png")
+    (tmp_path / "captions.csv").write_text("image,caption,split\n1.png,a b,train\n2.png,a b,val\n")
+    files = []
+    for method in ("bilinear", "bicubic"):
+        options |= {"captions": str(tmp_path / "captions.csv"), "output": str(tmp_path / f"{method}.h5")}
+        Folder(**options, size=32, interpolation=method, min_count=1, workers=0).run()
+        assert read_image_config(options["output"]) == ImageConfig(32, "crop", method)
+        files.append(CaptionDataset(options["output"], "train").read_images([0]))
+    assert not torch.equal(*files)
+
+
 def test_images_suit_the_encoder() -> None:
     assert usual_images(EncoderConfig(name="timm/tf_efficientnet_lite2")) == (260, "bicubic")
     assert usual_images(EncoderConfig(name="timm/vit_small_patch14_reg4_dinov2")) == (518, "bicubic")
     assert usual_images(EncoderConfig(name="resnet18")) == (224, "bilinear")
-    assert ImageConfig(260, "crop", "bicubic") != ImageConfig(260, "crop")
 
 
 @pytest.mark.parametrize(

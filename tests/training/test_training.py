@@ -323,5 +323,8 @@ def test_data_with_another_vocabulary_or_image_size_is_refused(
     check_fits(shapes, captioner.vocabulary, captioner.image)
     with pytest.raises(UserError, match="is not the model's.*make the file again with --vocabulary"):
         check_fits(other, captioner.vocabulary, captioner.image)
-    with pytest.raises(UserError, match=r"have size 32 \(squash\), the model's 64 \(crop\).*--size 64 --fit crop"):
-        check_fits(shapes, captioner.vocabulary, ImageConfig(64, "crop"))
+    message = (
+        r"have 32 pixels \(squash, bilinear\), the model's 64 pixels \(crop, bicubic\).*--size 64 --fit crop --interp"
+    )
+    with pytest.raises(UserError, match=message):
+        check_fits(shapes, captioner.vocabulary, ImageConfig(64, "crop", "bicubic"))
