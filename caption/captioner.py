@@ -181,15 +181,14 @@ def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> 
         )
 
 
-def check_features(path: str | Path, encoder: Encoder, horizontal_flip: bool = False) -> None:
-    """Raise UserError when the file holds features that are not this encoder's, or images are to be flipped."""
+def check_features(path: str | Path, encoder: Encoder, augmentation: str = "") -> None:
+    """Raise UserError when the file holds features that are not this encoder's, or if images are to be changed in
+    training, by the fields that `augmentation` names."""
     manifest = read_manifest(path)
     if manifest["store"] != "features":
         return
-    if horizontal_flip:
-        raise UserError(
-            f"{path}: holds features, but training.horizontal_flip needs images: make it with --store pixels"
-        )
+    if augmentation:
+        raise UserError(f"{path}: holds features, but {augmentation} needs images: make it with --store pixels")
     if encoder.finetuned:
         raise UserError(
             f"{path}: holds features, but encoder.finetune_from is to train their encoder; leave it empty, or make the "

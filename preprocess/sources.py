@@ -13,9 +13,8 @@ import ijson
 import numpy as np
 
 from caption.config import ImageConfig
-from caption.config.model import Fit
+from caption.config.model import TIMM, Fit
 from caption.data.images import open_image
-from caption.encoders.registry import usual_images
 from caption.errors import UserError
 from preprocess.options import Output, check_output
 from preprocess.records import Example, Listing, Problem, StringPool
@@ -54,10 +53,13 @@ class ImageFiles(Output):
 
     def image_config(self) -> ImageConfig:
         """Return how images become squares: as the options say, or as suits their encoder."""
-        size, interpolation = usual_images(self.encoder)
-        return ImageConfig(
-            self.size or size, self.fit, interpolation if self.interpolation == "auto" else self.interpolation
-        )
+        usual = ImageConfig(224, self.fit)
+        if self.encoder.name.startswith(TIMM):
+            from caption.encoders.timm import usual_images  # imports PyTorch, which preprocessing does without
+
+            usual = usual_images(self.encoder, self.fit)
+        interpolation = usual.interpolation if self.interpolation == "auto" else self.interpolation
+        return ImageConfig(self.size or usual.size, self.fit, interpolation)
 
     def run(self) -> None:
         check_output(self)

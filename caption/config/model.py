@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from caption.config.validation import check, require, require_default
 from caption.errors import UserError
 
+TIMM = "timm/"  # begins the name of an encoder of timm
 Fit = Literal["crop", "squash"]  # make an image square: keep the centre, or keep everything and distort it
 Interpolation = Literal["bilinear", "bicubic"]  # between pixels, when the square is resized
 

@@ -109,6 +109,8 @@ class TrainingConfig:
     """lambda of eq. 14: weight of the penalty, summed over locations, against log-probabilities summed over words."""
     horizontal_flip: bool = False
     """Flip each training image with probability 1/2; captions that name left or right become wrong."""
+    random_crop: Annotated[float, "in [0.1, 1]"] = 1.0
+    """Crop each training image to a random square of at least this fraction of its area, and enlarge it; 1: none."""
     scheduled_sampling: Annotated[float, "in [0, 1]"] = 0.0
     """Fraction of input words replaced by the model's own in the last cross-entropy epoch; rises linearly from 0
     (Bengio et al., 2015)."""
@@ -146,6 +148,12 @@ class TrainingConfig:
         require(first <= self.epochs, "training.self_critical.first_epoch", first, rule)
         if self.schedule == "inverse_sqrt":
             require(self.warmup_steps > 0, "training.warmup_steps", 0, "at least 1 for the schedule inverse_sqrt")
+
+    @property
+    def augmentation(self) -> str:
+        """The fields that change training images, which stored features would need to be computed from anew."""
+        fields = {"training.horizontal_flip": self.horizontal_flip, "training.random_crop": self.random_crop < 1}
+        return " and ".join(name for name, is_set in fields.items() if is_set)
 
     @property
     def last_stage(self) -> int:

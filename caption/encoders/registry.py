@@ -1,7 +1,7 @@
 """All encoders by the names that `encoder.name` takes."""
 
 from caption.config import EncoderConfig
-from caption.config.model import Interpolation
+from caption.config.model import TIMM
 from caption.encoders import cnn, timm, torchvision
 from caption.encoders.base import BackboneBuilder, Encoder
 from caption.errors import UserError
@@ -13,18 +13,13 @@ ENCODERS: dict[str, BackboneBuilder] = {
 }
 
 
-def usual_images(config: EncoderConfig) -> tuple[int, Interpolation]:
-    """Return the side of the images and the interpolation that suit an encoder's weights, where it has no other."""
-    return timm.usual_images(config) if config.name.startswith(timm.PREFIX) else (224, "bilinear")
-
-
 def build_encoder(config: EncoderConfig, image_size: int, load_weights: bool = True) -> Encoder:
     """Return the encoder `config.name` for images of S = `image_size` pixels.
 
     `load_weights=False` leaves its weights random, for a checkpoint that will fill them. Raises UserError for an
     unknown name, and for settings that the encoder does not have.
     """
-    build = timm.build if config.name.startswith(timm.PREFIX) else ENCODERS.get(config.name)
+    build = timm.build if config.name.startswith(TIMM) else ENCODERS.get(config.name)
     if build is None:
-        raise UserError(f"unknown encoder {config.name!r}; known: {', '.join(ENCODERS)}, {timm.PREFIX}NAME")
+        raise UserError(f"unknown encoder {config.name!r}; known: {', '.join(ENCODERS)}, {TIMM}NAME")
     return Encoder(config, build(config, image_size, load_weights), image_size)

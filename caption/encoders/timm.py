@@ -14,13 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from caption.config import EncoderConfig
-from caption.config.model import Interpolation
+from caption.config import EncoderConfig, ImageConfig
+from caption.config.model import TIMM, Fit, Interpolation
 from caption.encoders.base import Backbone
 from caption.encoders.weights import load_file
 from caption.errors import UserError
-
-PREFIX = "timm/"
 
 
 def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbone:
@@ -53,12 +51,13 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
     return Backbone(network, config.layer, statistics["mean"], statistics["std"])
 
 
-def usual_images(config: EncoderConfig) -> tuple[int, Interpolation]:
-    """Return the side of the images and the interpolation that a model's weights were trained with. Raises UserError
-    for a model that timm does not have."""
+def usual_images(config: EncoderConfig, fit: Fit) -> ImageConfig:
+    """Return the images that a model's weights were trained with, but for the fit. Raises UserError for a model that
+    timm does not have."""
     timm = _import_timm(config.name)
     statistics = timm.get_pretrained_cfg(_known(timm, config))
-    return max(statistics.input_size[1:]), "bilinear" if statistics.interpolation == "bilinear" else "bicubic"
+    interpolation: Interpolation = "bilinear" if statistics.interpolation == "bilinear" else "bicubic"
+    return ImageConfig(max(statistics.input_size[1:]), fit, interpolation)
 
 
 def _import_timm(name: str) -> ModuleType:
@@ -71,7 +70,7 @@ def _import_timm(name: str) -> ModuleType:
 
 def _known(timm: ModuleType, config: EncoderConfig) -> str:
     """Return timm's name of the model. Raises UserError for one that it does not have."""
-    name = config.name.removeprefix(PREFIX)
+    name = config.name.removeprefix(TIMM)
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 3)) or "none"
         raise UserError(f"encoder.name {config.name}: unknown to timm {timm.__version__}; nearest: {near}")

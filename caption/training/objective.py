@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caption.captioner import Captioner
@@ -47,6 +48,8 @@ class Objective(nn.Module):
         images = to_device(batch.images, device)
         if self.config.horizontal_flip:
             images = random_horizontal_flip(images)
+        if self.config.random_crop < 1:
+            images = random_crop(images, self.config.random_crop)
         advantages: Tensor | None
         if self.caption_sampler:
             with autocast(device, self.config.precision):
@@ -70,6 +73,18 @@ def random_horizontal_flip(images: Tensor) -> Tensor:
     """Exchange left and right in each of the images [B, 3, S, S] with probability 1/2."""
     flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(flipped, images.flip(-1), images)
+
+
+def random_crop(images: Tensor, smallest: float) -> Tensor:
+    """Crop each of the images uint8 [B, 3, S, S] to a square at random and enlarge it to S x S again.
+
+    The square's area is uniform between the fraction `smallest` and 1 of the image's, its place uniform in the image.
+    """
+    side = torch.empty(len(images), device=images.device).uniform_(smallest, 1).sqrt()  # of the image's
+    centre = (1 - side).unsqueeze(1) * torch.empty(len(images), 2, device=images.device).uniform_(-1, 1)
+    transform = torch.cat([torch.diag_embed(side.unsqueeze(1).expand(-1, 2)), centre.unsqueeze(2)], 2)  # [B, 2, 3]
+    places = F.affine_grid(transform, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), places, align_corners=False, padding_mode="border").round().byte()
 
 
 def decode(

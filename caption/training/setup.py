@@ -98,7 +98,7 @@ def build_model(
             train_state = state.restore(saved, optimizer, device)
         if distributed.rank() == 0:
             run_dir.record_epochs(config)
-    check_features(config.data, captioner.encoder, config.training.horizontal_flip)
+    check_features(config.data, captioner.encoder, config.training.augmentation)
     return captioner, optimizer, train_state
 
 

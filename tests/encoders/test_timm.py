@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from caption.config import EncoderConfig, ImageConfig
 from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config
-from caption.data.images import fit_image
-from caption.encoders.registry import build_encoder, usual_images
+from caption.data.photos import load_photo
+from caption.encoders.registry import build_encoder
+from caption.encoders.timm import usual_images
 from caption.errors import UserError
 from preprocess.folder import Folder
 
@@ -102,17 +103,16 @@ def test_finetuning_starts_at_a_stage() -> None:
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="no weights of tf_efficientnet_lite2 beside the checkout")
 def test_pooled_regions_give_the_logits_of_the_classifier() -> None:
     config = EncoderConfig(name="timm/tf_efficientnet_lite2", weights=str(WEIGHTS))
-    size, interpolation = usual_images(config)
+    images = usual_images(config, "crop")
     classifier = timm.create_model("tf_efficientnet_lite2").eval()
     classifier.load_state_dict(torch.load(WEIGHTS, weights_only=True))
-    encoder = build_encoder(config, size).eval()
+    encoder = build_encoder(config, images.size).eval()
     image = Image.linear_gradient("L").convert("RGB")
     statistics = timm.data.resolve_model_data_config(classifier) | {"crop_pct": 1.0}
     pixels = timm.data.create_transform(**statistics)(image).unsqueeze(0)
-    square = fit_image(image, size, "crop", interpolation)
-    images = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, size, size, 3).permute(0, 3, 1, 2)
+    square = torch.from_numpy(load_photo(image, images).square.copy()).unsqueeze(0)
     with torch.inference_mode():
-        logits = classifier.classifier(encoder(images).mean(1))
+        logits = classifier.classifier(encoder(square).mean(1))
         torch.testing.assert_close(logits, classifier(pixels), rtol=1e-4, atol=1e-4)
 
 
@@ -134,9 +134,9 @@ def test_data_is_made_as_the_encoder_was_trained_unless_told_otherwise(tmp_path:
 
 
 def test_images_suit_the_encoder() -> None:
-    assert usual_images(EncoderConfig(name="timm/tf_efficientnet_lite2")) == (260, "bicubic")
-    assert usual_images(EncoderConfig(name="timm/vit_small_patch14_reg4_dinov2")) == (518, "bicubic")
-    assert usual_images(EncoderConfig(name="resnet18")) == (224, "bilinear")
+    lite2, dino = (EncoderConfig(name=f"timm/{name}") for name in ("tf_efficientnet_lite2", "vit_small_patch14_dinov2"))
+    assert usual_images(lite2, "crop") == ImageConfig(260, "crop", "bicubic")
+    assert usual_images(dino, "squash") == ImageConfig(518, "squash", "bicubic")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,35 @@ def test_half_the_training_images_are_flipped(shapes: Path, tmp_path: Path, monk
     assert sum(seen) == 2 * 40
 
 
+def test_a_random_crop_is_a_square_of_the_image_at_most_so_much_smaller() -> None:
+    """Of an image whose values are its coordinates: evenly spaced, as wide as high, and within the image."""
+    torch.manual_seed(0)
+    size = 200
+    ramp = torch.arange(size, dtype=torch.uint8).expand(size, size)
+    images = torch.stack([ramp, ramp.T, torch.full_like(ramp, 7)]).expand(300, 3, size, size)
+    found = objective.random_crop(images, 0.25)
+    assert found.dtype == torch.uint8 and found.shape == images.shape and (found[:, 2] == 7).all()
+    found = found.float()
+    width = (found[:, 0, 0, -1] - found[:, 0, 0, 0]) / (size - 1)
+    height = (found[:, 1, -1, 0] - found[:, 1, 0, 0]) / (size - 1)
+    torch.testing.assert_close(width, height, atol=0.02, rtol=0)
+    assert width.min() > 0.48 and width.max() > 0.98 and (width**2).mean() == pytest.approx(0.625, abs=0.05)
+    torch.testing.assert_close(found[:, 0, 100, 100], found[:, 0, 0, [0, -1]].mean(1), atol=2, rtol=0)
+    assert found[:, 0, 0, 0].max() > 80 and found[:, 1, -1, 0].min() < 120  # anywhere
+    assert torch.equal(objective.random_crop(images[:2], 1.0), images[:2])
+
+
+def test_random_crops_reach_training_and_no_validation(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        objective, "random_crop", lambda images, smallest: seen.append((len(images), smallest)) or images
+    )
+    run(shapes, tmp_path / "run", "--training.random-crop", "0.5", "--training.epochs", "1")
+    assert sum(count for count, _ in seen) == 40 and {smallest for _, smallest in seen} == {0.5}
+
+
 def test_images_are_cached_on_the_device_exactly_if_they_fit(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
