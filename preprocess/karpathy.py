@@ -1,4 +1,5 @@
-"""Read Karpathy's JSON: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json."""
+"""Read Karpathy's JSON: dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json; and sets that were published
+in its form, as RSICD (Lu et al., 2018) and UCM-Captions (Qu et al., 2016) of remote sensing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from preprocess.sources import ImageFiles, build_example, read_json, reading_ent
 
 @dataclass(frozen=True, kw_only=True)
 class Karpathy(ImageFiles):
-    """Flickr8k, Flickr30k or COCO with Karpathy's splits. As is usual, `restval` is part of the train split."""
+    """Flickr8k, Flickr30k or COCO with Karpathy's splits, or a set in the same form, such as RSICD. As is usual,
+    `restval` is part of the train split."""
 
     images: str
     """The folder of images; for COCO the one that contains train2014 and val2014."""
     json: str
-    """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json."""
+    """dataset_flickr8k.json, dataset_flickr30k.json, dataset_coco.json, dataset_rsicd.json or the like."""
 
     def examples(self) -> Iterator[Example]:
         number = -1

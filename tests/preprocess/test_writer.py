@@ -88,6 +88,28 @@ def test_karpathy_restval_trains(tmp_path: Path, image_folder: Path) -> None:
     assert CaptionDataset(path, "test").references() == [[f"A cat, number {n}."] for n in (3, 4, 5)]
 
 
+def test_rsicd_is_read_as_karpathys_json(tmp_path: Path) -> None:
+    """Its images have neither `filepath` nor `cocoid`; those of UCM-Captions are TIFF."""
+    names, texts = ["airport_1.jpg", "beach_2.tif", "100.tif"], ["Many planes are parked .", "a runway ."]
+    images = []
+    for number, (name, split) in enumerate(zip(names, ("train", "val", "test"), strict=True)):
+        Image.new("RGB", (256, 256), (40 * number,) * 3).save(tmp_path / name)
+        sentids = [2 * number, 2 * number + 1]
+        sentences = [
+            {"tokens": text.split()[:-1], "raw": text, "imgid": number, "sentid": sentid}
+            for text, sentid in zip(texts, sentids, strict=True)
+        ]
+        entry = {"filename": name, "imgid": number, "sentids": sentids, "split": split, "sentences": sentences}
+        images.append(entry)
+    path = tmp_path / "dataset_rsicd.json"
+    path.write_text(json.dumps({"images": images, "dataset": "rsicd"}))
+    path = build(tmp_path, "karpathy", "--images", str(tmp_path), "--json", str(path))
+    for number, split in enumerate(("train", "val", "test")):
+        data = CaptionDataset(path, split)
+        assert (data.file_names, data.image_ids, data.references()) == ([names[number]], [number], [texts])
+        assert abs(float(data.read_images([0]).float().mean()) - 40 * number) <= 1
+
+
 def coco(tmp_path: Path, name: str, numbers: range) -> Path:
     path = tmp_path / name
     images = [{"id": 10 * n, "file_name": NAMES[n]} for n in numbers]
