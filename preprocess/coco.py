@@ -1,4 +1,4 @@
-"""Read COCO's official captions_*.json."""
+"""Read COCO's official captions_*.json, and image_info_*.json of images without captions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Coco(ImageFiles):
     images: Repeatable[str]
     """Folders of images, one for each caption file."""
     captions: Repeatable[str]
-    """captions_train2014.json and the like."""
+    """captions_train2014.json and the like; with --keep-uncaptioned also image_info_test2014.json, which has none."""
     split: Repeatable[Literal["train", "val", "test"]]
     """The split that each caption file is used for."""
 

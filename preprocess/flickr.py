@@ -1,7 +1,7 @@
 """Read Flickr8k (Hodosh et al., 2013) and Flickr30k (Young et al., 2014), whose splits are lists of image names."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from caption.errors import UserError
@@ -33,6 +33,8 @@ class Flickr30k(Folder):
     """Flickr30k from results_20130124.token or results.csv. For Karpathy's splits read dataset_flickr30k.json with
     `karpathy`, or give --lists."""
 
+    captions: str = field()  # required, unlike a folder's
+    """The caption file, results_20130124.token or results.csv."""
     val: float = 1014 / 31783
     """Fraction of the images for validation, without --lists."""
     test: float = 1000 / 31783

@@ -9,7 +9,7 @@ from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from preprocess.captions import read_captions
 from preprocess.records import Example
-from preprocess.sources import ImageFiles, build_example, group_by_image
+from preprocess.sources import ImageFiles, build_example, find_images, group_by_image
 
 SYNONYMS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "restval": "train"}
 
@@ -21,18 +21,24 @@ class Folder(ImageFiles):
 
     images: str
     """The folder of images."""
-    captions: str
-    """The caption file: .csv, .tsv, .txt, .jsonl or .token."""
+    captions: str = ""
+    """The caption file: .csv, .tsv, .txt, .jsonl or .token. With --keep-uncaptioned it may be left out: all images of
+    the folder are then the test split, numbered from 0 in the order of their names."""
     val: float = 0.1
     """Fraction of the images for validation, if the file has no splits."""
     test: float = 0.1
     """Fraction of the images for testing, if the file has no splits."""
 
     def __post_init__(self) -> None:
+        if not self.captions and not self.keep_uncaptioned:
+            raise UserError("--captions is missing: give the caption file, or --keep-uncaptioned for images alone")
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
             raise UserError(f"--val is {self.val} and --test {self.test}, but must be fractions with a sum below 1")
 
     def examples(self) -> Iterator[Example]:
+        if not self.captions:
+            yield from self._uncaptioned()
+            return
         splits: dict[str, str] = {}
         path = Path(self.captions)
 
@@ -58,6 +64,12 @@ class Folder(ImageFiles):
             splits = assign_splits(without_split, self.val, self.test)
         for number, (name, captions) in enumerate([first, *images]):
             yield build_example(splits[name], number, self.images, name, captions)
+
+    def _uncaptioned(self) -> Iterator[Example]:
+        """Yield all images of the folder as the test split."""
+        names = sorted(Path(path).relative_to(self.images).as_posix() for path in find_images(self.images))
+        for number, name in enumerate(names):
+            yield build_example("test", number, self.images, name, ())
 
 
 def assign_splits(names: Sequence[str], val: float, test: float) -> dict[str, str]:

@@ -62,7 +62,8 @@ class Listing:
     """Images in the order in which they were added, with their captions as text and as word numbers. Words are numbered
     in the order of their first occurrence; `index_map` turns the numbers into a vocabulary's."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_uncaptioned: bool = False) -> None:
+        self.keep_uncaptioned = keep_uncaptioned
         self.splits = array("b")  # of each image, as its index in SPLITS
         self.ids = array("q")
         self.names, self.paths, self.texts = StringPool(), StringPool(), StringPool()
@@ -79,7 +80,8 @@ class Listing:
         return len(self.ids)
 
     def add(self, example: Example, resolved: str = "") -> None:
-        """Add an image that has a caption with at least one word. Anything that is left out goes into the report.
+        """Add an image that has a caption with at least one word, or any with `keep_uncaptioned`. Anything that is left
+        out goes into the report.
         `resolved` is the one name of a file that has several. Raises UserError for an id beyond 64 bits."""
         if not -(2**63) <= example.image_id < 2**63:
             raise UserError(f"{example.file_name} has the id {example.image_id}, but must have one of at most 64 bits")
@@ -100,7 +102,7 @@ class Listing:
                 self.word_offsets.append(len(self.words))
             else:
                 self.drop(example, "captions without words", f"caption {number} has no words: {caption!r:.60}")
-        if len(self.texts) == self.caption_offsets[-1]:
+        if len(self.texts) == self.caption_offsets[-1] and not self.keep_uncaptioned:
             self.drop(example, "images without captions", "no caption")
             return
         self.caption_offsets.append(len(self.texts))
@@ -127,10 +129,14 @@ class Listing:
         self.problems.append(Problem(example.split, example.image_id, example.file_name, problem, fatal))
 
     def vocabulary(self, min_count: int) -> Vocabulary:
-        """Return the vocabulary of the train split. Raises UserError if there is no train split."""
+        """Return the vocabulary of the train split. Raises UserError if there is none, or none of it has a caption."""
         train = np.frombuffer(self.splits, np.int8) == SPLITS.index("train")
         if not train.any():
             raise UserError("there is no train split to count words on; give --vocabulary and a data file that has one")
+        if not np.diff(np.frombuffer(self.caption_offsets, np.int64))[train].any():
+            raise UserError(
+                "the train split has no captions to count words on; give --vocabulary and a data file that has some"
+            )
         captions, words = (np.frombuffer(offsets, np.int64) for offsets in (self.caption_offsets, self.word_offsets))
         in_train = np.repeat(np.repeat(train, np.diff(captions)), np.diff(words))
         counts = np.bincount(np.frombuffer(self.words, np.int32)[in_train], minlength=len(self.word_numbers))

@@ -41,6 +41,8 @@ class ImageFiles(Output):
     """Interpolation between pixels; auto: bilinear, or what an encoder of timm was trained with."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad image or caption: stop, or leave it out. Either way OUTPUT's name + _report.csv lists all of them."""
+    keep_uncaptioned: bool = False
+    """Keep images without captions, for evaluate.py --captions-only. Where none has one, give --vocabulary, too."""
     images: Any  # the folder, or COCO's several
 
     def examples(self) -> Iterator[Example]:
@@ -64,7 +66,7 @@ class ImageFiles(Output):
     def run(self) -> None:
         check_output(self)
         unlisted = {resolve(path): path for name in self.folders() for path in find_images(name)}
-        listing = Listing()
+        listing = Listing(self.keep_uncaptioned)
         for example in self.examples():
             path = resolve(example.path)
             if os.path.isfile(path):  # the file system may accept a name in another spelling

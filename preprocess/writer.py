@@ -72,7 +72,10 @@ def write(
         check_free(options)  # another command may have written the file meanwhile
         write_report(listing.problems, path, strict)
         if not len(listing):
-            raise UserError("no image has a caption; check the paths")
+            if listing.keep_uncaptioned:
+                raise UserError("there is no image; check the paths")
+            hint = ", or give --keep-uncaptioned" if listing.dropped["images without captions"] else ""
+            raise UserError(f"no image has a caption; check the paths{hint}")
         if notice := unspaced_notice(map(listing.texts.__getitem__, range(min(1000, len(listing.texts))))):
             print(notice, flush=True)
         vocabulary = _choose_vocabulary(listing, options)
