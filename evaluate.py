@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluate(args: EvaluationConfig) -> None:
-    """Caption a split, score the captions, and write both, with a report if asked for."""
+    """Caption a split, score the captions, and write both, with a report if asked for; or write the captions alone."""
     with distributed.join(choose_device(args.device)) as device:
         tune(device)
         set_tf32(device, allowed=False)
@@ -51,6 +51,8 @@ def evaluate(args: EvaluationConfig) -> None:
         check_features(args.data, captioner.encoder)
         captioner.check_search(args.search)
         split = dataset.CaptionDataset(args.data, args.split)
+        if not args.captions_only:
+            split.check_captioned("caption them without scores, by --captions-only")
         instances = read_instances(args.instances, split)
         if args.report and split.stores_features:
             raise UserError(f"--report shows images, but {args.data} holds features; make one with --store pixels")
@@ -66,8 +68,17 @@ def evaluate(args: EvaluationConfig) -> None:
         if distributed.rank():
             return
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]
+    texts = [" ".join(caption) for caption in words]
+    search = describe_search(dataclasses.asdict(args.search), precision)
+    summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
+    captions_path = args.folder / f"captions_{args.split}.json"
+    captions_text = run_dir.coco_results(split.image_ids, texts)
+    if args.captions_only:
+        write_text(captions_path, captions_text)
+        print(f"{args.checkpoint} on {summary}\nwrote {captions_path}")
+        return
     captions = CaptionSet(
-        captions=[" ".join(caption) for caption in words],
+        captions=texts,
         references=references,
         image_ids=split.image_ids,
         attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
@@ -80,13 +91,11 @@ def evaluate(args: EvaluationConfig) -> None:
     evaluation = score_captions(captions)
     results = collect_results(evaluation, split, captions, hypotheses, args.seed)
 
-    search = describe_search(dataclasses.asdict(args.search), precision)
-    summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
     settings = {**dataclasses.asdict(args), "precision": precision, "device": str(device), "image_count": len(split)}
     settings["signature"] = signature(args.data, args.split, references, settings["search"], precision)
     files = {
         args.folder / f"scores_{args.split}.json": to_json(settings, results),
-        args.folder / f"captions_{args.split}.json": run_dir.coco_results(split.image_ids, captions.captions),
+        captions_path: captions_text,
     }
     for path, text in files.items():
         write_text(path, text)
@@ -104,6 +113,7 @@ def compare_runs(args: ComparisonConfig) -> None:
     """Score the captions of both runs again and print which differences are real."""
     runs = [read_scores(folder, args.split) for folder in args.compare]
     split = dataset.CaptionDataset(args.data or runs[0].data, args.split)
+    split.check_captioned("give a data file with captions, by --data")
     instances, references = read_instances(args.instances, split), split.references()
     texts = [arrange_captions(scored, split) for scored in runs]
     a, b = (

@@ -26,6 +26,9 @@ class EvaluationConfig:
     instances: str = ""
     """COCO instance annotations of the split: also score whether attention falls on what a word names and, for drawn
     shapes, whether captions are true."""
+    captions_only: bool = False
+    """Write captions_SPLIT.json alone, in the results format of COCO's server, and compute no scores: for images
+    without captions of their own."""
     report: str = ""
     """Folder for a page to open in a browser: scores, curves, every caption with its attention."""
     java: bool = True
@@ -47,6 +50,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in ("instances", "report"):
+            if self.captions_only and (value := getattr(self, name)):
+                raise UserError(
+                    f"--{name} {value} needs scores, but --captions-only computes none; leave out one of them"
+                )
         if self.checkpoint.startswith(HUB) and not self.output:
             raise UserError(f"--checkpoint {self.checkpoint} has no folder here: give --output, for the scores")
 

@@ -19,6 +19,7 @@ from caption.data.records import Records
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import END, PAD
 from caption.device import to_device
+from caption.errors import UserError
 
 CACHE_BATCH = 64  # images that a thread reads at a time into the cache
 
@@ -75,6 +76,16 @@ class CaptionDataset(Dataset[Batch]):
                 self._references = read_texts(file, f"{self.split}/references")
         texts = self._references
         return [texts[a:b] for a, b in zip(self.caption_offsets[:-1], self.caption_offsets[1:], strict=True)]
+
+    def check_captioned(self, remedy: str) -> None:
+        """Raise UserError, which ends with the remedy, if an image of the split has no caption."""
+        uncaptioned = np.flatnonzero(np.diff(self.caption_offsets) == 0)
+        if len(uncaptioned):
+            first = self.file_names[uncaptioned[0]]
+            raise UserError(
+                f"{self.path}, {self.split}: {len(uncaptioned)} of {len(self)} images have no captions, the first is "
+                f"{first}; {remedy}"
+            )
 
     def caption(self, number: int) -> NDArray[np.int32]:
         """Return an encoded caption of the split, without <start> and <end>."""

@@ -20,15 +20,18 @@ VALUES = ("seed", "java", "precision")
 @contextlib.contextmanager
 def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
     """Lock the scores and the report before any work is done, and yield `args`. Raises UserError if another process
-    writes them, if the scores are those of another evaluation, or if the report's folder holds something else."""
+    writes them, if the scores are those of another evaluation, if captions without scores would replace others, or if
+    the report's folder holds something else."""
     if not first_process():
         yield args
         return
     checkpoint.check_exists(args.checkpoint)
     with contextlib.ExitStack() as held:
-        scores = args.folder / f"scores_{args.split}.json"
-        held.enter_context(locked(scores))
-        if scores.exists() and not args.overwrite:
+        scores, captions = (args.folder / f"{name}_{args.split}.json" for name in ("scores", "captions"))
+        held.enter_context(locked(scores))  # and so the captions
+        if args.captions_only and captions.exists() and not args.overwrite:
+            raise UserError(f"{captions}: exists already; give --overwrite to replace it, or another --output")
+        if scores.exists() and not (args.captions_only or args.overwrite):
             _check_same_evaluation(scores, dataclasses.asdict(args))
         if args.report:
             held.enter_context(locked_folder(Path(args.report)))

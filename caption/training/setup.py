@@ -57,6 +57,8 @@ def build_data(config: Config, device: torch.device) -> Data:
     """Open the splits and make their loaders; on a GPU, images that fit into its memory are cached there."""
     training = config.training
     train, val = CaptionDataset(config.data, "train"), CaptionDataset(config.data, "val")
+    for split in (train, val):
+        split.check_captioned("give a data file that was made without --keep-uncaptioned")
     workers, pin = training.workers, device.type == "cuda"
     size = train.nbytes + val.nbytes
     if training.cache_on_device == "auto" and 4 * size < free_memory(device):
