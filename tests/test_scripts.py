@@ -64,7 +64,8 @@ def test_evaluate_scores_every_image_once_in_the_order_of_the_file(
     assert [entry["image_id"] for entry in captions[0]] == CaptionDataset(shapes, "test").image_ids
     scores, output = results["scores"], capsys.readouterr().out
     names = {"BLEU-4", "BLEU-4, without BP", "ROUGE-L", "CIDEr-D", "truthful, unseen", "pointing", "distinct captions"}
-    assert names <= set(scores)
+    names |= {"CHAIRs"}
+    assert names <= set(scores) and {"CHAIRi", "CHAIRs"} <= set(results["images"][0]["scores"])
     assert results["search"]["beam_size"] == 2 and "test: 10 images, beam 2" in output
     assert 0 < scores["attention entropy"] < np.log(16) + 1e-4 and "uniform attention has 2.77" in output
     for name in names:

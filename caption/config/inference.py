@@ -24,8 +24,8 @@ class EvaluationConfig:
     """The HDF5 file with the split."""
     split: Split = "test"
     instances: str = ""
-    """COCO instance annotations of the split: also score whether attention falls on what a word names and, for drawn
-    shapes, whether captions are true."""
+    """COCO instance annotations of the split: also score whether captions name objects that are not there (CHAIR),
+    whether attention falls on what a word names and, for drawn shapes, whether captions are true."""
     captions_only: bool = False
     """Write captions_SPLIT.json alone, in the results format of COCO's server, and compute no scores: for images
     without captions of their own."""
@@ -74,7 +74,7 @@ class ComparisonConfig:
     data: str = ""
     """The HDF5 file with the split; empty: the one that A was scored on."""
     instances: str = ""
-    """The instance file of drawn shapes: also compare how often captions are true."""
+    """COCO instance annotations of the split: also compare CHAIR and, for drawn shapes, how often captions are true."""
     java: bool = True
     """Also METEOR and SPICE, if Java and pycocoevalcap are installed."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from caption.data.vocabulary import tokenise
 from caption.encoders.grid import FeatureGrid
+from caption.evaluation.chair import ObjectMentions, count_mentions
 from caption.evaluation.coco import TokenisedCaptions, tokenise_captions
 from caption.evaluation.grounding import GroundingCounts, Instances
 from caption.evaluation.ngrams import NGrams, Words, count_ngrams
@@ -56,6 +57,14 @@ class CaptionSet:
             return []
         arguments = zip(self.words, self.attention, self.image_ids, strict=True)
         return [self.instances.count(*caption, self.grid) for caption in arguments]
+
+    @cached_property
+    def object_mentions(self) -> list[ObjectMentions]:
+        """The object names in each caption, or nothing without instances."""
+        if self.instances is None:
+            return []
+        rows = zip(self.words, self.references, self.image_ids, strict=True)
+        return [count_mentions(self.instances, words, map(tokenise, texts), image) for words, texts, image in rows]
 
     @cached_property
     def verdicts(self) -> list[Verdict]:

@@ -106,6 +106,10 @@ class Instances:
                 counts = counts.plus(GroundingCounts(1, *inside, *baselines))
         return counts
 
+    def categories(self, image_id: int) -> set[int]:
+        """Return the categories of an image's objects, crowds and those outside what the model sees included."""
+        return {annotation["category_id"] for annotation in self.coco.imgToAnns[image_id]}
+
     def scene(self, image_id: int) -> list[SceneObject]:
         """Return the objects of a drawn image; see `has_scenes`."""
         annotations, categories = self.coco.imgToAnns[image_id], self.coco.cats

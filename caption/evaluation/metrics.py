@@ -11,6 +11,7 @@ from caption.errors import UserError
 from caption.evaluation.bleu import bleu
 from caption.evaluation.bootstrap import Score
 from caption.evaluation.caption_set import CaptionSet
+from caption.evaluation.chair import chair
 from caption.evaluation.cider import cider_d
 from caption.evaluation.diversity import diversity
 from caption.evaluation.grounding import attention_entropy, grounding_scores
@@ -48,6 +49,7 @@ METRICS = (
     Metric("METEOR", lambda c: [meteor(*c.tokens)], "java", sort_by="METEOR"),
     Metric("SPICE", lambda c: [spice(*c.tokens)], "java", sort_by="SPICE"),
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
+    Metric("CHAIR", lambda c: chair(c.object_mentions), "object_mentions"),
     Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
     Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
     Metric(
