@@ -86,6 +86,29 @@ def test_a_caption_equal_to_a_reference_never_hallucinates(instances: Instances)
         assert scores(instances, captions, [[], [], []])["CHAIRi"].per_image[2] == 100
 
 
+@pytest.mark.parametrize(
+    ("caption", "categories"),
+    [
+        ("a hot dog beside a pit bull and a puppy dog", ["hot dog", "dog", "dog"]),
+        ("a toilet seat near toilet paper", ["toilet"]),
+        ("two wine glasses on a table runner", ["wine glass"]),
+        ("a teddy bear and a panda bear", ["teddy bear", "bear"]),
+        ("a passenger train and passenger jets", ["train", "airplane"]),
+        ("a trolley car behind a pickup truck and a taxi cab", ["train", "truck", "car"]),
+        ("a pitcher of water by a dvd player", []),
+        ("a snow man at a zebra crossing", []),
+        ("a cup cake on a bed of lettuce", ["cake"]),
+        ("a tv remote on a sofa bed", ["remote", "couch"]),
+        ("a ball player at a ball game", ["person"]),
+        ("a flat screen tv over a step stool", ["tv"]),
+        ("a man at a farmer 's market", ["person"]),
+    ],
+)
+def test_a_double_word_is_one_object_or_none(instances: Instances, caption: str, categories: list[str]) -> None:
+    names = {number: category["name"] for number, category in instances.coco.cats.items()}
+    assert [names[category] for _, _, category in instances.named(caption.split())] == categories
+
+
 def test_chair_is_scored_only_with_instances(instances: Instances) -> None:
     captions = CaptionSet(CAPTIONS, REFERENCES, list(OBJECTS))
     assert not any(name.startswith("CHAIR") for name in score_captions(captions).values)
