@@ -1,7 +1,9 @@
 """Figures of attention over an image and of training curves, drawn into files without a display."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from PIL import Image
 from caption.data.images import CropBox
 from caption.encoders.grid import FeatureGrid
 from caption.files import MARK, atomic_write
+from caption.visualise.fonts import font_families, runs_from_right
 from caption.visualise.upsample import FULL_IMAGE, upsample
 
 MIN_BRIGHTNESS = 0.2  # where there is no attention
@@ -39,20 +42,27 @@ def brightness(maps: AttentionMaps, size: tuple[int, int]) -> NDArray[np.float32
     return np.float32(MIN_BRIGHTNESS) + np.float32(1 - MIN_BRIGHTNESS) * light
 
 
-def draw_attention(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path) -> None:
+def draw_attention(
+    image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, separator: str = " "
+) -> None:
     """Draw the image uint8 [H, W, 3], then again for each word, bright where attention is.
 
-    The cell that hard attention chose is outlined. The rows of several models (or heads) stand one below the other.
-    The ending of the path chooses PNG, PDF, SVG or JPEG, or a GIF that shows one word after the other.
+    `separator` stands between two words of the caption. The cell that hard attention chose is outlined. The rows of
+    several models (or heads) stand one below the other. The ending of the path chooses PNG, PDF, SVG or JPEG, or a GIF
+    that shows one word after the other.
     """
     if path.suffix.lower() == ".gif":
-        _animate(image, words, maps, path)
+        _animate(image, words, maps, path, separator)
     else:
-        save_figure(attention_figure(image, words, maps), path)
+        save_figure(attention_figure(image, words, maps, separator), path)
 
 
-def attention_figure(image: NDArray[np.uint8], words: Sequence[str], maps: Sequence[AttentionMaps]) -> Figure:
-    """Return the figure that `draw_attention` saves."""
+def attention_figure(
+    image: NDArray[np.uint8], words: Sequence[str], maps: Sequence[AttentionMaps], separator: str = " "
+) -> Figure:
+    """Return the figure that `draw_attention` saves. Its panels are in the direction in which the caption is read."""
+    text = separator.join(words)
+    families = font_families(text)
     lines = math.ceil((len(words) + 1) / (6 if len(maps) == 1 else 9))  # rows of panels for each model
     columns = math.ceil((len(words) + 1) / lines)
     height = 2.2 * min(1.5, image.shape[0] / image.shape[1])
@@ -61,13 +71,24 @@ def attention_figure(image: NDArray[np.uint8], words: Sequence[str], maps: Seque
     axes = figure.subplots(lines * len(maps), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
+    if runs_from_right(text):
+        axes = axes[:, ::-1]
     for number, model in enumerate(maps):
         light = brightness(model, image.shape[:2])
         for t, (axis, title) in enumerate(zip(axes[number :: len(maps)].flat, [model.name, *words], strict=False), -1):
             _draw_panel(axis, image, light, model, t)
-            axis.set_title(title, fontsize=13, parse_math=False)
-    figure.suptitle(" ".join(words), fontsize=14, wrap=True, parse_math=False)
+            axis.set_title(title, fontsize=13, fontfamily=families, parse_math=False)
+    text = _wrap(words, separator, size[0], 14)
+    figure.suptitle(text, fontsize=14, fontfamily=families, wrap=True, parse_math=False)
     return figure
+
+
+def _wrap(words: Sequence[str], separator: str, width: float, fontsize: float) -> str:
+    """Return the text of words, of characters in lines for a figure of so many inches: matplotlib wraps at spaces."""
+    if separator:
+        return separator.join(words)
+    length = int(0.9 * width * 72 / fontsize)  # a character of Chinese is as wide as high
+    return "\n".join("".join(words[start : start + length]) for start in range(0, len(words), length))
 
 
 def _draw_panel(axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32], maps: AttentionMaps, t: int) -> None:
@@ -90,20 +111,22 @@ def _draw_panel(axis: Axes, image: NDArray[np.uint8], light: NDArray[np.float32]
         )
 
 
-def _animate(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path) -> None:
+def _animate(image: NDArray[np.uint8], words: list[str], maps: list[AttentionMaps], path: Path, separator: str) -> None:
     """Save a GIF of the image with its caption, then of one word after the other."""
     height = 4.0 * min(1.5, image.shape[0] / image.shape[1])
+    width, families = 4.0 * len(maps), font_families(separator.join(words))
     lights = [brightness(model, image.shape[:2]) for model in maps]
     frames = []
-    for t, title in enumerate([" ".join(words), *words], -1):
-        figure = Figure(figsize=(4.0 * len(maps), height + 0.6), layout="constrained")
+    for t, title in enumerate([_wrap(words, separator, width, 11), *words], -1):
+        figure = Figure(figsize=(width, height + 0.6), layout="constrained")
         for axis, model, light in zip(figure.subplots(1, len(maps), squeeze=False).flat, maps, lights, strict=True):
             axis.axis("off")
             axis.set_title(model.name, fontsize=11, parse_math=False)
             _draw_panel(axis, image, light, model, t)
-        figure.suptitle(title, fontsize=11 if t < 0 else 17, wrap=True, parse_math=False)
+        figure.suptitle(title, fontsize=11 if t < 0 else 17, fontfamily=families, wrap=True, parse_math=False)
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
+        with _no_glyph_warnings():
+            canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         frames.append(Image.fromarray(pixels[..., :3]))
     times = [2 * FRAME_MS, *[FRAME_MS] * len(words)]
@@ -143,5 +166,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     mark: dict[str, Any] = {"metadata": {"Creator": MARK}}
     if kind in ("jpg", "jpeg"):
         mark = {"pil_kwargs": {"comment": MARK}}
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, _no_glyph_warnings():
         figure.savefig(temporary, dpi=110, format=kind, **mark)
+
+
+@contextmanager
+def _no_glyph_warnings() -> Iterator[None]:
+    """Silence matplotlib's warning about each glyph that the fonts lack: `font_families` says it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
