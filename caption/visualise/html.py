@@ -74,29 +74,35 @@ def grid_entry(grid: FeatureGrid) -> dict[str, Any]:
 
 
 def image_entry(
-    image: Image.Image, window: CropBox, name: str, captions: Sequence[Caption], heads: Sequence[str] = ()
+    image: Image.Image,
+    window: CropBox,
+    name: str,
+    captions: Sequence[Caption],
+    heads: Sequence[str] = (),
+    separator: str = " ",
 ) -> dict[str, Any]:
     """Return an image of `write_page` with its captions, best first; `heads` are the names of the attention heads, if
-    there are several."""
+    there are several, and `separator` stands between two words."""
     content = base64.b64encode(encode_jpeg(to_array(image), 85)).decode()
     return {
         "image": f"data:image/jpeg;base64,{content}",
         "size": [image.height, image.width],
         "window": list(window),
         "name": name.encode("utf-8", "replace").decode(),  # file names may be in other encodings
-        "captions": [caption_entry(words, hypothesis) for words, hypothesis in captions],
+        "captions": [caption_entry(words, hypothesis, separator) for words, hypothesis in captions],
         "attention": [attention_entry(words, hypothesis, heads) for words, hypothesis in captions],
         "references": [],
         "notes": "" if len(captions) > 1 else f"log-probability {captions[0][1].log_probability:.2f}",
     }
 
 
-def caption_entry(words: Sequence[str], hypothesis: Hypothesis) -> dict[str, Any]:
+def caption_entry(words: Sequence[str], hypothesis: Hypothesis, separator: str = " ") -> dict[str, Any]:
     """Return a caption in plain values, with the probability of each word after those before it."""
     words_alone = hypothesis.word_log_probabilities
     probabilities = None if words_alone is None else [round(p, 3) for p in words_alone[: len(words)].exp().tolist()]
     return {
         "words": list(words),
+        "separator": separator,
         "log_probability": round(hypothesis.log_probability, 4),
         "finished": hypothesis.finished,
         "probabilities": probabilities,

@@ -180,6 +180,50 @@ def test_arrow_keys_choose_words_and_captions(page: Any, captions: tuple[Path, l
     assert pressed.count() == 0
 
 
+def write_texts(path: Path, texts: list[str], separator: str) -> None:
+    """Write a page of an image with captions of these words, which are also its references."""
+    words = [text.split() for text in texts]
+    captions = [(caption, hypothesis(len(caption), n)) for n, caption in enumerate(words)]
+    entry = image_entry(Image.new("RGB", (100, 100)), CropBox(), "a.png", captions, separator=separator)
+    write_page(path, "texts", GRID, [{**entry, "references": texts}])
+
+
+def test_arabic_runs_from_the_right(page: Any, tmp_path: Path) -> None:
+    """Its words, its bars, its lists and the arrow keys; the image, the numbers and the rest stay where they were."""
+    write_texts(tmp_path / "page.html", ["كلب بني يجري", "رجل يركب"], " ")
+    page.goto((tmp_path / "page.html").as_uri())
+    boxes = [word.bounding_box() for word in page.locator(".word").all()]
+    assert boxes[0]["x"] > boxes[1]["x"] > boxes[2]["x"]
+    text = page.locator(".text").bounding_box()
+    for name in (".caption", ".beams button", ".references"):
+        end = page.evaluate(
+            """(name) => {
+                const range = document.createRange();
+                range.selectNodeContents(document.querySelector(name).firstChild);
+                return range.getBoundingClientRect().right;
+            }""",
+            name,
+        )
+        assert end == pytest.approx(text["x"] + text["width"], abs=25), name
+    bar = "getComputedStyle(document.querySelectorAll('.word')[1], '::after')"
+    assert page.evaluate(f"parseFloat({bar}.right) < parseFloat({bar}.left)")
+    number = page.locator(".beams span").first
+    assert number.inner_text() == "-1.50" and number.evaluate("e => getComputedStyle(e).direction") == "ltr"
+    assert page.locator(".image").bounding_box()["x"] < text["x"]
+    assert page.locator(".details").evaluate("e => getComputedStyle(e).direction") == "ltr"
+    pressed = page.locator(".word[aria-pressed=true]")
+    for key, word in (("ArrowLeft", "كلب"), ("ArrowLeft", "بني"), ("ArrowRight", "كلب"), ("ArrowRight", "كلب")):
+        page.keyboard.press(key)
+        assert pressed.inner_text() == word
+
+
+def test_characters_stand_without_spaces_on_a_page(page: Any, tmp_path: Path) -> None:
+    write_texts(tmp_path / "page.html", ["一 只 狗", "一 人"], "")
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator(".caption").text_content() == "一只狗" and page.locator(".word").count() == 3
+    assert page.locator(".beams button").all_text_contents() == ["一只狗 -1.50", "一人 -2.50"]
+
+
 def test_a_page_fits_a_phone_and_can_be_coloured(page: Any, captions: tuple[Path, list[Hypothesis]]) -> None:
     page.set_viewport_size({"width": 360, "height": 640})
     page.goto(captions[0].as_uri())
@@ -223,6 +267,7 @@ def write(
         references=[references] * count,
         notes=[["wrong size"] * (n % 2) for n in range(count)],
         grid=GRID,
+        word_kind="ptb",
     )
     images = [{"file_name": f"{n}.png", "scores": {"CIDEr-D": scores[n]}} for n in range(count)]
     results = Results({"CIDEr-D": 59.5, "vocabulary used": 7}, {"CIDEr-D": (50.0, 70.0)}, images)

@@ -26,7 +26,7 @@ function createViewer(index) {
     size: [1, 1],
     window: [0, 0, 1, 1],
     name: entry.name,
-    captions: [{ words: entry.words, log_probability: entry.log_probability, finished: entry.finished }],
+    captions: [{ words: entry.words, separator: entry.separator, log_probability: entry.log_probability, finished: entry.finished }],
     references: entry.references,
     notes: [...scores, `log-probability ${entry.log_probability.toFixed(2)}`, ...entry.notes].join(" · "),
   };
@@ -63,7 +63,7 @@ function applyFilters() {
 
 [...report.sorts, "log-probability"].forEach((name) => addElement("option", sort, "", name));
 report.entries.forEach((entry) => {
-  entry.text = [entry.name, entry.words.join(" "), ...entry.references].join("\n").toLowerCase();
+  entry.text = [entry.name, entry.words.join(entry.separator), ...entry.references].join("\n").toLowerCase();
 });
 const notes = [...new Set(report.entries.flatMap((entry) => entry.notes))].sort();
 notes.forEach((text) => addElement("option", note, "", text));

@@ -56,8 +56,13 @@ function addElement(tag, parent, className = "", text = "") {
   return element;
 }
 
+// An element for text of any language: its first letters decide whether it runs from the right.
+function addText(tag, parent, className = "", text = "") {
+  return Object.assign(addElement(tag, parent, className, text), { dir: "auto", lang: "" });
+}
+
 class Viewer {
-  // data: {image, size: [height, width], window: [left, top, width, height], name, captions: [{words,
+  // data: {image, size: [height, width], window: [left, top, width, height], name, captions: [{words, separator,
   // log_probability, finished, probabilities}], references, notes}; loadAttention() -> promise of [{weights, largest, gates,
   // locations, heads}], one per caption.
   constructor(data, grid, loadAttention) {
@@ -77,12 +82,12 @@ class Viewer {
     this.cell = addElement("div", this.frame, "cell");
     const text = addElement("div", this.element, "text");
     addElement("h3", text, "", data.name);
-    this.caption = addElement("p", text, "caption");
+    this.caption = addText("p", text, "caption");
     this.details = addElement("p", text, "details");
     if (data.captions.length > 1) this.addBeams(text);
     if (data.notes) addElement("p", text, "notes", data.notes);
     if (data.references.length) {
-      const list = addElement("ul", text, "references");
+      const list = addText("ul", text, "references");
       data.references.forEach((reference) => addElement("li", list, "", reference));
     }
     this.element.addEventListener("pointerenter", () => this.activate());
@@ -94,9 +99,9 @@ class Viewer {
   addBeams(parent) {
     const list = addElement("ol", parent, "beams");
     this.beams = this.data.captions.map((caption, i) => {
-      const text = `${caption.words.join(" ")}${caption.finished ? "" : " …"}`;
-      const button = addElement("button", addElement("li", list), "", text);
-      addElement("span", button, "", ` ${caption.log_probability.toFixed(2)}`);
+      const text = `${caption.words.join(caption.separator)}${caption.finished ? "" : " …"} `;
+      const button = addText("button", addElement("li", list), "", text);
+      addElement("span", button, "", caption.log_probability.toFixed(2)).dir = "ltr"; // its sign stands before it
       button.addEventListener("click", () => this.chooseCaption(i));
       return button;
     });
@@ -117,11 +122,11 @@ class Viewer {
   chooseCaption(beam) {
     this.beam = beam;
     this.caption.replaceChildren();
-    const { words, probabilities } = this.data.captions[beam];
+    const { words, separator, probabilities } = this.data.captions[beam];
     this.words = words.map((word, t) => {
       const button = addElement("button", this.caption, "word", word);
       if (probabilities) button.style.setProperty("--probability", probabilities[t]);
-      this.caption.append(" ");
+      this.caption.append(separator);
       button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.show(t));
       button.addEventListener("focus", () => this.show(t));
       button.addEventListener("click", () => {
@@ -190,8 +195,9 @@ document.addEventListener("keydown", async (event) => {
   if (!current || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName)) return;
   const { key } = event, beams = current.data.captions.length;
   if (key === "ArrowRight" || key === "ArrowLeft") {
+    const forward = getComputedStyle(current.caption).direction === "rtl" ? "ArrowLeft" : "ArrowRight";
     await current.activate();
-    current.moveBy(key === "ArrowRight" ? 1 : -1);
+    current.moveBy(key === forward ? 1 : -1);
   } else if ((key === "ArrowDown" || key === "ArrowUp") && beams > 1) {
     event.preventDefault();
     current.chooseCaption((current.beam + (key === "ArrowDown" ? 1 : beams - 1)) % beams);
