@@ -13,7 +13,6 @@ import numpy as np
 from caption.config.cli import parse, print_error, run
 from caption.config.inference import CaptioningConfig
 from caption.data.images import BadImage
-from caption.data.vocabulary import tokenise
 from caption.errors import UserError
 from caption.files import check_replaceable, locked, run_folder
 from caption.visualise.paths import figure_paths, find_images
@@ -34,8 +33,6 @@ def main(arguments: list[str]) -> None:
         check_replaceable(Path(args.output))
     if args.compare_with and not figures:
         raise UserError("--compare-with draws figures, so it needs --output with a figure's name or a folder")
-    if args.caption and not 1 <= (count := len(tokenise(args.caption))) <= MAX_WORDS:
-        raise UserError(f"--caption has {count} words, but must have 1 to {MAX_WORDS}")
     with locked(Path(args.output)) if args.output else contextlib.nullcontext():
         caption_images(args, paths, figures)
 
@@ -54,6 +51,15 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
     set_tf32(device, allowed=False)
     models = [Captioner.load(path).to(device) for path in (args.checkpoint, args.compare_with) if path]
     max(models, key=lambda model: model.decoder.stochastic).check_search(args.search)
+    vocabularies = [model.vocabulary for model in models]
+    if args.caption and not 1 <= (count := len(vocabularies[0].tokenise(args.caption))) <= MAX_WORDS:
+        raise UserError(f"--caption has {count} words, but must have 1 to {MAX_WORDS}")
+    if len({vocabulary.word_kind for vocabulary in vocabularies}) > 1:
+        ours, theirs = (vocabulary.word_kind for vocabulary in vocabularies)
+        raise UserError(
+            f"--compare-with {args.compare_with}: its words are {theirs}, those of --checkpoint are {ours}; give two "
+            "models with the same --words of preprocess"
+        )
     if args.heads and (not figures or args.compare_with or not models[0].head_names):
         raise UserError(
             "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.name "
@@ -80,7 +86,7 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
                 maps = [caption.maps("all heads"), *caption.head_maps()] if args.heads else [caption.maps(names[0])]
                 for model, search, photo, name in zip(models[1:], searches[1:], photos[1:], names[1:], strict=True):
                     maps.append(model.caption(photo, search, text=caption.words).maps(name))
-                draw_attention(np.asarray(photos[0].shown), caption.words, maps, figures[path])
+                draw_attention(np.asarray(photos[0].shown), caption.words, maps, figures[path], caption.separator)
     if entries:
         write_page(Path(args.output), "Attention for each word", models[0].encoder.feature_grid, entries)
     if len(errors) == len(paths) == 1:

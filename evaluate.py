@@ -68,7 +68,7 @@ def evaluate(args: EvaluationConfig) -> None:
         if distributed.rank():
             return
     words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]
-    texts = [" ".join(caption) for caption in words]
+    texts = [captioner.vocabulary.separator.join(caption) for caption in words]
     search = describe_search(dataclasses.asdict(args.search), precision)
     summary = f"{args.data}, {args.split}: {len(split)} images, {search}"
     captions_path = args.folder / f"captions_{args.split}.json"
@@ -80,6 +80,8 @@ def evaluate(args: EvaluationConfig) -> None:
     captions = CaptionSet(
         captions=texts,
         references=references,
+        word_kind=captioner.vocabulary.word_kind,
+        written=words,
         image_ids=split.image_ids,
         attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
         grid=grid,
@@ -117,7 +119,16 @@ def compare_runs(args: ComparisonConfig) -> None:
     instances, references = read_instances(args.instances, split), split.references()
     texts = [arrange_captions(scored, split) for scored in runs]
     a, b = (
-        score_captions(CaptionSet(captions, references, split.image_ids, instances=instances, java=args.java))
+        score_captions(
+            CaptionSet(
+                captions,
+                references,
+                split.image_ids,
+                word_kind=split.word_kind,
+                instances=instances,
+                java=args.java,
+            )
+        )
         for captions in texts
     )
     print(f"{split.path}, {args.split}: {len(split)} images")

@@ -87,7 +87,8 @@ def generate_captions(captioner: Captioner, data: setup.Data, config: Config, de
     """Return a caption for each image of the validation split, in order."""
     generated = generate(captioner, data.val_loader, config.search, device, config.training.precision)
     words = distributed.gather({item.image: item.hypotheses[0].words for item in generated})
-    return [" ".join(captioner.vocabulary.decode(words[index])) for index in range(len(data.val))]
+    vocabulary = captioner.vocabulary
+    return [vocabulary.separator.join(vocabulary.decode(words[index])) for index in range(len(data.val))]
 
 
 def read_arguments(arguments: list[str]) -> tuple[Config, bool]:

@@ -14,7 +14,7 @@ from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConf
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.photos import Photo, Source, load_photo
-from caption.data.vocabulary import SPECIALS, Vocabulary, tokenise
+from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.decoders import DecoderOutput, build_decoder, shift_right
 from caption.describe import Caption, make_caption
 from caption.encoders.base import Encoder
@@ -122,13 +122,13 @@ class Captioner(nn.Module):
         squares = torch.from_numpy(np.stack([photo.square for photo in photos]))
         memory = self.encode(squares.to(next(self.parameters()).device))
         if text:
-            words = self.vocabulary.encode(tokenise(text) if isinstance(text, str) else text)
+            words = self.vocabulary.encode(self.vocabulary.tokenise(text) if isinstance(text, str) else text)
             found = [[each] for each in force_decode(self.decoder, memory, words, config.hard_attention, heads=True)]
         else:
             found = search(self.decoder, memory, config, heads=True)
         decoded = [[(self.vocabulary.decode(each.words), each) for each in hypotheses] for hypotheses in found]
         captions = [
-            make_caption(hypotheses, self.encoder.feature_grid, self.head_names, photo)
+            make_caption(hypotheses, self.encoder.feature_grid, self.head_names, photo, self.vocabulary.separator)
             for hypotheses, photo in zip(decoded, photos, strict=True)
         ]
         return captions if isinstance(image, list) else captions[0]
@@ -146,6 +146,7 @@ class Captioner(nn.Module):
         return {
             "configs": {name: dataclasses.asdict(config) for name, config in self.configs.items()},
             "vocabulary": self.vocabulary.words,
+            "words": self.vocabulary.word_kind,
             "model": self.state_dict(),
         }
 
@@ -155,7 +156,8 @@ class Captioner(nn.Module):
         kinds = {"image": ImageConfig, "encoder": EncoderConfig, "decoder": DecoderConfig}
         with reading(source, "give a best.pt or last.pt that train.py wrote, or train again"):
             configs: dict[str, Any] = {name: from_dict(kind, content["configs"][name]) for name, kind in kinds.items()}
-            captioner = cls(**configs, vocabulary=Vocabulary(content["vocabulary"]), load_weights=False)
+            vocabulary = Vocabulary(content["vocabulary"], content.get("words", "ptb"))  # older ones know no others
+            captioner = cls(**configs, vocabulary=vocabulary, load_weights=False)
             checkpoint.load_weights(captioner, content["model"], str(source))
         return captioner
 
@@ -166,8 +168,14 @@ class Captioner(nn.Module):
 
 
 def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> None:
-    """Raise UserError when the file numbers words, or crops images to a square, differently from the model."""
+    """Raise UserError when the file splits captions into words, numbers them, or crops images to a square, differently
+    from the model."""
     own = read_vocabulary(path)
+    if own.word_kind != vocabulary.word_kind:
+        raise UserError(
+            f"{path}: its words are {own.word_kind}, the model's {vocabulary.word_kind}; make the file again with "
+            f"--words {vocabulary.word_kind}, --vocabulary and the model's training data"
+        )
     if own.digest != vocabulary.digest:
         raise UserError(
             f"{path}: its vocabulary ({len(own)} words, digest {own.digest[:8]}) is not the model's ({len(vocabulary)} "

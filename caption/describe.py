@@ -47,11 +47,13 @@ class Caption:
     """Positions of the regions on the square that the model saw."""
     hypothesis: Hypothesis = field(compare=False)
     """The search result from which the fields above are taken."""
+    separator: str = " "
+    """What stands between two words of the text; nothing if words are characters."""
 
     @property
     def text(self) -> str:
-        """The words, with spaces between them."""
-        return " ".join(self.words)
+        """The words, with spaces between them unless they are characters."""
+        return self.separator.join(self.words)
 
     def __str__(self) -> str:
         return self.text
@@ -78,14 +80,14 @@ class Caption:
         """Return a matplotlib figure: the image, then again for each word, bright where attention is."""
         from caption.visualise.figures import attention_figure
 
-        return attention_figure(np.asarray(self.photo.shown), self.words, [self.maps()])
+        return attention_figure(np.asarray(self.photo.shown), self.words, [self.maps()], self.separator)
 
     def page_entry(self, name: str = "") -> dict[str, Any]:
         """Return the caption, and its alternatives, as an entry of `visualise.html.write_page`."""
         from caption.visualise.html import image_entry
 
         captions = [(caption.words, caption.hypothesis) for caption in (self, *self.alternatives)]
-        return image_entry(self.photo.shown, self.photo.window, name, captions, list(self.heads))
+        return image_entry(self.photo.shown, self.photo.window, name, captions, list(self.heads), self.separator)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -125,9 +127,14 @@ class Caption:
 
 
 def make_caption(
-    hypotheses: Sequence[tuple[list[str], Hypothesis]], grid: FeatureGrid, head_names: Sequence[str], photo: Photo
+    hypotheses: Sequence[tuple[list[str], Hypothesis]],
+    grid: FeatureGrid,
+    head_names: Sequence[str],
+    photo: Photo,
+    separator: str,
 ) -> Caption:
-    """Return the caption of an image from the words and hypotheses that a search found, best first."""
+    """Return the caption of an image from the words and hypotheses that a search found, best first; `separator` stands
+    between two words of its text."""
     (words, best), *others = hypotheses
     shape = len(words), grid.rows, grid.columns
     locations = None
@@ -144,8 +151,9 @@ def make_caption(
         gates=None if best.gates is None else best.gates[: len(words)].tolist(),
         locations=locations,
         heads={name: weights.float().numpy().reshape(shape) for name, weights in heads.items()},
-        alternatives=[make_caption([other], grid, head_names, photo) for other in others],
+        alternatives=[make_caption([other], grid, head_names, photo, separator) for other in others],
         photo=photo,
         grid=grid,
         hypothesis=best,
+        separator=separator,
     )

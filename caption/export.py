@@ -41,11 +41,12 @@ def model_card(name: str, captioner: Captioner, folder: Path, notes: str = "") -
     image, encoder, decoder = (captioner.configs[key] for key in ("image", "encoder", "decoder"))
     weights = sum(parameter.numel() for parameter in captioner.parameters())
     rows, columns = captioner.encoder.grid
+    vocabulary = captioner.vocabulary
     about = (
         f"An image captioner: {encoder.name} ({rows} x {columns} regions of width {captioner.encoder.width}, images of "
         f"{image}), {decoder.name} with {decoder.attention} attention, "
-        f"{len(captioner.vocabulary):,} words, {weights / 1e6:.1f} M weights. Trained with Show, Attend and Tell "
-        "(Xu et al., 2015) in PyTorch."
+        f"{len(vocabulary):,} words ({vocabulary.word_kind}), {weights / 1e6:.1f} M weights. Trained with Show, Attend "
+        "and Tell (Xu et al., 2015) in PyTorch."
     )
     lines = [
         "---", "pipeline_tag: image-to-text", "library_name: show-attend-and-tell", "---", "",

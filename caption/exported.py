@@ -2,7 +2,7 @@
 
     config.json          how the model is built, what it was scored at, and the digest of the weights
     model.safetensors    the weights, in float32 or float16
-    vocabulary.json      its words
+    vocabulary.json      its words; config.json says of which kind
     README.md            the model card, for people
 
 `checkpoint.load` reads such a folder like a checkpoint, also from the Hugging Face Hub: hf://owner/name[@revision].
@@ -43,7 +43,8 @@ def save(folder: Path, content: dict[str, Any], half: bool, card: str) -> None:
         for name, value in content["model"].items()
     }
     serialised = serialise(weights)
-    config = {"format": FORMAT, "configs": content["configs"], "sha256": _digest(serialised)}
+    words = content.get("words", "ptb")
+    config = {"format": FORMAT, "configs": content["configs"], "words": words, "sha256": _digest(serialised)}
     config |= {name: content[name] for name in DESCRIBED if name in content}
     texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
     part = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
@@ -95,7 +96,8 @@ def load(folder: Path) -> dict[str, Any]:
         vocabulary = json.loads((folder / FILES[2]).read_text(encoding="utf-8"))
         weights = {name: _widened(value) for name, value in parse(content).items()}
         described = {name: config[name] for name in DESCRIBED if name in config}
-        return {"configs": config["configs"], "vocabulary": vocabulary, "model": weights, **described}
+        words = config.get("words", "ptb")
+        return {"configs": config["configs"], "vocabulary": vocabulary, "words": words, "model": weights, **described}
 
 
 def _widened(value: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """`python -m preprocess info FILE`: print the contents of a data file."""
 
 import textwrap
-import warnings
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,8 @@ import tyro
 
 from caption.data.hdf5 import RECORDS, SPLITS, manifest_of, open_file, read_texts
 from caption.data.records import Records
-from caption.data.vocabulary import UNKNOWN, unspaced_notice
+from caption.data.vocabulary import UNKNOWN
+from caption.data.words import unspaced_notice
 from caption.errors import UserError
 from caption.files import check_replaceable
 
@@ -54,7 +55,7 @@ class Info:
             print_settings(manifest)
             print(f"vocabulary: {len(read_texts(file, 'vocabulary'))} words")
             for name in splits:
-                print_split(name, file[name], manifest["splits"][name])
+                print_split(name, file[name], manifest["splits"][name], manifest["words"])
             total, rng = len(file[split]["image_ids"]), np.random.default_rng(self.seed)
             sample = sorted(rng.choice(total, min(self.count, total), replace=False).tolist())
             offsets, references = file[split]["caption_offsets"], read_texts(file, f"{split}/references")
@@ -79,7 +80,7 @@ def print_settings(manifest: dict[str, Any]) -> None:
             print(f"  {name}: {value}")
 
 
-def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
+def print_split(split: str, group: h5py.Group, counts: dict[str, int], word_kind: str) -> None:
     """Print the counts of a split, its vocabulary coverage and the histogram of its caption lengths."""
     records = next(group[name] for name in RECORDS.values() if name in group)
     images_by_captions = np.bincount(np.diff(group["caption_offsets"][:]))  # [c]: images with c captions
@@ -92,7 +93,7 @@ def print_split(split: str, group: h5py.Group, counts: dict[str, int]) -> None:
         return
     print(f"  words in the vocabulary: {100 * np.mean(words != UNKNOWN):.2f} % of {len(words)}")
     print(f"  words per caption: mean {lengths.mean():.1f}, median {np.median(lengths):.0f}, longest {lengths.max()}")
-    if notice := unspaced_notice(read_texts(group.file, f"{split}/references")[:1000]):
+    if notice := unspaced_notice(read_texts(group.file, f"{split}/references")[:1000], word_kind):
         print(f"  {notice}")
     histogram = np.bincount(lengths)
     for length in range(int(lengths.min()), int(np.percentile(lengths, 99.5)) + 1):
@@ -108,6 +109,7 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     from matplotlib.figure import Figure  # slow to import, and needed only here
 
     from caption.visualise.figures import save_figure
+    from caption.visualise.fonts import font_families
 
     records = Records(path, split)
     if not captions:
@@ -125,9 +127,10 @@ def draw_montage(path: str, split: str, captions: dict[int, list[str]], output: 
     for axis, (number, texts) in zip(axes.flat, captions.items(), strict=False):
         records.read([number], image)
         axis.imshow(image[0].transpose(1, 2, 0))
-        lines = [textwrap.fill(textwrap.shorten(text, 130, placeholder=" ..."), LINE_WIDTH) for text in texts[:2]]
-        axis.text(0, -0.02, "\n".join(lines), fontsize=7.5, va="top", transform=axis.transAxes, parse_math=False)
+        wide = any(unicodedata.east_asian_width(character) in "WF" for text in texts[:2] for character in text)
+        width = LINE_WIDTH // (2 if wide else 1)
+        lines = [textwrap.fill(textwrap.shorten(text, 130, placeholder=" ..."), width) for text in texts[:2]]
+        text, place = "\n".join(lines), {"va": "top", "transform": axis.transAxes}
+        axis.text(0, -0.02, text, fontsize=7.5, fontfamily=font_families(text), parse_math=False, **place)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about characters that the font lacks, which become boxes
-        save_figure(figure, Path(output))
+    save_figure(figure, Path(output))

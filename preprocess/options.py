@@ -7,6 +7,7 @@ from typing import Literal
 
 from caption.config import EncoderConfig
 from caption.config.validation import require
+from caption.data.hdf5 import read_vocabulary
 from caption.errors import UserError
 from caption.files import locked
 from preprocess import journal
@@ -29,6 +30,10 @@ class Output:
     """Device of the encoder."""
     vocabulary: str = ""
     """Use the vocabulary of this data file instead of counting the words of the train split."""
+    words: Literal["auto", "ptb", "unicode", "characters"] = "auto"
+    """What a word of a caption is: ptb, as suits English; unicode: what stands between Unicode's word boundaries, for
+    other languages with spaces; characters: one character with all marks on it, for Chinese, Japanese, Thai and others
+    without. Auto: ptb, or that of --vocabulary."""
     overwrite: bool = False
     """Start over, and replace an existing file."""
     min_count: int = 5
@@ -52,6 +57,19 @@ def check_output(options: Output) -> None:
     require(options.workers >= 0, "--workers", options.workers, "at least 0")
     require(1 <= options.quality <= 100, "--quality", options.quality, "from 1 to 100")
     parse_shard(options.shard)
+
+
+def choose_words(options: Output) -> str:
+    """Return the kind of words, one of WORDS. Raises UserError if the file of --vocabulary has others."""
+    if not options.vocabulary:
+        return "ptb" if options.words == "auto" else options.words
+    theirs = read_vocabulary(options.vocabulary).word_kind
+    if options.words not in ("auto", theirs):
+        raise UserError(
+            f"--words is {options.words}, but the words of --vocabulary {options.vocabulary} are {theirs}; leave out "
+            "one of the two"
+        )
+    return theirs
 
 
 def check_free(options: Output) -> None:

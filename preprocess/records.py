@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption.data.hdf5 import SPLITS
-from caption.data.vocabulary import UNKNOWN, Vocabulary, tokenise
+from caption.data.vocabulary import UNKNOWN, Vocabulary
+from caption.data.words import WORDS
 from caption.errors import UserError
 
 # Reasons to leave out an image or a caption. The harmless ones never stop the work.
@@ -62,7 +63,9 @@ class Listing:
     """Images in the order in which they were added, with their captions as text and as word numbers. Words are numbered
     in the order of their first occurrence; `index_map` turns the numbers into a vocabulary's."""
 
-    def __init__(self, keep_uncaptioned: bool = False) -> None:
+    def __init__(self, word_kind: str = "ptb", keep_uncaptioned: bool = False) -> None:
+        """`word_kind` is one of WORDS; with `keep_uncaptioned`, images without captions are kept."""
+        self.word_kind, self.tokenise = word_kind, WORDS[word_kind].tokenise
         self.keep_uncaptioned = keep_uncaptioned
         self.splits = array("b")  # of each image, as its index in SPLITS
         self.ids = array("q")
@@ -94,7 +97,7 @@ class Listing:
                 problem = f"caption {number} is {type(caption).__name__}, not text: {caption!r:.60}"
                 self.drop(example, "captions that are not text", problem)
                 continue
-            words = tokenise(caption)
+            words = self.tokenise(caption)
             if words:
                 # All tools that read a caption expect a single line, and HDF5's strings end at a null character.
                 self.texts.append(" ".join(caption.replace("\0", " ").split()))
@@ -140,7 +143,9 @@ class Listing:
         captions, words = (np.frombuffer(offsets, np.int64) for offsets in (self.caption_offsets, self.word_offsets))
         in_train = np.repeat(np.repeat(train, np.diff(captions)), np.diff(words))
         counts = np.bincount(np.frombuffer(self.words, np.int32)[in_train], minlength=len(self.word_numbers))
-        return Vocabulary.from_counts(dict(zip(self.word_numbers, counts.tolist(), strict=True)), min_count)
+        return Vocabulary.from_counts(
+            dict(zip(self.word_numbers, counts.tolist(), strict=True)), min_count, self.word_kind
+        )
 
     def index_map(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
         """Return the vocabulary's index of every word number."""

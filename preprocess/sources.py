@@ -16,7 +16,7 @@ from caption.config import ImageConfig
 from caption.config.model import TIMM, Fit
 from caption.data.images import open_image
 from caption.errors import UserError
-from preprocess.options import Output, check_output
+from preprocess.options import Output, check_output, choose_words
 from preprocess.records import Example, Listing, Problem, StringPool
 from preprocess.writer import write
 
@@ -65,8 +65,8 @@ class ImageFiles(Output):
 
     def run(self) -> None:
         check_output(self)
+        listing = Listing(choose_words(self), self.keep_uncaptioned)
         unlisted = {resolve(path): path for name in self.folders() for path in find_images(name)}
-        listing = Listing(self.keep_uncaptioned)
         for example in self.examples():
             path = resolve(example.path)
             if os.path.isfile(path):  # the file system may accept a name in another spelling

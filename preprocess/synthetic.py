@@ -14,7 +14,7 @@ from caption.data.hdf5 import SPLITS
 from caption.errors import UserError
 from caption.files import atomic_write
 from caption.progress import ProgressBar
-from preprocess.options import Output, check_output
+from preprocess.options import Output, check_output, choose_words
 from preprocess.records import Example, Listing
 from preprocess.workers import parallel_map
 from preprocess.writer import write
@@ -89,7 +89,7 @@ class Synthetic(Output):
         `writer.write` raise.
         """
         self.check()
-        kind, size, listing = type(self).__name__.lower(), self.size, Listing()
+        kind, size, listing = type(self).__name__.lower(), self.size, Listing(choose_words(self))
         numbers = [(split, n) for split, count in zip(SPLITS, self.count, strict=True) for n in range(count)]
         images, annotations = [], []
         scenes = itertools.chain.from_iterable(parallel_map(self.scenes, _jobs(numbers), self.workers))

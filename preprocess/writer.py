@@ -15,7 +15,8 @@ from PIL.Image import Image
 from caption.config import ImageConfig
 from caption.data.hdf5 import SPLITS, read_vocabulary
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
-from caption.data.vocabulary import SPECIALS, Vocabulary, unspaced_notice
+from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.data.words import unspaced_notice
 from caption.errors import UserError
 from caption.files import locked
 from caption.progress import ProgressBar
@@ -76,7 +77,8 @@ def write(
                 raise UserError("there is no image; check the paths")
             hint = ", or give --keep-uncaptioned" if listing.dropped["images without captions"] else ""
             raise UserError(f"no image has a caption; check the paths{hint}")
-        if notice := unspaced_notice(map(listing.texts.__getitem__, range(min(1000, len(listing.texts))))):
+        sample = map(listing.texts.__getitem__, range(min(1000, len(listing.texts))))
+        if notice := unspaced_notice(sample, listing.word_kind):
             print(notice, flush=True)
         vocabulary = _choose_vocabulary(listing, options)
         shard, shards = parse_shard(options.shard)
@@ -95,6 +97,7 @@ def write(
             **details,
             "min_count": options.min_count,
             "max_length": options.max_length,
+            "words": listing.word_kind,
             "vocabulary_from": Path(options.vocabulary).name,
         }
         inputs = {

@@ -210,7 +210,7 @@ def test_each_of_two_models_is_drawn_by_the_part_of_the_image_that_it_saw(
     checkpoint.save(tmp_path / "crop.pt", other.to_checkpoint())
     Image.new("RGB", (80, 40)).save(tmp_path / "wide.png")
     found = []
-    monkeypatch.setattr(figures, "draw_attention", lambda image, words, maps, path: found.extend(maps))
+    monkeypatch.setattr(figures, "draw_attention", lambda image, words, maps, path, separator: found.extend(maps))
     arguments = [
         "--image",
         str(tmp_path / "wide.png"),
@@ -253,7 +253,9 @@ def test_of_a_long_strip_the_figure_shows_what_the_model_saw(
     strip.paste("red", (1992, 0, 2008, 16))  # the middle square
     strip.save(tmp_path / "strip.png")
     drawn = []
-    monkeypatch.setattr(figures, "draw_attention", lambda image, words, maps, path: drawn.append((image, maps)))
+    monkeypatch.setattr(
+        figures, "draw_attention", lambda image, words, maps, path, separator: drawn.append((image, maps))
+    )
     arguments = ["--image", str(tmp_path / "strip.png"), "--caption", "a red circle"]
     model = ["--checkpoint", str(tmp_path / "model.pt"), "--compare-with", str(tmp_path / "model.pt")]
     caption_image.main([*model, *arguments, "--output", str(tmp_path / "a.png")])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from caption.data.hdf5 import open_file, read_checked, read_texts
+from caption.data.hdf5 import manifest_of, open_file, read_checked, read_texts
 from caption.data.records import Records
 from caption.data.sampler import BucketSampler, sequential_batches
 from caption.data.vocabulary import END, PAD
@@ -42,6 +42,7 @@ class CaptionDataset(Dataset[Batch]):
         self.path, self.split = str(path), split
         self.records = Records(path, split)
         with open_file(path) as file:
+            self.word_kind: str = manifest_of(file)["words"]  # one of WORDS
             self.image_ids: list[int] = read_checked(file, f"{split}/image_ids").tolist()
             self.file_names = read_texts(file, f"{split}/file_names")
             self.caption_offsets: NDArray[np.int64] = read_checked(file, f"{split}/caption_offsets")

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caption.data.vocabulary import SPECIALS, Vocabulary, normalise
+from caption.data.vocabulary import SPECIALS, Vocabulary
+from caption.data.words import normalise
 from caption.errors import UserError
 
 

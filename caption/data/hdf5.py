@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from caption.config import ImageConfig
 from caption.config.model import Fit, Interpolation
 from caption.data.vocabulary import Vocabulary
+from caption.data.words import WORDS
 from caption.errors import UserError, reading
 
 FORMAT = "show-attend-and-tell data 4"
@@ -107,8 +108,9 @@ def manifest_of(file: h5py.File) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(text)
     known = manifest["store"] in RECORDS and manifest["fit"] in get_args(Fit)
     known = known and manifest.setdefault("interpolation", "bilinear") in get_args(Interpolation)
+    known = known and manifest.setdefault("words", "ptb") in WORDS
     if not known or not isinstance(manifest["size"], int) or manifest["size"] < 1:
-        values = ", ".join(f"{name} {manifest[name]!r}" for name in ("store", "fit", "interpolation", "size"))
+        values = ", ".join(f"{name} {manifest[name]!r}" for name in ("store", "fit", "interpolation", "words", "size"))
         raise UserError(f"{file.filename}: its manifest has {values}; make it again with python -m preprocess")
     for name in ("source", "splits", "digests"):
         manifest[name].keys()  # or it raises
@@ -155,7 +157,7 @@ def mismatch(file: h5py.File, name: str) -> UserError:
 def read_vocabulary(path: str | Path) -> Vocabulary:
     """Return the vocabulary of a data file."""
     with open_file(path) as file:
-        return Vocabulary(read_texts(file, "vocabulary"))
+        return Vocabulary(read_texts(file, "vocabulary"), manifest_of(file)["words"])
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

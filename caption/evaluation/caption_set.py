@@ -1,13 +1,13 @@
 """The captions of a split, with everything that metrics read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.data.vocabulary import tokenise
+from caption.data.words import tokenise
 from caption.encoders.grid import FeatureGrid
 from caption.evaluation.chair import ObjectMentions, count_mentions
 from caption.evaluation.coco import TokenisedCaptions, tokenise_captions
@@ -23,6 +23,8 @@ class CaptionSet:
 
     captions: Sequence[str]
     references: Sequence[Sequence[str]]
+    word_kind: str = field(default="ptb", kw_only=True)  # of both, one of WORDS
+    written: Sequence[Words] | None = field(default=None, kw_only=True)  # words of the captions, if they are known
     image_ids: Sequence[int] = ()
     attention: Sequence[NDArray[np.floating]] = ()  # [T, L] for each caption
     grid: FeatureGrid | None = None  # where the L locations lie
@@ -32,13 +34,16 @@ class CaptionSet:
     java: bool = False  # whether to compute the metrics that need Java
 
     @cached_property
-    def words(self) -> list[list[str]]:
-        return [caption.split() for caption in self.captions]
+    def words(self) -> Sequence[Words]:
+        """The words of each caption, as the model wrote them."""
+        if self.written is not None:
+            return self.written
+        return self.tokens.captions if self.word_kind == "characters" else [text.split() for text in self.captions]
 
     @cached_property
     def tokens(self) -> TokenisedCaptions:
-        """References and captions in the tokens of COCO's caption server."""
-        return tokenise_captions(self.references, self.captions)
+        """References and captions in the tokens of COCO's caption server, or of the vocabulary (`coco`)."""
+        return tokenise_captions(self.references, self.captions, self.word_kind)
 
     @cached_property
     def ngrams(self) -> list[NGrams]:
@@ -46,8 +51,11 @@ class CaptionSet:
 
     @cached_property
     def strings(self) -> list[list[str]]:
-        """The string in each image, as its reference spells it, or nothing if references are no strings."""
-        references = [[tokenise(text) for text in texts] for texts in self.references]
+        """The string in each image, as its reference spells it, or nothing if references are no strings. Where every
+        word is a character, nothing tells a string from a sentence."""
+        if self.word_kind == "characters":
+            return []
+        references = [[tokenise(text, self.word_kind) for text in texts] for texts in self.references]
         return [texts[0] for texts in references] if is_string_set(references) else []
 
     @cached_property

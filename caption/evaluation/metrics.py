@@ -13,6 +13,7 @@ from caption.evaluation.bootstrap import Score
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.chair import chair
 from caption.evaluation.cider import cider_d
+from caption.evaluation.coco import TokenisedCaptions
 from caption.evaluation.diversity import diversity
 from caption.evaluation.grounding import attention_entropy, grounding_scores
 from caption.evaluation.meteor_spice import Unavailable, meteor, spice
@@ -42,12 +43,20 @@ def _truth(c: CaptionSet) -> list[Score]:
     return scores
 
 
+def _english(c: CaptionSet) -> TokenisedCaptions:
+    """Return the tokens for METEOR and SPICE. Raises Unavailable where words are not made for English: the stems,
+    synonyms and weights of METEOR's program, and the parser of SPICE's, are English whatever the text."""
+    if c.word_kind != "ptb":
+        raise Unavailable(f"METEOR and SPICE are left out: they know English alone, and words are {c.word_kind}")
+    return c.tokens
+
+
 METRICS = (
     Metric("BLEU", lambda c: bleu(*c.tokens, c.ngrams), validation=True, sort_by="BLEU-4"),
     Metric("ROUGE-L", lambda c: [rouge_l(*c.tokens)], validation=True, sort_by="ROUGE-L"),
     Metric("CIDEr-D", lambda c: [cider_d(*c.tokens, c.ngrams)], validation=True, sort_by="CIDEr-D"),
-    Metric("METEOR", lambda c: [meteor(*c.tokens)], "java", sort_by="METEOR"),
-    Metric("SPICE", lambda c: [spice(*c.tokens)], "java", sort_by="SPICE"),
+    Metric("METEOR", lambda c: [meteor(*_english(c))], "java", sort_by="METEOR"),
+    Metric("SPICE", lambda c: [spice(*_english(c))], "java", sort_by="SPICE"),
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
     Metric("CHAIR", lambda c: chair(c.object_mentions), "object_mentions"),
     Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
@@ -58,7 +67,7 @@ METRICS = (
         "reference_grounding",
     ),
     Metric("truth", _truth, "verdicts"),
-    Metric("diversity", lambda c: diversity(c.words, c.training_captions)),
+    Metric("diversity", lambda c: diversity(c.words, c.training_captions, c.word_kind == "ptb")),
 )
 
 VALIDATION = tuple(metric.name for metric in METRICS if metric.validation)

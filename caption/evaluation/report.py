@@ -10,6 +10,7 @@ from typing import Any
 from caption.data.dataset import CaptionDataset
 from caption.data.images import encode_jpeg
 from caption.data.sampler import sequential_batches
+from caption.data.words import WORDS
 from caption.errors import UserError
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import SORTS
@@ -30,7 +31,7 @@ CONTROLS = """<div id="controls">
 <label>the <select id="order"><option>worst</option><option>best</option></select> first</label>
 <label>by <select id="sort"></select></label>
 <label>only <select id="note"><option value="">all</option></select></label>
-<label>with <input id="search" type="search" placeholder="words or a name"></label>
+<label>with <input id="search" type="search" dir="auto" placeholder="words or a name"></label>
 </div>"""
 
 
@@ -64,10 +65,11 @@ def write_report(
         write_text(folder / "data" / f"attention-{number:04d}.js", script)
     sorts = [name for name in SORTS if name in results.scores]
     rows = zip(captions.words, hypotheses, captions.references, results.images, captions.notes, strict=True)
+    separator = WORDS[captions.word_kind].separator
     entries = [
         {
             "name": image["file_name"],
-            **caption_entry(words, hypothesis),
+            **caption_entry(words, hypothesis, separator),
             "references": list(references),
             "scores": [None if (value := image["scores"][name]) is None else round(value, 2) for name in sorts],
             "notes": notes,  # by which the page can be filtered
@@ -148,7 +150,7 @@ def _examples(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str
                 "" if score is None else f'<i class="bar" style="width:{min(4.0, score / 75):.2f}rem"></i> {score:.0f}'
             )
             text = html.escape(record["examples"].get(name, ""))
-            rows.append(f'<tr><td class="number">{record["epoch"]}<td>{bar}<td>{text}')
+            rows.append(f'<tr><td class="number">{record["epoch"]}<td>{bar}<td dir="auto" lang="">{text}')
         image = f'<img loading="lazy" src="images/{numbers[name]:06d}.jpg" alt="{html.escape(name)}">'
         table = f"<table><thead><tr><th>epoch<th>CIDEr-D<th>caption<tbody>{''.join(rows)}</table>"
         examples.append(f"<div>{image}{table}</div>")

@@ -4,6 +4,7 @@
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import caption
 from caption.data.hdf5 import read_manifest
 from caption.evaluation.results import describe_search
 
-TOKENS = "PTB as in CoreNLP 3.4.1"  # caption.evaluation.ptb
+PTB = "PTB as in CoreNLP 3.4.1"  # caption.evaluation.ptb
 
 
 def signature(
@@ -27,13 +28,18 @@ def signature(
         [
             f"images {len(references)}",
             f"references {number}",
-            f"tokens {TOKENS}",
+            f"tokens {tokens(read_manifest(data)['words'])}",
             describe_search(search, precision),
             f"data {split} {split_digest(data, split)}",
             f"version {version()}",
             f"torch {torch.__version__}",
         ]
     )
+
+
+def tokens(word_kind: str) -> str:
+    """Return what the scores' tokens are; those of Unicode follow the version of it that the package regex knows."""
+    return PTB if word_kind == "ptb" else f"{word_kind} by UAX 29 in regex {metadata.version('regex')}"
 
 
 def split_digest(data: str | Path, split: str) -> str:

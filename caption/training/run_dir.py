@@ -72,7 +72,7 @@ class RunLog:
         captions: list[str],
     ) -> dict[str, float]:
         """Score the captions of the validation split, log the epoch and return the scores by name."""
-        results = score_captions(CaptionSet(captions, val.references()), VALIDATION).scores
+        results = score_captions(CaptionSet(captions, val.references(), word_kind=val.word_kind), VALIDATION).scores
         scores = {score.name: score.value for score in results}
         write_text(self.folder / "captions_val.json", coco_results(val.image_ids, captions))
         names, per_image = val.file_names[:EXAMPLES], {score.name: score.per_image for score in results}

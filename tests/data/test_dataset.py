@@ -20,7 +20,8 @@ from caption.data import dataset
 from caption.data.dataset import CaptionDataset, build_loader, collate, training_batches
 from caption.data.hdf5 import read_manifest, read_vocabulary
 from caption.data.sampler import sequential_batches
-from caption.data.vocabulary import END, PAD, tokenise
+from caption.data.vocabulary import END, PAD
+from caption.data.words import tokenise
 from caption.errors import UserError
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
-from caption.data.vocabulary import UNKNOWN, tokenise
+from caption.data.vocabulary import UNKNOWN
+from caption.data.words import tokenise
 from caption.errors import UserError
 from preprocess.__main__ import main as preprocess
 from preprocess.records import Example, Listing
