@@ -22,6 +22,7 @@ from caption.files import HUB, TOKEN_BYTES, naming, remove_folder
 
 FORMAT = "show-attend-and-tell export 1"
 FILES = ("config.json", "model.safetensors", "vocabulary.json", "README.md")
+FILE_FIELDS = ("weights", "pretrained_embeddings")  # of the encoder and the decoder
 DESCRIBED = ("epoch", "scores")  # of a checkpoint, beside what the model needs
 
 
@@ -44,7 +45,12 @@ def save(folder: Path, content: dict[str, Any], half: bool, card: str) -> None:
     }
     serialised = serialise(weights)
     words = content.get("words", "ptb")
-    config = {"format": FORMAT, "configs": content["configs"], "words": words, "sha256": _digest(serialised)}
+    # Of the files that training began with, others need to know the names, and not where they lay.
+    configs = {
+        section: {name: Path(value).name if name in FILE_FIELDS else value for name, value in fields.items()}
+        for section, fields in content["configs"].items()
+    }
+    config = {"format": FORMAT, "configs": configs, "words": words, "sha256": _digest(serialised)}
     config |= {name: content[name] for name in DESCRIBED if name in content}
     texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
     part = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")

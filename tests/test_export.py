@@ -55,6 +55,14 @@ def test_half_precision_is_half_as_large_and_loads_as_float32(run: Path, tmp_pat
     assert not (tmp_path / "large").exists() and not [*tmp_path.glob("*.part")]
 
 
+def test_an_export_does_not_say_where_files_lay(tmp_path: Path, captioner: Captioner) -> None:
+    content = captioner.to_checkpoint()
+    content["configs"]["encoder"] |= {"weights": "/home/someone/weights.pth"}
+    exported.save(tmp_path / "model", content, half=False, card="")
+    assert checkpoint.load(tmp_path / "model")["configs"]["encoder"]["weights"] == "weights.pth"
+    assert "someone" not in (tmp_path / "model" / "config.json").read_text()
+
+
 def test_an_export_is_taken_wherever_a_checkpoint_is(
     run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
