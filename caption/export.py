@@ -12,6 +12,7 @@ from caption.captioner import Captioner
 from caption.config.cli import parse, run
 from caption.config.inference import ExportConfig
 from caption.errors import UserError, reading
+from caption.evaluation.results import describe_search
 from caption.files import run_folder
 
 HIDDEN = ("without BP", "references", "of the centre", "chance of both", "words that name")  # in names of scores
@@ -62,11 +63,10 @@ def model_card(name: str, captioner: Captioner, folder: Path, notes: str = "") -
 
 def _score_lines(content: dict[str, Any]) -> list[str]:
     """Return the table of what evaluate.py wrote."""
-    search = content["search"]
     lines = [
         f"## Scores, split `{content['split']}` of `{Path(content['data']).name}`",
         "",
-        f"{content['image_count']:,} images, beam {search['beam_size']}, {content['precision']}.",
+        f"{content['image_count']:,} images, {describe_search(content['search'], content['precision'])}.",
         "",
         "| | score | 95 % interval |",
         "|---|---|---|",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # What stands in `caption/`, in the order of imports: each may import what stands before it.
 ORDER = (
     "errors", "files", "interrupt", "progress", "device", "exported", "checkpoint", "distributed", "config", "data",
-    "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "export", "evaluation",
+    "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "evaluation", "export",
     "training",
 )  # fmt: skip
 
