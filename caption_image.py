@@ -1,4 +1,4 @@
-"""Caption images: `python caption_image.py --checkpoint RUN/best.pt --image photo.jpg --output photo.png`."""
+"""Caption images: `python caption_image.py --image photo.jpg --output photo.png`."""
 
 if __name__ == "__main__":
     import caption.interrupt  # noqa: F401  before the imports that take seconds

@@ -16,6 +16,7 @@ from caption.errors import UserError
 
 LOCK = ".lock"  # in a folder, or after a file's name
 MARK = "written by show-attend-and-tell"  # in every figure and page, which may therefore be replaced
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that come with the code, not with the package
 HUB = "hf://"  # begins the name of a model on the Hugging Face Hub
 TOKEN_BYTES = 4  # of the temporary names
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # Windows has no EDQUOT

@@ -9,7 +9,7 @@ import tyro
 from caption.config.search import SearchConfig
 from caption.config.validation import check
 from caption.errors import UserError
-from caption.files import HUB, run_folder
+from caption.files import HUB, PRETRAINED, run_folder
 
 Split = Literal["train", "val", "test"]
 
@@ -88,10 +88,11 @@ class ComparisonConfig:
 class CaptioningConfig:
     """Caption images and show the attention for each word."""
 
-    checkpoint: str
-    """A run's best.pt, the folder of an exported model, or hf://owner/name."""
     image: tuple[str, ...]
     """Images, or folders of images."""
+    checkpoint: str = str(PRETRAINED / "flickr8k")
+    """A run's best.pt, the folder of an exported model, or hf://owner/name; left out: the model of photographs that
+    comes with the code."""
     output: str = ""
     """A figure (.png, .pdf, .svg, .jpg; .gif shows one word after the other), a page for a browser with all the
     images (.html), or a folder for one figure per image; empty: none of these."""
