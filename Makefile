@@ -1,4 +1,5 @@
-# make demo: preprocess, train, evaluate and caption, on generated images.  make test: lint, types, tests.
+# make demo: caption a drawing and a photograph, then preprocess, train, evaluate and caption, on generated images.
+# make test: lint, types, tests.
 # Both install what they need into .venv first.
 
 PYTHON ?= python3
@@ -15,6 +16,11 @@ install: .venv/installed
 	touch $@
 
 demo: install
+	@echo "first, with the models that come with the code: a drawing, and a photograph (15 seconds)"
+	$(BIN)/python caption_image.py --checkpoint pretrained/shapes --image examples/photos/shapes.png \
+		--output runs/first/drawing.png
+	$(BIN)/python caption_image.py --image examples/photos/camera.jpg --beam-size 5 --output runs/first/photo.png
+	@echo "runs/first/ has the figures. Now train a model yourself, on drawings:"
 	@echo "1 of 4: draw 9,000 images of coloured shapes, with captions and masks (about 10 seconds)"
 	$(BIN)/python -c "import pathlib; from caption import files; from caption.config.cli import run; \
 		run(lambda _: files.remove_folder(pathlib.Path('runs/demo')))"
