@@ -133,6 +133,23 @@ def test_data_is_made_as_the_encoder_was_trained_unless_told_otherwise(tmp_path:
     assert not torch.equal(*files)
 
 
+def test_stored_features_are_those_of_the_encoder(tmp_path: Path) -> None:
+    torch.save(timm.create_model("vit_xsmall_patch16_clip_224").state_dict(), tmp_path / "weights.pth")
+    config = EncoderConfig(name="timm/vit_xsmall_patch16_clip_224", weights=str(tmp_path / "weights.pth"))
+    for name, angle in (("1", 0), ("2", 90)):
+        Image.linear_gradient("L").rotate(angle).save(tmp_path / f"{name}.png")
+    (tmp_path / "captions.csv").write_text("image,caption,split\n1.png,a b,train\n2.png,a b,train\n")
+    options: dict[str, Any] = {"images": str(tmp_path), "captions": str(tmp_path / "captions.csv"), "workers": 0}
+    found = []
+    for store in ("features", "pixels"):
+        path = str(tmp_path / f"{store}.h5")
+        Folder(**options, output=path, store=store, encoder=config, size=64, min_count=1, device="cpu").run()
+        found.append(CaptionDataset(path, "train").read_images([0, 1]))
+    with torch.inference_mode():
+        regions = build_encoder(config, 64).eval()(found[1])
+    torch.testing.assert_close(found[0].float(), regions, rtol=1e-3, atol=1e-3)
+
+
 def test_images_suit_the_encoder() -> None:
     lite2, dino = (EncoderConfig(name=f"timm/{name}") for name in ("tf_efficientnet_lite2", "vit_small_patch14_dinov2"))
     assert usual_images(lite2, "crop") == ImageConfig(260, "crop", "bicubic")
