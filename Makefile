@@ -16,7 +16,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	@echo "first, with the models that come with the code: a drawing, and a photograph (15 seconds)"
+	@echo "first, with the models that come with the code: a drawing, and a photograph (10 to 15 seconds)"
 	$(BIN)/python caption_image.py --checkpoint pretrained/shapes --image examples/photos/shapes.png \
 		--output runs/first/drawing.png
 	$(BIN)/python caption_image.py --image examples/photos/camera.jpg --beam-size 5 --output runs/first/photo.png
@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/python -c "import pathlib; from caption import files; from caption.config.cli import run; \
 		run(lambda _: files.remove_folder(pathlib.Path('runs/demo')))"
 	$(BIN)/python -m preprocess shapes --output data/shapes.h5 --save-images data/shapes-test --overwrite
-	@echo "2 of 4: train an encoder and a decoder from nothing: short captions first, then all (two to three minutes)"
+	@echo "2 of 4: train an encoder and a decoder from nothing: short captions first, then all (one and a half to three minutes)"
 	$(BIN)/python train.py shapes-soft --data data/shapes.h5 --output runs/demo
 	@echo "3 of 4: caption 500 new images: are the captions true, does attention look at the right place (15 seconds)"
 	$(BIN)/python evaluate.py --checkpoint runs/demo/best.pt --data data/shapes.h5 --split test --beam-size 3 \

@@ -30,7 +30,7 @@ def _add(name: str, description: str, base: str = "", **changes: dict[str, Any])
 
 _add(
     "shapes-soft",
-    "Coloured shapes, small CNN from scratch, soft attention: 2.5 minutes on two cores, 99 % of captions true.",
+    "Coloured shapes, small CNN from scratch, soft attention: two minutes on two cores, 99 % of captions true.",
     encoder={"name": "small_cnn", "finetune_from": "all"},
     decoder={"embedding_dim": 128, "hidden_dim": 128, "attention_dim": 64, "state_dropout": 0.2, "dropout": 0.1},
     training={
