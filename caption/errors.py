@@ -9,6 +9,11 @@ class UserError(ValueError):
     """A mistake that the user can correct. The message gives the value, the rule and the remedy."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, at most 150 characters of it, to quote in a UserError."""
+    return " ".join(str(error).split())[:150]
+
+
 @contextlib.contextmanager
 def reading(path: str | Path, remedy: str) -> Iterator[None]:
     """Raise a UserError that names the file, whatever goes wrong while its content is parsed or taken apart.

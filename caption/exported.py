@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from caption.errors import UserError, reading
+from caption.errors import UserError, one_line, reading
 from caption.files import HUB, TOKEN_BYTES, naming, remove_folder
 
 FORMAT = "show-attend-and-tell export 1"
 FILES = ("config.json", "model.safetensors", "vocabulary.json", "README.md")
 FILE_FIELDS = ("weights", "pretrained_embeddings")  # of the encoder and the decoder
-DESCRIBED = ("epoch", "scores")  # of a checkpoint, beside what the model needs
+KEPT = ("words", "epoch", "scores")  # of a checkpoint as they are, where it has them
 
 
 def is_export(path: str | Path) -> bool:
@@ -44,14 +44,13 @@ def save(folder: Path, content: dict[str, Any], half: bool, card: str) -> None:
         for name, value in content["model"].items()
     }
     serialised = serialise(weights)
-    words = content.get("words", "ptb")
     # Of the files that training began with, others need to know the names, and not where they lay.
     configs = {
         section: {name: Path(value).name if name in FILE_FIELDS else value for name, value in fields.items()}
         for section, fields in content["configs"].items()
     }
-    config = {"format": FORMAT, "configs": configs, "words": words, "sha256": _digest(serialised)}
-    config |= {name: content[name] for name in DESCRIBED if name in content}
+    config = {"format": FORMAT, "configs": configs, "sha256": _digest(serialised)}
+    config |= {name: content[name] for name in KEPT if name in content}
     texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
     part = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
     try:
@@ -101,9 +100,8 @@ def load(folder: Path) -> dict[str, Any]:
             raise ValueError("the weights are not those that config.json names")
         vocabulary = json.loads((folder / FILES[2]).read_text(encoding="utf-8"))
         weights = {name: _widened(value) for name, value in parse(content).items()}
-        described = {name: config[name] for name in DESCRIBED if name in config}
-        words = config.get("words", "ptb")
-        return {"configs": config["configs"], "vocabulary": vocabulary, "words": words, "model": weights, **described}
+        kept = {name: config[name] for name in KEPT if name in config}
+        return {"configs": config["configs"], "vocabulary": vocabulary, "model": weights, **kept}
 
 
 def _widened(value: torch.Tensor) -> torch.Tensor:
@@ -125,8 +123,7 @@ def fetch(name: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*FILES]))
     except Exception as error:  # of the network, of HTTP, of the hub and of its files: it has no common ancestor
-        reason = " ".join(str(error).split())[:150]
         raise UserError(
-            f"{name}: cannot be downloaded ({type(error).__name__}: {reason}); download the repository elsewhere, and "
-            "give its folder"
+            f"{name}: cannot be downloaded ({type(error).__name__}: {one_line(error)}); download the repository "
+            "elsewhere, and give its folder"
         ) from None

@@ -238,3 +238,8 @@ def copy_file(source: Path, target: Path, drop_last_word: bool = False, words: l
         manifest = manifest_of(file)
         write_manifest(file, {**manifest, "digests": compute_digests(file)})
     return target
+
+
+def random_images(count: int, size: int) -> torch.Tensor:
+    """Return the same random images uint8 [B, 3, S, S] each time."""
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

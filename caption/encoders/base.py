@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from caption.config import EncoderConfig
 from caption.encoders.grid import FeatureGrid
-from caption.errors import UserError
+from caption.errors import UserError, one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -86,10 +86,9 @@ class Encoder(nn.Module):
             if side**2 != regions.shape[1] or side == 0:
                 raise ValueError(f"{regions.shape[1]} regions are no square grid")
         except (RuntimeError, AssertionError, IndexError, ValueError) as error:
-            reason = " ".join(str(error).split())[:150]
             raise UserError(
-                f"encoder {self.name} cannot make regions of images of {image_size} pixels ({reason}); make the data "
-                "with another --size (vit_b_16 needs 224), or choose another encoder.layer"
+                f"encoder {self.name} cannot make regions of images of {image_size} pixels ({one_line(error)}); make "
+                "the data with another --size (vit_b_16 needs 224), or choose another encoder.layer"
             ) from None
         self.train()
         return strides.feature_grid(side, image_size), int(regions.shape[2])

@@ -18,7 +18,7 @@ from caption.config import EncoderConfig, ImageConfig
 from caption.config.model import TIMM, Fit, Interpolation
 from caption.encoders.base import Backbone
 from caption.encoders.weights import load_file
-from caption.errors import UserError
+from caption.errors import UserError, one_line
 
 
 def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbone:
@@ -83,10 +83,9 @@ def _create(timm: ModuleType, config: EncoderConfig, pretrained: bool) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained)
     except Exception as error:  # of the network, of HTTP, of the Hub, of a tag: it has no common ancestor
-        reason = " ".join(str(error).split())[:150]
         raise UserError(
-            f"encoder.weights {config.weights} of {config.name} cannot be had ({type(error).__name__}: {reason}); "
-            "fetch the file elsewhere, and give its path as encoder.weights"
+            f"encoder.weights {config.weights} of {config.name} cannot be had ({type(error).__name__}: "
+            f"{one_line(error)}); fetch the file elsewhere, and give its path as encoder.weights"
         ) from None
 
 
@@ -111,9 +110,9 @@ def _set_image_size(network: Any, name: str, image_size: int) -> None:
             warnings.simplefilter("ignore")  # PyTorch's, of how timm interpolates
             network.set_input_size(img_size=(image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
         raise UserError(
-            f"encoder {name} cannot read images of {image_size} pixels ({reason}); make the data with another --size"
+            f"encoder {name} cannot read images of {image_size} pixels ({one_line(error)}); make the data with "
+            "another --size"
         ) from None
 
 

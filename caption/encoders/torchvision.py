@@ -14,7 +14,7 @@ from caption.config import EncoderConfig
 from caption.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from caption.encoders.same_padding import use_same_padding
 from caption.encoders.weights import load_file
-from caption.errors import UserError
+from caption.errors import UserError, one_line
 
 NAMES = models.list_models(module=models)
 
@@ -72,10 +72,9 @@ def download_weights(url: str) -> None:
             url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # URLError is an OSError
-        reason = " ".join(str(error).split())[:150]
         raise UserError(
-            f"weights cannot be downloaded from {url} ({reason}); fetch that file elsewhere and place it at {target}, "
-            "or give its path as encoder.weights"
+            f"weights cannot be downloaded from {url} ({one_line(error)}); fetch that file elsewhere and place it at "
+            f"{target}, or give its path as encoder.weights"
         ) from None
 
 

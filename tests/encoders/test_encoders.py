@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from conftest import random_images
 
 from caption.config import EncoderConfig
 from caption.encoders import torchvision as module
@@ -19,10 +20,6 @@ from caption.encoders.registry import build_encoder
 from caption.encoders.same_padding import SameConv2d
 from caption.encoders.torchvision import download_weights
 from caption.errors import UserError
-
-
-def random_images(count: int, size: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import random_images
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,10 +21,6 @@ from preprocess.folder import Folder
 
 timm = pytest.importorskip("timm")
 WEIGHTS = Path(__file__).parents[3] / "shared/weights/tf_efficientnet_lite2.pth"
-
-
-def random_images(count: int, size: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
