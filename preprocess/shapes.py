@@ -135,9 +135,9 @@ def sample_caption(rng: random.Random, objects: Sequence[SceneObject], reorder: 
     opening = _choose(rng, scenes.OPENINGS)
     if not others:
         return opening + _noun_phrase(rng, first)
-    if len(others) == 1 and rng.random() < 0.2 * reorder:  # the same relation, from the other object's side
+    if len(others) == 1 and rng.random() < 0.2 and reorder:  # the same relation, from the other object's side
         first, others = others[0], [first]
-    if len(others) == 2 and rng.random() < 0.2 * reorder:
+    if len(others) == 2 and rng.random() < 0.2 and reorder:
         others.reverse()
     relations = " and ".join(f"{_relation_phrase(rng, first, other)} {_noun_phrase(rng, other)}" for other in others)
     return f"{opening}{_noun_phrase(rng, first)} {relations}"

@@ -104,14 +104,8 @@ _add(
 _add(
     "coco-dinov2",
     "COCO, frozen DINOv2 of timm (ViT-B/14 with registers; 16x16 regions at --size 224), soft attention; not yet run.",
-    base="coco-soft",
-    encoder={
-        "name": "timm/vit_base_patch14_reg4_dinov2",
-        "weights": "DEFAULT",
-        "layer": "",
-        "finetune_from": "",
-    },
-    training={"finetune_epoch": 1},
+    encoder={"name": "timm/vit_base_patch14_reg4_dinov2", "weights": "DEFAULT"},
+    training={"epochs": 20, "batch_size": 32, "workers": 8},
 )
 
 
