@@ -48,7 +48,7 @@ class Caption:
     hypothesis: Hypothesis = field(compare=False)
     """The search result from which the fields above are taken."""
     separator: str = " "
-    """What stands between two words of the text; nothing if words are characters."""
+    """Separator that joins the words to a text: a space, or nothing if words are characters."""
 
     @property
     def text(self) -> str:

@@ -31,8 +31,8 @@ class Output:
     vocabulary: str = ""
     """Use the vocabulary of this data file instead of counting the words of the train split."""
     words: Literal["auto", "ptb", "unicode", "characters"] = "auto"
-    """What a word of a caption is: ptb, as suits English; unicode: what stands between Unicode's word boundaries, for
-    other languages with spaces; characters: one character with all marks on it, for Chinese, Japanese, Thai and others
+    """Tokeniser of the captions. ptb: for English; unicode: splits at Unicode's word boundaries, for other languages
+    with spaces; characters: takes each character, with its marks, as a word, for Chinese, Japanese, Thai and others
     without. Auto: ptb, or that of --vocabulary."""
     overwrite: bool = False
     """Start over, and replace an existing file."""

@@ -179,7 +179,7 @@ def test_shards_keep_their_kind_of_words(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_is_one_token_of_every_kind() -> None:
-    """As it is to COCO's server, so that a caption with one is not longer by seven characters."""
+    """It is one token, as it is to COCO's server, and not the seven letters of its name."""
     for kind, text, tokens in (
         ("ptb", "a <unknown> dog", ["a", "<unknown>", "dog"]),
         ("unicode", "ein <unknown> hund", ["ein", "<unknown>", "hund"]),

@@ -1,4 +1,4 @@
-"""What a word is: the tokenisers that a vocabulary may have, and how words become a text again."""
+"""Split captions into words, by one of several tokenisers that a vocabulary may have, and know how to join them."""
 
 import re
 import unicodedata
@@ -102,7 +102,7 @@ def _patterns() -> dict[str, Any]:
 
 
 class Words(NamedTuple):
-    """How captions become words, and words a text."""
+    """A tokeniser, and the separator that joins its words to a text."""
 
     tokenise: Callable[[str], list[str]]
     separator: str  # between two words of a text

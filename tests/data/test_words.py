@@ -1,4 +1,4 @@
-"""What a word is, in every language and kind."""
+"""Captions of many languages are split into words and joined again, by each tokeniser."""
 
 import json
 import subprocess
@@ -156,7 +156,7 @@ def test_words_survive_being_joined_and_typed_in_another_form(language: str, kin
 
 @pytest.mark.parametrize("language", SEGMENTED)
 def test_text_segmented_beforehand_keeps_its_words(language: str) -> None:
-    """As these scripts' own words between Unicode's boundaries would be found by a dictionary alone."""
+    """Only a dictionary could find the word boundaries inside these scripts, so there are none between two letters."""
     assert tokenise(SEGMENTED[language], "unicode") == tokenise(SEGMENTED[language])
 
 

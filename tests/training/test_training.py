@@ -117,7 +117,7 @@ def test_half_the_training_images_are_flipped(shapes: Path, tmp_path: Path, monk
 
 
 def test_a_random_crop_is_a_square_of_the_image_at_most_so_much_smaller() -> None:
-    """Of an image whose values are its coordinates: evenly spaced, as wide as high, and within the image."""
+    """The test image's values are its coordinates, so that a crop tells its own place, width and height."""
     torch.manual_seed(0)
     size = 200
     ramp = torch.arange(size, dtype=torch.uint8).expand(size, size)
