@@ -121,11 +121,12 @@ class Captioner(nn.Module):
         photos = [each if isinstance(each, Photo) else load_photo(each, self.image) for each in images]
         squares = torch.from_numpy(np.stack([photo.square for photo in photos]))
         memory = self.encode(squares.to(next(self.parameters()).device))
+        heads = bool(self.head_names)  # those of a glimpse are filters, which nobody looks at one by one
         if text:
             words = self.vocabulary.encode(self.vocabulary.tokenise(text) if isinstance(text, str) else text)
-            found = [[each] for each in force_decode(self.decoder, memory, words, config.hard_attention, heads=True)]
+            found = [[each] for each in force_decode(self.decoder, memory, words, config.hard_attention, heads)]
         else:
-            found = search(self.decoder, memory, config, heads=True)
+            found = search(self.decoder, memory, config, heads)
         decoded = [[(self.vocabulary.decode(each.words), each) for each in hypotheses] for hypotheses in found]
         captions = [
             make_caption(hypotheses, self.encoder.feature_grid, self.head_names, photo, self.vocabulary.separator)

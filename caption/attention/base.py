@@ -1,14 +1,15 @@
-"""Types that pass between an attention and a decoder."""
+"""What passes between an attention and a decoder, and what every attention is."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Memory(NamedTuple):
     """A batch of images as an attention reads them: computed once for each image, for all its captions and beams.
 
-    The last two fields say how hard attention and the retina select; soft attention does not read them.
+    `sample_rows` and `argmax` say how hard attention and the retina select; soft attention does not read them.
     """
 
     keys: Tensor  # [B, L, A]; an attention with several heads has a layout of its own, images first
@@ -16,14 +17,24 @@ class Memory(NamedTuple):
     mean: Tensor  # [B, D], of the annotation vectors
     sample_rows: Tensor | None = None  # bool [B, Q]: rows that attend to one location; None: all take the expectation
     argmax: bool = False  # that location is the most probable one, not a sample
+    forced: Tensor | None = None  # [B, Q or 1, T, M, L]: weights to read with at each step, whatever the query
 
     def first(self, images: int, rows: int) -> "Memory":
         """Return the memory of the first `images` images and of their first `rows` rows, without a copy."""
         sample_rows = None if self.sample_rows is None else self.sample_rows[:images, :rows]
+        forced = None if self.forced is None else self.forced[:images, :rows]
         if images == len(self.keys):
-            return self._replace(sample_rows=sample_rows)
+            return self._replace(sample_rows=sample_rows, forced=forced)
         keys, values, mean = self.keys[:images], self.values[:images], self.mean[:images]
-        return self._replace(keys=keys, values=values, mean=mean, sample_rows=sample_rows)
+        return self._replace(keys=keys, values=values, mean=mean, sample_rows=sample_rows, forced=forced)
+
+    def forced_weights(self, rows: int, first: int, steps: int = 1) -> Tensor | None:
+        """Return `forced` for `rows` rows in so many steps from the first on [B, Q, steps, M, L]; its last step stands
+        for all beyond. None if the attention is free."""
+        if self.forced is None:
+            return None
+        step = torch.arange(first, first + steps, device=self.forced.device).clamp(max=self.forced.shape[2] - 1)
+        return self.forced[:, :, step].expand(-1, rows, -1, -1, -1)
 
 
 class Sample(NamedTuple):
@@ -41,18 +52,33 @@ class AttentionOutput(NamedTuple):
     weights: Tensor  # [B, Q, L], alpha_t: not negative, summing to one
     sample: Sample | None = None  # of hard attention, unless all rows took the expectation
     gate: Tensor | None = None  # [B, Q], beta_t, by which the decoder multiplied the context
-    heads: Tensor | None = None  # [B, Q, M, L], the weights of each of several heads; `weights` are their mean
+    heads: Tensor | None = None  # [B, Q, M, L], the weights of each of several heads, or of the filters of a glimpse;
+    # `weights` are their mean
 
 
-class Attention(Protocol):
-    """The protocol by which a recurrent decoder attends."""
+class Attention(nn.Module):
+    """The attention of a recurrent decoder. Subclasses implement `prepare`, `attend` and `read`."""
 
     context_width: int  # C
-    stochastic: bool  # whether training samples locations
-    heads: int  # M
+    stochastic = False  # whether training samples locations
+    heads = 1  # M
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+        raise NotImplementedError
 
-    def __call__(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
+        """Return what `forward` returns, by weights of the attention's own."""
+        raise NotImplementedError
+
+    def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, C] for given weights [B, Q, M, L] of the heads, or of the filters of a glimpse."""
+        raise NotImplementedError
+
+    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
         """Return contexts [B, Q, C] and weights [B, Q, L] for queries [B, Q, H] at step t, counted from 0."""
+        forced = memory.forced_weights(query.shape[1], step)
+        if forced is None:
+            return self.attend(query, memory, step)
+        weights = forced.squeeze(2)  # [B, Q, M, L]
+        return AttentionOutput(self.read(query, weights, memory), weights.mean(2), heads=weights)

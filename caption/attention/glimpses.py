@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from caption.attention.base import AttentionOutput, Memory, Sample
+from caption.attention.base import Attention, AttentionOutput, Memory, Sample
 from caption.attention.windows import Grid
 from caption.device import upcast_float32
 
@@ -24,10 +24,8 @@ SIGMA = 0.15  # of the retina's samples; the image reaches from -1 to 1
 SQUARES = 3  # g: width of a patch of the retina in squares; those of the smallest are as wide as a region
 
 
-class _Glimpse(nn.Module):
+class _Glimpse(Attention):
     """K filters over the grid of regions, read and projected together."""
-
-    heads = 1
 
     def __init__(self, region_width: int, width: int, grid: Grid, filters: int, extra: int = 0) -> None:
         """`extra` numbers are projected along with what the filters read."""
@@ -39,18 +37,21 @@ class _Glimpse(nn.Module):
         """Return what every later step reads: the regions [B, L, D], row by row; nothing is projected to keys."""
         return Memory(regions, regions, regions.mean(1))
 
-    def read(self, rows: Tensor, columns: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Return what filters read, shape [B, Q, K D], and their mean [B, Q, L]; nothing is repeated along Q.
+    def filters(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return K filters over the grid [B, Q, K, L].
 
-        A filter is the product of one over the rows [B, Q, ..., N, rows] and one over the columns of the grid
+        Each is the product of one over the rows [B, Q, ..., N, rows] and one over the columns of the grid
         [B, Q, ..., N, columns]: K = N N, for each value of "..." if there are any.
         """
         # Every pair of them over the whole grid: for the few filters of a captioner it holds less for the backward pass
         # than one product after the other, which has Q N columns D numbers in between.
         filters = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, Q, ..., N, N, rows, columns]
-        filters = filters.flatten(-2).flatten(2, -2)  # [B, Q, K, L]
+        return filters.flatten(-2).flatten(2, -2)
+
+    def filtered(self, filters: Tensor, memory: Memory) -> Tensor:
+        """Return what filters [B, Q, K, L] read, shape [B, Q, K D]; nothing is repeated along Q."""
         read = filters.to(memory.values.dtype).flatten(1, 2) @ memory.values  # [B, Q K, D]
-        return read.view(*filters.shape[:2], -1), filters.mean(2)
+        return read.view(*filters.shape[:2], -1)
 
 
 class DrawGlimpse(_Glimpse):
@@ -58,8 +59,6 @@ class DrawGlimpse(_Glimpse):
 
     A row of F_X is a Gaussian over the grid's columns, normalised to one, a row of F_Y one over its rows.
     """
-
-    stochastic = False
 
     def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
         """`size` is N. At first the filters cover the image, whatever the state."""
@@ -71,19 +70,27 @@ class DrawGlimpse(_Glimpse):
             sigma = max(self.stride, 1.0) / 2
             self.numbers.bias.copy_(torch.tensor([0.0, 0.0, 2 * math.log(sigma), 0.0, 0.0]))
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """Return contexts [B, Q, A] and weights [B, Q, L] for queries [B, Q, H].
-
-        Each of the five parameters is kept within BOUND, so that all values and gradients are finite; in the paper they
-        have no bound.
-        """
-        numbers = upcast_float32(self.numbers(query)).clamp(-BOUND, BOUND)
-        x, y, log_variance, log_stride, log_strength = numbers.unsqueeze(-1).unbind(-2)  # eq. 21, each [B, Q, 1]
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
+        """Return contexts [B, Q, A], weights [B, Q, L] and the filters [B, Q, N N, L] for queries [B, Q, H]."""
+        x, y, log_variance, log_stride, log_strength = self.predict(query)
         stride, variance = self.stride * log_stride.exp(), log_variance.exp()  # eq. 24
         rows = self.filterbank(y, stride, variance, self.grid[0])  # F_Y, [B, Q, N, rows]
         columns = self.filterbank(x, stride, variance, self.grid[1])  # F_X, [B, Q, N, columns]
-        read, weights = self.read(rows, columns, memory)  # [B, Q, N N D]
-        return AttentionOutput(self.output(log_strength.exp() * read), weights)  # eq. 27
+        filters = self.filters(rows, columns)  # [B, Q, N N, L]
+        context = self.output(log_strength.exp() * self.filtered(filters, memory))  # eq. 27
+        return AttentionOutput(context, filters.mean(2), heads=filters)
+
+    def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, A] for given filters [B, Q, N N, L], with the strength that the query predicts."""
+        *_, log_strength = self.predict(query)
+        return self.output(log_strength.exp() * self.filtered(weights, memory))
+
+    def predict(self, query: Tensor) -> tuple[Tensor, ...]:
+        """Return g~_x, g~_y, log sigma^2, log delta~ and log gamma, eq. 21, each [B, Q, 1], for queries [B, Q, H].
+
+        Each is kept within BOUND, so that all values and gradients are finite; in the paper they have no bound.
+        """
+        return upcast_float32(self.numbers(query)).clamp(-BOUND, BOUND).unsqueeze(-1).unbind(-2)
 
     def filterbank(self, position: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
         """Return F [B, Q, N, cells], eq. 25-26, over `cells` rows or columns of the grid; g~, delta and sigma^2 are
@@ -122,33 +129,49 @@ class Retina(_Glimpse):
         self.centre = nn.Linear(query_width, 2)
         nn.init.zeros_(self.centre.bias)
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
-        """Return contexts [B, Q, A], weights [B, Q, L] and, unless `sample_rows` is None, the samples [B, Q].
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
+        """Return contexts [B, Q, A], weights [B, Q, L], filters [B, Q, K, L] and, unless `sample_rows` is None, the
+        samples [B, Q].
 
         No gradient passes from what is read at a sampled place to the centre: that is REINFORCE's part.
         """
         centre = torch.tanh(upcast_float32(self.centre(query)))  # [B, Q, 2]
         if memory.sample_rows is None:
-            return AttentionOutput(*self.read_at(centre, memory))
+            return self.read_at(centre, memory)
         chosen = centre.detach() if memory.argmax else sample_place(centre.detach())
         place = torch.where(memory.sample_rows.unsqueeze(-1), chosen, centre).clamp(-1, 1)
-        context, weights = self.read_at(place, memory)
         log_probability = -((chosen - centre) ** 2).sum(-1) / (2 * SIGMA**2) - math.log(2 * math.pi * SIGMA**2)
         sample = Sample(
             self.region(place).masked_fill(~memory.sample_rows, -1),
             log_probability.masked_fill(~memory.sample_rows, 0),
             torch.full_like(log_probability, 1 + math.log(2 * math.pi * SIGMA**2)),  # of the Gaussian, in nats
         )
-        return AttentionOutput(context, weights, sample)
+        return self.read_at(place, memory)._replace(sample=sample)
 
-    def read_at(self, place: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Return contexts [B, Q, A] and weights [B, Q, L] of places l [B, Q, 2] inside the image."""
+    def read_at(self, place: Tensor, memory: Memory) -> AttentionOutput:
+        """Return contexts [B, Q, A], weights [B, Q, L] and filters [B, Q, K, L] of places l [B, Q, 2] in the image."""
         rows, columns = (
             overlap((place[..., i, None, None] + 1) / 2 * cells + self.offsets, self.sides, cells)
             for i, cells in enumerate(self.grid)
         )  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
-        read, weights = self.read(rows, columns, memory)  # [B, Q, S g g D]
-        return self.output(torch.cat([read, place.to(read.dtype)], -1)), weights
+        filters = self.filters(rows, columns)  # [B, Q, S g g, L]
+        return AttentionOutput(self.context(filters, place, memory), filters.mean(2), heads=filters)
+
+    def context(self, filters: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, A] for filters [B, Q, K, L] around places l [B, Q, 2]."""
+        read = self.filtered(filters, memory)  # [B, Q, S g g D]
+        return self.output(torch.cat([read, place.to(read.dtype)], -1))
+
+    def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, A] for given filters [B, Q, K, L]; l is the centre of mass of the smallest patch's
+        middle square: where the filters are the retina's own, l itself, but within half a region of the edge."""
+        middle = weights[:, :, SQUARES**2 // 2].view(*weights.shape[:2], *self.grid)  # [B, Q, rows, columns]
+        lines = middle.sum(3), middle.sum(2)  # [B, Q, rows], [B, Q, columns]
+        place = [
+            line @ ((torch.arange(cells, device=line.device, dtype=line.dtype) + 0.5) * 2 / cells - 1)
+            for line, cells in zip(lines, self.grid, strict=True)
+        ]
+        return self.context(weights, torch.stack(place, -1), memory)
 
     def region(self, place: Tensor) -> Tensor:
         """Return the region [B, Q] in which l [B, Q, 2] lies."""

@@ -25,14 +25,14 @@ class HardAttention(SoftAttention):
         """Return alpha_t [B, Q, L], eq. 5: the expectation is that of the samples."""
         return self.add_bias(logits, log_bias).softmax(-1)
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, D], weights [B, Q, L] and, unless `sample_rows` is None, the samples [B, Q].
 
         No gradient passes through the choice itself. Probabilities stay logarithms, so that nothing is divided by
         alpha: where alpha is 0 or 1, all values and gradients are finite.
         """
         if memory.sample_rows is None:
-            return super().forward(query, memory, step)
+            return super().attend(query, memory, step)
         log_weights = self.add_bias(*self.logits(query, memory, step)).log_softmax(-1)  # [B, Q, L]
         weights = log_weights.exp()
         location = sample_location(log_weights.detach(), memory.argmax)  # [B, Q]

@@ -8,18 +8,16 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.base import AttentionOutput, Memory
+from caption.attention.base import Attention, AttentionOutput, Memory
 from caption.device import upcast_float32
 from caption.errors import UserError
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Attention):
     """The context is a projection of M expectations; `torch.nn.MultiheadAttention` with H = A is the same function.
 
     The memory holds keys and values as [B, M, L, A / M].
     """
-
-    stochastic = False
 
     def __init__(self, query_width: int, region_width: int, width: int, heads: int, temperature: float = 1.0) -> None:
         """Raises UserError when M does not divide A."""
@@ -41,23 +39,28 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.project(regions)
         return Memory(keys, values, regions.to(keys.dtype).mean(1))
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, H], the weights of the heads [B, Q, M, L] and their mean [B, Q, L]; queries are
         [B, Q, H]."""
-        context, heads = self.attend(query, memory.keys, memory.values)
-        return AttentionOutput(context, heads.mean(2), heads=heads)
+        weights = self.weights(query, memory.keys)
+        return AttentionOutput(self.read(query, weights, memory), weights.mean(2), heads=weights)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return contexts [B, n, H] and weights [B, n, M, L] of queries [B, n, H]; keys and values are those of
-        `project`."""
+    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Return the weights of the heads [B, n, M, L] for queries [B, n, H]; keys are those of `project`."""
         queries = split_heads(self.query(query), self.heads)  # [B, M, n, A / M]
         scores = upcast_float32(queries @ keys.transpose(-1, -2)) / (math.sqrt(queries.shape[-1]) * self.temperature)
-        weights = scores.softmax(-1)  # [B, M, n, L]
-        return self.output(join_heads(weights.to(values.dtype) @ values)), weights.transpose(1, 2)
+        return scores.softmax(-1).transpose(1, 2)
+
+    def weighted_sum(self, weights: Tensor, values: Tensor) -> Tensor:
+        """Return contexts [B, n, H] for weights [B, n, M, L]; values are those of `project`."""
+        return self.output(join_heads(weights.transpose(1, 2).to(values.dtype) @ values))
+
+    def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, H] for given weights of the heads [B, Q, M, L]."""
+        return self.weighted_sum(weights, memory.values)
 
     def contexts(self, query: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
-        """Return the first result of `attend` alone, by PyTorch's fused attention, which never has the weights in
-        memory.
+        """Return `weighted_sum` of `weights`, by PyTorch's fused attention, which never has the weights in memory.
 
         With `causal`, the n-th query does not attend to what comes after the n-th position.
         """

@@ -4,16 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from caption import ops
-from caption.attention.base import AttentionOutput, Memory
+from caption.attention.base import Attention, AttentionOutput, Memory
 from caption.attention.scores import Score
 from caption.device import to_autocast_dtype, upcast_float32
 
 
-class SoftAttention(nn.Module):
+class SoftAttention(Attention):
     """The context is the expectation of the annotation vectors: z_t = sum_i alpha_ti a_i, eq. 13."""
-
-    stochastic = False  # whether training samples locations
-    heads = 1
 
     def __init__(
         self, score: Score, region_width: int, temperature: float = 1.0, window: nn.Module | None = None
@@ -46,7 +43,11 @@ class SoftAttention(nn.Module):
         weights = logits.softmax(-1)
         return weights if log_bias is None else weights * log_bias.exp()
 
-    def forward(self, query: Tensor, memory: Memory, step: int = 0) -> AttentionOutput:
+    def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, D] for given weights [B, Q, 1, L], eq. 13."""
+        return ops.weighted_sum(weights.squeeze(2), memory.values)
+
+    def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, D] and weights [B, Q, L] for queries [B, Q, H] at step t, counted from 0."""
         if self.window is None:
             return AttentionOutput(*self.score.attend(query, memory.keys, memory.values, self.temperature))

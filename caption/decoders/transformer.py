@@ -6,6 +6,7 @@ x + f(norm(x)) (Xiong et al., 2020).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -48,6 +49,13 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = ops.Dropout(config.state_dropout)
         self.pre = config.transformer.norm == "pre"
+
+    def attend_regions(
+        self, x: Tensor, keys: Tensor, values: Tensor, forced: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return contexts [B, n, E] and weights [B, n, M, L] of positions [B, n, E]: `forced`, or the layer's own."""
+        weights = self.regions.weights(x, keys) if forced is None else forced
+        return self.regions.weighted_sum(weights, values), weights
 
     def pre_norm(self, sublayer: int, x: Tensor) -> Tensor:
         """Return the input of a sublayer, normalised if normalisation comes before it."""
@@ -100,6 +108,12 @@ class TransformerDecoder(nn.Module):
         keys, values = zip(*(layer.regions.project(projected) for layer in self._layers()), strict=True)
         return Memory(torch.stack(keys, 1), torch.stack(values, 1), regions.mean(1))
 
+    def _forced_weights(self, memory: Memory, rows: int, first: int, steps: int) -> Sequence[Tensor | None]:
+        """Return `Memory.forced` of each layer in so many steps from the first on [B, Q steps, M, L]; else None."""
+        forced = memory.forced_weights(rows, first, steps)
+        layers = len(self.layers)
+        return [None] * layers if forced is None else forced.flatten(1, 2).chunk(layers, 2)
+
     def embed(self, words: Tensor, first: int) -> Tensor:
         """Return embeddings [..., n, E] of words [..., n], the first of them at position `first` of its caption."""
         width = self.embedding.embedding_dim
@@ -123,6 +137,7 @@ class TransformerDecoder(nn.Module):
         """Read one word of every row, words [B, Q]; return logits [B, Q, V] of the next, the state and the
         attention."""
         x = self.embed(words.unsqueeze(-1), state.keys.shape[-2]).squeeze(-2)  # [B, Q, E]
+        forced = self._forced_weights(memory, words.shape[1], state.keys.shape[-2], 1)
         caches: list[tuple[Tensor, Tensor]] = []
         region_weights: list[Tensor] = []
         for n, layer in enumerate(self._layers()):
@@ -132,7 +147,9 @@ class TransformerDecoder(nn.Module):
             keys, values = (torch.cat(pair, -2) for pair in zip(past, new, strict=True))
             caches.append((keys, values))
             x = layer.add_residual(0, x, layer.words.contexts(row, keys, values).view_as(x))
-            contexts, heads = layer.regions.attend(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+            contexts, heads = layer.attend_regions(
+                layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], forced[n]
+            )
             region_weights.append(heads)
             x = layer.add_residual(1, x, contexts)
             x = layer.add_residual(2, x, layer.feed_forward(layer.pre_norm(2, x)))
@@ -156,12 +173,15 @@ class TransformerDecoder(nn.Module):
         images, rows, steps = captions.shape
         x = self.embed(shift_right(captions) if inputs is None else inputs, 0).flatten(1, 2)  # [B, Q T, E]
         region_weights: list[Tensor] = []
+        forced = self._forced_weights(memory, rows, 0, steps)
         for n, layer in enumerate(self._layers()):
             sequences = layer.pre_norm(0, x).view(images * rows, steps, -1)
             contexts = layer.words.contexts(sequences, *layer.words.project(sequences), causal=True)
             x = layer.add_residual(0, x, contexts.view_as(x))
-            if need_weights:
-                contexts, heads = layer.regions.attend(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+            if need_weights or memory.forced is not None:
+                contexts, heads = layer.attend_regions(
+                    layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], forced[n]
+                )
                 region_weights.append(heads.mean(2))
             else:
                 contexts = layer.regions.contexts(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])

@@ -61,6 +61,47 @@ def test_forward_equals_a_loop_of_step(kind: str) -> None:
 
 
 @every_kind
+def test_attention_forced_to_its_own_weights_changes_nothing(kind: str) -> None:
+    """Step by step and all at once. The retina reads its place from the weights, which only tells it inside the grid's
+    outermost centres."""
+    decoder = make_kind(kind)
+    if "retina" in kind:
+        for parameter in decoder.attention.centre.parameters():
+            parameter.data.mul_(0.01)
+    memory = decoder.prepare(regions())
+    free = decoder(memory, CAPTIONS, LENGTHS)
+    state, words, heads = decoder.start(memory, 2), torch.full((3, 2), START), []
+    for t in range(5):
+        _, state, attended = decoder.step(words, state, memory)
+        heads.append(attended.weights.unsqueeze(2) if attended.heads is None else attended.heads)
+        words = CAPTIONS[..., t]
+    forced = memory._replace(forced=torch.stack(heads, 2))
+    torch.testing.assert_close(decoder(forced, CAPTIONS, LENGTHS).logits, free.logits)
+    state, words = decoder.start(forced, 2), torch.full((3, 2), START)
+    logits = []
+    for t in range(5):
+        step, state, attended = decoder.step(words, state, forced)
+        torch.testing.assert_close(attended.weights, heads[t].mean(2))
+        logits.append(step)
+        words = CAPTIONS[..., t]
+    torch.testing.assert_close(torch.stack(logits, 2)[REAL], free.logits)
+
+
+@every_kind
+def test_forced_weights_hold_for_all_rows_and_beyond_their_last_step(kind: str) -> None:
+    decoder = make_kind(kind)
+    memory = decoder.prepare(regions())
+    _, _, attended = decoder.step(torch.full((3, 1), START), decoder.start(memory, 1), memory)
+    width = 1 if attended.heads is None else attended.heads.shape[2]
+    torch.manual_seed(2)
+    weights = torch.rand(3, 1, 2, width, 6).softmax(-1).double()
+    every = torch.cat([weights, weights[:, :, 1:].expand(-1, -1, 3, -1, -1)], 2).expand(-1, 2, -1, -1, -1)
+    one, all_of_them = (decoder(memory._replace(forced=w), CAPTIONS, LENGTHS) for w in (weights, every))
+    assert torch.equal(one.logits, all_of_them.logits)
+    torch.testing.assert_close(one.weights[REAL], every.mean(3)[REAL])
+
+
+@every_kind
 def test_a_caption_alone_equals_the_caption_in_a_batch(kind: str) -> None:
     decoder = make_kind(kind)
     together = decoder(decoder.prepare(regions()), CAPTIONS, LENGTHS).logits.split([5, 3, 3, 2, 4])
