@@ -23,11 +23,13 @@ from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.diversity import read_training_captions
 from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import read_instances
+from caption.evaluation.knock_out import knock_out
 from caption.evaluation.metrics import score_captions
 from caption.evaluation.report import write_report
 from caption.evaluation.reserve import reserve
 from caption.evaluation.results import arrange_captions, collect_results, describe_search, read_scores, to_json
 from caption.evaluation.signature import signature
+from caption.evaluation.studies import write_knock_outs
 from caption.evaluation.table import comparison_table, score_table
 from caption.files import run_folder, write_text
 from caption.training import run_dir
@@ -42,7 +44,8 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluate(args: EvaluationConfig) -> None:
-    """Caption a split, score the captions, and write both, with a report if asked for; or write the captions alone."""
+    """Caption a split, score the captions, and write both, with a report if asked for; or write the captions alone, or
+    what knock-outs cost."""
     with distributed.join(choose_device(args.device)) as device:
         tune(device)
         set_tf32(device, allowed=False)
@@ -57,11 +60,19 @@ def evaluate(args: EvaluationConfig) -> None:
         if args.report and split.stores_features:
             raise UserError(f"--report shows images, but {args.data} holds features; make one with --store pixels")
         references, training_captions = split.references(), read_training_captions(args.data)  # held from now on
-        batches = distributed.shard(sequential_batches(len(split), args.batch_size))
-        loader = dataset.build_loader(split, batches, args.workers, device.type == "cuda")
+        batches = sequential_batches(len(split), args.batch_size)
+        if args.knock_out and len(batches) > 1 and len(batches[-1]) == 1:  # `shuffled` needs two images
+            batches[-2:] = [batches[-2] + batches[-1]]
+        loader = dataset.build_loader(split, distributed.shard(batches), args.workers, device.type == "cuda")
         precision = distributed.broadcast(choose_precision(args.precision, device))
         torch.manual_seed(args.seed)
         distributed.seed_rank(args.seed, 0)
+        if args.knock_out:
+            effects = knock_out(captioner, loader, args.knock_outs, args.search, device, precision)
+            gathered = distributed.gather(dict(effects))
+            if not distributed.rank():
+                write_knock_outs(args, captioner, split, instances, precision, gathered)
+            return
         generated = generate(captioner, loader, args.search, device, precision, references=instances is not None)
         grid = captioner.encoder.feature_grid
         hypotheses, grounding = gather_captions(generated, split.image_ids, grid, instances)

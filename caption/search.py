@@ -49,7 +49,7 @@ def search(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bo
 
     With `heads`, hypotheses keep the weights of every head, if there are several: many times the memory.
     """
-    memory = _with_hard_attention(memory, config)
+    memory = with_hard_attention(memory, config.hard_attention, config.beam_size)
     method = sample if config.method == "sample" else greedy if config.beam_size == 1 else beam
     with ops.reuse_weights(decoder):
         return method(decoder, memory, config, heads)
@@ -90,16 +90,16 @@ def force_decode(
     def next_word(log_probabilities: Tensor) -> Tensor:
         return torch.full(log_probabilities.shape[:2], next(steps), device=log_probabilities.device)
 
-    memory = _with_hard_attention(memory, config)
+    memory = with_hard_attention(memory, hard_attention, 1)
     return [hypotheses[0] for hypotheses in _roll_out(decoder, memory, config, heads, next_word)]
 
 
-def _with_hard_attention(memory: Memory, config: SearchConfig) -> Memory:
-    """Return the memory for hard attention as `config.hard_attention` says."""
-    if config.hard_attention == "expectation":
+def with_hard_attention(memory: Memory, mode: HardAttentionMode, rows: int) -> Memory:
+    """Return the memory with which `rows` rows of each image choose locations as SearchConfig.hard_attention says."""
+    if mode == "expectation":
         return memory
-    sample_rows = torch.ones(len(memory.values), config.beam_size, dtype=torch.bool, device=memory.values.device)
-    return memory._replace(sample_rows=sample_rows, argmax=config.hard_attention == "argmax")
+    sample_rows = torch.ones(len(memory.values), rows, dtype=torch.bool, device=memory.values.device)
+    return memory._replace(sample_rows=sample_rows, argmax=mode == "argmax")
 
 
 def _start(memory: Memory, rows: int) -> tuple[Tensor, Tensor, Tensor]:

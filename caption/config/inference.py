@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -12,6 +12,7 @@ from caption.errors import UserError
 from caption.files import HUB, PRETRAINED, run_folder
 
 Split = Literal["train", "val", "test"]
+KnockOut = Literal["uniform", "shuffled", "center", "previous", "first-word", "image-mean"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class EvaluationConfig:
     captions_only: bool = False
     """Write captions_SPLIT.json alone, in the results format of COCO's server, and compute no scores: for images
     without captions of their own."""
+    knock_out: tuple[KnockOut | Literal["all"], ...] = ()
+    """Instead of scores: what they lose if the weights of attention are replaced by even ones (uniform), those of
+    another image (shuffled), the centre of the image (center), or those of the word before (previous), of the first
+    word (first-word), or the mean over the caption's words (image-mean). Writes knock_out_SPLIT.json."""
     report: str = ""
     """Folder for a page to open in a browser: scores, curves, every caption with its attention."""
     java: bool = True
@@ -50,13 +55,24 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        for name in ("instances", "report"):
-            if self.captions_only and (value := getattr(self, name)):
-                raise UserError(
-                    f"--{name} {value} needs scores, but --captions-only computes none; leave out one of them"
-                )
+        modes = {"--captions-only": self.captions_only, "--knock-out": bool(self.knock_out)}
+        asked = [flag for flag, given in modes.items() if given]
+        if len(asked) > 1:
+            raise UserError(f"{asked[0]} and {asked[1]} are two evaluations; leave out one of them")
+        for name in ("instances", "report") if self.captions_only else ("report",):
+            if asked and (value := getattr(self, name)):
+                raise UserError(f"--{name} {value} needs scores, but {asked[0]} computes none; leave out one of them")
+        if "shuffled" in self.knock_outs and self.batch_size == 1:
+            raise UserError("--knock-out shuffled exchanges the images of a batch: --batch-size must be at least 2")
         if self.checkpoint.startswith(HUB) and not self.output:
             raise UserError(f"--checkpoint {self.checkpoint} has no folder here: give --output, for the scores")
+
+    @property
+    def knock_outs(self) -> list[KnockOut]:
+        """The knock-outs asked for, with the two that the verdict needs; none if none was."""
+        every = get_args(KnockOut)
+        chosen = every if "all" in self.knock_out else (*self.knock_out, "uniform", "image-mean")
+        return [name for name in every if name in chosen] if self.knock_out else []
 
     @property
     def folder(self) -> Path:
