@@ -31,8 +31,8 @@ from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
 VARIANTS = (
-    "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "luong", "multi-head", "transformer",
-    "draw", "retina", "self-critical",
+    "soft", "dot", "general", "scaled-dot", "local-m", "local-p", "hard", "luong", "adaptive", "up-down",
+    "multi-head", "transformer", "draw", "retina", "self-critical",
 )  # fmt: skip
 RESULTS = Path(__file__).with_name("attention.jsonl")
 KEPT = ("BLEU-4", "truthful", "pointing", "attention correctness", "attention entropy")

@@ -49,6 +49,8 @@ KINDS: dict[str, dict[str, object]] = {
     "draw": {"attention": "draw"},
     "retina": {"attention": "retina"},
     "luong": {"name": "luong"},
+    "adaptive": {"name": "adaptive"},
+    "up_down": {"name": "up_down"},
     "transformer": {"name": "transformer"},
 }
 
@@ -227,7 +229,7 @@ def train(kind: str, sizes: Sizes, device: torch.device, replay: bool, precision
 def graphs(device: torch.device, sizes: Sizes) -> None:
     """Training by CUDA graphs is training step by step; locations differ from replay to replay."""
     replay = device.type == "cuda"
-    for kind in ("soft", "luong", "multi_head", "general, local_p"):
+    for kind in ("soft", "luong", "adaptive", "up_down", "multi_head", "general, local_p"):
         for precision in ("fp32", "bf16") if replay else ("fp32",):
             for compiled in (False, True) if replay else (False,):
                 torch_compile.switch(compiled)

@@ -38,7 +38,7 @@ class Hypothesis(NamedTuple):
     finished: bool  # ended with <end>, not at the length limit
     weights: Tensor  # [T, L]
     locations: Tensor | None = None  # int64 [T], sampled by hard attention; None: the expectation
-    gates: Tensor | None = None  # [T], beta of each word, by which the context was multiplied
+    gates: Tensor | None = None  # [T], of each word, by which the context was multiplied: how much the image counts
     heads: Tensor | None = None  # [T, M, L], the weights of each of several heads
     word_log_probabilities: Tensor | None = None  # [T], of each word after those before it
 

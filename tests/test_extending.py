@@ -40,25 +40,21 @@ def test_score():
 
 
 def test_decoder():
-    def lstm(cell, gates):
-        i, f, o, g = gates.chunk(4, -1)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        return o.sigmoid() * cell.tanh(), cell
-
-    decoder, regions = make_kind("up-down"), torch.randn(1, 6, 6, dtype=torch.double)
-    memory, mean = decoder.prepare(regions), regions.mean(1, keepdim=True)
+    decoder, regions = make_kind("att2in"), torch.randn(1, 6, 6, dtype=torch.double)
+    memory = decoder.prepare(regions)
     state = decoder.start(memory, 1)
-    (h1, h2), (c1, c2) = state.hidden.chunk(2, -1), state.cell.chunk(2, -1)
+    h, c = state.hidden, state.cell
     for word in (START, 4, 7):
         words = torch.tensor([[word]])
         logits, state, attended = decoder.step(words, state, memory)
-        gates = decoder.word_to_gates(decoder.embedding(words)) + decoder.mean_to_gates(mean)
-        h1, c1 = lstm(c1, gates + decoder.hidden_to_gates(torch.cat([h1, h2], -1)))
-        weights = decoder.attention.score(h1, memory.keys).softmax(-1)
-        gates = decoder.context_to_language(weights @ regions) + decoder.attention_to_language(h1)
-        h2, c2 = lstm(c2, gates + decoder.language_to_language(h2))
+        weights = decoder.attention.score(h, memory.keys).softmax(-1)
+        gates = decoder.word_to_gates(decoder.embedding(words)) + decoder.hidden_to_gates(h)
+        i, f, o = gates[..., :36].sigmoid().chunk(3, -1)
+        units = gates[..., 36:] + decoder.context_to_modulator(weights @ regions)
+        c = f * c + i * units.view(2, 12).amax(0)
+        h = o * c.tanh()
         torch.testing.assert_close(attended.weights, weights)
-        torch.testing.assert_close(logits, decoder.output(h2))
+        torch.testing.assert_close(logits, decoder.output(h))
 
 
 def test_encoder():
@@ -125,7 +121,7 @@ def test_what_the_diffs_add_passes_the_tests_that_the_document_names(tree: Path)
         assert (tree / path).exists(), path
     (tree / "tests" / "test_added.py").write_text(CHECKS)
     files = ["attention/test_attention.py", "decoders/test_decoders.py", "config/test_config.py", "test_added.py"]
-    selected = "cosine or up-down or every_decoder_and_score or test_added"
+    selected = "cosine or att2in or every_decoder_and_score or test_added"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", selected]
     command += [f"tests/{file}" for file in files]
     done = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)

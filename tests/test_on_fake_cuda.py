@@ -151,6 +151,8 @@ TRAINING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "luong": ({"name": "luong", "tie_embeddings": True}, {}),
     "luong hard, to go": ({"name": "luong", **SAMPLED}, {"reinforce": ReinforceConfig(reward="to_go")}),
+    "adaptive": ({"name": "adaptive"}, {}),
+    "up-down, hard": ({"name": "up_down", **SAMPLED}, {"reinforce": ReinforceConfig(reward="to_go")}),
     "transformer": (
         {"name": "transformer", "heads": 2, "transformer": TransformerConfig(layers=2)},
         {"scheduled_sampling": 0.5},
@@ -230,6 +232,8 @@ def test_validation_waits_once_a_batch(decoder: dict[str, Any], gpu: FakeGPU) ->
         ({"attention": "draw"}, {"beam_size": 1}),
         ({"window": "local_p"}, {"beam_size": 1}),
         ({"name": "luong"}, {"beam_size": 2}),
+        ({"name": "adaptive"}, {"beam_size": 2}),
+        ({"name": "up_down"}, {"beam_size": 2}),
         (TRANSFORMER, {"beam_size": 2}),
         (TRANSFORMER, {"beam_size": 2, "method": "sample"}),
     ],

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 class Memory(NamedTuple):
     """A batch of images as an attention reads them: computed once for each image, for all its captions and beams.
 
-    `sample_rows` and `argmax` say how hard attention and the retina select; soft attention does not read them.
+    `mean_gates` is for the decoder alone. `sample_rows` and `argmax` say how hard attention and the retina select; soft
+    attention does not read them.
     """
 
     keys: Tensor  # [B, L, A]; an attention with several heads has a layout of its own, images first
     values: Tensor  # [B, L, D], the annotation vectors; likewise
     mean: Tensor  # [B, D], of the annotation vectors
+    mean_gates: Tensor | None = None  # [B, G], the mean's addend of the gates of an LSTM that reads it at every step
     sample_rows: Tensor | None = None  # bool [B, Q]: rows that attend to one location; None: all take the expectation
     argmax: bool = False  # that location is the most probable one, not a sample
     forced: Tensor | None = None  # [B, Q or 1, T, M, L]: weights to read with at each step, whatever the query
@@ -26,7 +28,8 @@ class Memory(NamedTuple):
         if images == len(self.keys):
             return self._replace(sample_rows=sample_rows, forced=forced)
         keys, values, mean = self.keys[:images], self.values[:images], self.mean[:images]
-        return self._replace(keys=keys, values=values, mean=mean, sample_rows=sample_rows, forced=forced)
+        mean_gates = None if self.mean_gates is None else self.mean_gates[:images]
+        return Memory(keys, values, mean, mean_gates, sample_rows, self.argmax, forced)
 
     def forced_weights(self, rows: int, first: int, steps: int = 1) -> Tensor | None:
         """Return `forced` for `rows` rows in so many steps from the first on [B, Q, steps, M, L]; its last step stands
@@ -51,7 +54,7 @@ class AttentionOutput(NamedTuple):
     context: Tensor  # [B, Q, C], z_t; C is D, unless the attention projects
     weights: Tensor  # [B, Q, L], alpha_t: not negative, summing to one
     sample: Sample | None = None  # of hard attention, unless all rows took the expectation
-    gate: Tensor | None = None  # [B, Q], beta_t, by which the decoder multiplied the context
+    gate: Tensor | None = None  # [B, Q] in [0, 1], by which the decoder multiplied the context: beta_t of the paper
     heads: Tensor | None = None  # [B, Q, M, L], the weights of each of several heads, or of the filters of a glimpse;
     # `weights` are their mean
 

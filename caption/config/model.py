@@ -74,7 +74,8 @@ class DecoderConfig:
 
     name: str = "show_attend_tell"
     """show_attend_tell: an LSTM that attends with its previous state (Xu et al., 2015); luong: with its current state
-    (Luong et al., 2015); transformer: Vaswani et al., 2017."""
+    (Luong et al., 2015); adaptive: with a visual sentinel (Lu et al., 2017); up_down: one LSTM attends, another writes
+    (Anderson et al., 2018); transformer: Vaswani et al., 2017."""
     embedding_dim: Annotated[int, "positive"] = 512
     """E, width of a word embedding; in the Transformer also the width of its layers."""
     hidden_dim: Annotated[int, "positive"] = 512
@@ -126,6 +127,10 @@ class DecoderConfig:
             self._require_defaults("decoder.score is multi_head", "window", "attention")
         else:
             require_default(self, "decoder", "heads", "nothing has heads; add --decoder.score multi_head")
+        if self.name == "adaptive":  # the sentinel competes with the regions by their own score, v . tanh(k_i + q)
+            rule = "with --decoder.name adaptive, whose sentinel has no other"
+            require(self.score in ("additive", "concat"), "decoder.score", self.score, f"additive or concat {rule}")
+            require(self.attention in ("soft", "hard"), "decoder.attention", self.attention, f"soft or hard {rule}")
         if self.attention in ("draw", "retina"):
             self._require_defaults(f"decoder.attention is {self.attention}", "score", "window", "temperature")
         else:

@@ -4,21 +4,25 @@ from collections.abc import Callable
 
 from caption.attention import Grid
 from caption.config import DecoderConfig
+from caption.decoders.adaptive import AdaptiveDecoder
 from caption.decoders.base import Decoder, DecoderOutput, RecurrentDecoder, shift_right
 from caption.decoders.luong import LuongDecoder
 from caption.decoders.show_attend_tell import ShowAttendTellDecoder
 from caption.decoders.transformer import TransformerDecoder
+from caption.decoders.up_down import UpDownDecoder
 from caption.errors import UserError
 
 DECODERS: dict[str, Callable[[DecoderConfig, int, Grid, int], RecurrentDecoder | TransformerDecoder]] = {
     "show_attend_tell": ShowAttendTellDecoder,
     "luong": LuongDecoder,
+    "adaptive": AdaptiveDecoder,
+    "up_down": UpDownDecoder,
     "transformer": TransformerDecoder,
 }
 
 __all__ = [
-    "DECODERS", "Decoder", "DecoderOutput", "LuongDecoder", "RecurrentDecoder", "ShowAttendTellDecoder",
-    "TransformerDecoder", "build_decoder", "shift_right",
+    "DECODERS", "AdaptiveDecoder", "Decoder", "DecoderOutput", "LuongDecoder", "RecurrentDecoder",
+    "ShowAttendTellDecoder", "TransformerDecoder", "UpDownDecoder", "build_decoder", "shift_right",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD, START
 from caption.decoders.packing import active_shapes, packed_indices, pad_to_multiple, unpack
 from caption.device import to_device, upcast_float32
+from caption.errors import UserError
 
 
 class DecoderOutput(NamedTuple):
@@ -31,6 +32,7 @@ class Decoder(Protocol):
     """
 
     stochastic: bool  # whether training samples locations
+    gated: bool  # whether its steps say how much the image counts, AttentionOutput.gate
     head_names: list[str]  # of the attention's heads, in the order of AttentionOutput.heads; none if it has one
 
     def prepare(self, regions: Tensor) -> Memory:
@@ -85,7 +87,9 @@ class RecurrentDecoder(nn.Module):
     """An LSTM that attends at every word. Subclasses implement `recurrence` and `output_layer`, each once for training
     and search alike."""
 
+    gated = False  # whether `recurrence` gives AttentionOutput.gate
     word_to_gates: nn.Linear
+    output: nn.Linear
 
     def __init__(
         self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int, state_width: int
@@ -106,7 +110,7 @@ class RecurrentDecoder(nn.Module):
         self, word_gates: Tensor, state: RecurrentState, memory: Memory
     ) -> tuple[RecurrentState, Tensor, AttentionOutput]:
         """Return the next state, what the output layer reads beside it [B, Q, C], and the attention; `word_gates`
-        [B, Q, 4H] is the word's addend of the LSTM's gates."""
+        [B, Q, G] is the word's addend of the gates, of an LSTM G = 4H."""
         raise NotImplementedError
 
     def output_layer(self, embedded: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
@@ -152,7 +156,7 @@ class RecurrentDecoder(nn.Module):
         shapes = [(images, rows)] * steps if replay else active_shapes(lengths, steps)
         active, positions, packed = (to_device(i, captions.device) for i in packed_indices(lengths, shapes))
         embedded = self.embedding(inputs.flatten().index_select(0, active))  # [R, E], the R active rows of all steps
-        word_gates = self.word_to_gates(embedded)  # [R, 4H], one product for all steps
+        word_gates = self.word_to_gates(embedded)  # [R, G], one product for all steps
         hiddens, contexts, weights, *sample = self.time_loop(self, word_gates, shapes, memory, replay)
         return DecoderOutput(
             self.output_layer(*(values.index_select(0, packed) for values in (embedded, hiddens, contexts))),
@@ -163,7 +167,7 @@ class RecurrentDecoder(nn.Module):
         )
 
     def unroll(self, word_gates: Sequence[Tensor], memory: Memory) -> tuple[Tensor, ...]:
-        """Run the recurrence over all steps, from the words' addends of the gates [b, q, 4H] at each step.
+        """Run the recurrence over all steps, from the words' addends of the gates [b, q, G] at each step.
 
         Returns, of the R rows of all steps, states [R, H], what the output layer reads beside them [R, C], weights
         [R, L] and, of hard attention, the fields of the samples [R].
@@ -186,6 +190,21 @@ def init_embedding(embedding: nn.Embedding) -> None:
     """
     nn.init.normal_(embedding.weight, std=0.1)
     embedding.weight.data[PAD] = 0
+
+
+def tie_embeddings(config: DecoderConfig, embedding: nn.Embedding, output: nn.Linear) -> None:
+    """Give the output layer the weights of the embedding, if the configuration says so.
+
+    Raises UserError when what the output layer reads is not as wide as an embedding.
+    """
+    if not config.tie_embeddings:
+        return
+    if embedding.embedding_dim != output.in_features:
+        raise UserError(
+            f"decoder.tie_embeddings with --decoder.name {config.name} needs decoder.embedding_dim "
+            f"({embedding.embedding_dim}) equal to decoder.hidden_dim ({output.in_features}); give both the same"
+        )
+    output.weight = embedding.weight
 
 
 def shift_right(captions: Tensor) -> Tensor:

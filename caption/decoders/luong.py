@@ -6,8 +6,7 @@ from torch import Tensor
 from caption import ops
 from caption.attention import AttentionOutput, Grid, Memory
 from caption.config import DecoderConfig
-from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding
-from caption.errors import UserError
+from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding, tie_embeddings
 
 
 class LuongDecoder(RecurrentDecoder):
@@ -27,13 +26,7 @@ class LuongDecoder(RecurrentDecoder):
         self.joint = ops.RecurrentLinear(self.attention.context_width + hidden, hidden, bias=False)  # W_c
         self.output = ops.RecurrentLinear(hidden, vocabulary_size)  # W_s
         init_embedding(self.embedding)
-        if config.tie_embeddings:
-            if embedding != hidden:
-                raise UserError(
-                    "decoder.tie_embeddings with --decoder.name luong needs decoder.embedding_dim "
-                    f"({embedding}) equal to decoder.hidden_dim ({hidden}); give both the same"
-                )
-            self.output.weight = self.embedding.weight
+        tie_embeddings(config, self.embedding, self.output)
 
     def start(self, memory: Memory, rows: int) -> RecurrentState:
         """Return the state before the first word, with an attention vector of zeros, for `rows` rows of each image."""

@@ -5,11 +5,13 @@ from torch import Tensor, nn
 from caption import ops
 from caption.attention import AttentionOutput, Grid, Memory
 from caption.config import DecoderConfig
-from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding
+from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding, tie_embeddings
 
 
 class ShowAttendTellDecoder(RecurrentDecoder):
     """An LSTM that attends by its previous state, before the recurrence, with the gate beta and a deep output layer."""
+
+    gated = True
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int):
         embedding, hidden = config.embedding_dim, config.hidden_dim
@@ -22,8 +24,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.context_to_output = ops.RecurrentLinear(self.attention.context_width, embedding, bias=False)  # L_z
         self.output = ops.RecurrentLinear(embedding, vocabulary_size)  # L_o
         init_embedding(self.embedding)
-        if config.tie_embeddings:
-            self.output.weight = self.embedding.weight
+        tie_embeddings(config, self.embedding, self.output)
 
     def recurrence(
         self, word_gates: Tensor, state: RecurrentState, memory: Memory

@@ -75,6 +75,7 @@ class TransformerDecoder(nn.Module):
     """
 
     stochastic = False
+    gated = False
 
     def __init__(self, config: DecoderConfig, region_width: int, grid: Grid, vocabulary_size: int) -> None:
         super().__init__()

@@ -1,18 +1,17 @@
 """Every kind of decoder keeps the same protocol: what holds for one holds for all."""
 
-import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 from conftest import KINDS, D, V, check_gradients, far_from_uniform, make_kind, saved_and_loaded
 from torch import Tensor, nn
 
-from caption.attention import MultiHeadAttention
-from caption.captioner import Captioner
-from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig, TrainingConfig, TransformerConfig
-from caption.data.vocabulary import END, PAD, SPECIALS, START, Vocabulary
-from caption.decoders import LuongDecoder, build_decoder, shift_right
+from caption.attention import AttentionOutput, MultiHeadAttention
+from caption.config import DecoderConfig, SearchConfig, TrainingConfig, TransformerConfig
+from caption.data.vocabulary import END, PAD, START
+from caption.decoders import AdaptiveDecoder, LuongDecoder, build_decoder, shift_right
 from caption.decoders.transformer import MAX_POSITIONS, TransformerDecoder, sinusoids
 from caption.errors import UserError
 from caption.search import beam, force_decode, greedy, search
@@ -29,7 +28,7 @@ CAPTIONS = torch.tensor(
 LENGTHS = torch.tensor([[5, 3], [3, 0], [2, 4]])
 REAL = torch.arange(5) < LENGTHS[..., None]
 every_kind = pytest.mark.parametrize("kind", KINDS)
-PLACED = ("transformer grid", "draw", "retina", "current draw", "current retina")  # they know where regions lie
+PLACED = ("transformer grid", *(kind for kind in KINDS if kind.endswith(("draw", "retina"))))  # know where regions lie
 transformers = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("transformer")])
 
 
@@ -178,6 +177,10 @@ def test_searches(kind: str) -> None:
             again = force_decode(decoder, memory, hypothesis.words, "expectation", heads=True)[b]
             assert again.log_probability == pytest.approx(hypothesis.log_probability, rel=1e-4)
             torch.testing.assert_close(again.weights, hypothesis.weights)
+            assert (again.gates is not None) == decoder.gated
+            if again.gates is not None:
+                assert len(again.gates) == len(hypothesis.words) + 1 and again.gates.unique().numel() > 1
+                torch.testing.assert_close(again.gates, hypothesis.gates)
             assert (again.heads is None) == (decoder.__class__ is not TransformerDecoder and "multi" not in kind)
             if again.heads is not None:
                 torch.testing.assert_close(again.heads, hypothesis.heads)
@@ -206,7 +209,22 @@ def test_bfloat16_autocast_stays_close(kind: str) -> None:
     assert losses.cross_entropy(half).item() == pytest.approx(plain.item(), rel=0.03)
 
 
-# Luong's order.
+# The recurrent decoders by their equations; Show, Attend and Tell's is in test_show_attend_tell.py.
+
+
+def pytorch_s_lstm(inputs: Tensor, hidden: Tensor, bias: Tensor) -> nn.LSTMCell:
+    """PyTorch's LSTM with our weights [4H, n] and [4H, H] and bias [4H]."""
+    cell = nn.LSTMCell(inputs.shape[1], hidden.shape[1]).double()
+    with torch.no_grad():
+        cell.weight_ih.copy_(inputs)
+        cell.weight_hh.copy_(hidden)
+        cell.bias_ih.copy_(bias)
+        cell.bias_hh.zero_()
+        # PyTorch's gates are input, forget, modulator, output; ours input, forget, output, modulator.
+        for weight in cell.parameters():
+            i, f, o, g = weight.clone().chunk(4)
+            weight.copy_(torch.cat([i, f, g, o]))
+    return cell
 
 
 def test_luong_by_its_equations() -> None:
@@ -214,16 +232,8 @@ def test_luong_by_its_equations() -> None:
     decoder = make_kind("current")
     assert isinstance(decoder, LuongDecoder)
     memory = decoder.prepare(regions(1))
-    cell = nn.LSTMCell(8 + 12, 12).double()
-    with torch.no_grad():
-        cell.weight_ih.copy_(torch.cat([decoder.word_to_gates.weight, decoder.attention_vector_to_gates.weight], 1))
-        cell.weight_hh.copy_(decoder.hidden_to_gates.weight)
-        cell.bias_ih.copy_(decoder.word_to_gates.bias)
-        cell.bias_hh.zero_()
-        # PyTorch's gates are input, forget, modulator, output; ours input, forget, output, modulator.
-        for weight in cell.parameters():
-            i, f, o, g = weight.clone().chunk(4)
-            weight.copy_(torch.cat([i, f, g, o]))
+    inputs = torch.cat([decoder.word_to_gates.weight, decoder.attention_vector_to_gates.weight], 1)
+    cell = pytorch_s_lstm(inputs, decoder.hidden_to_gates.weight, decoder.word_to_gates.bias)
     state = decoder.start(memory, 1)
     h, c, fed = state.hidden[0], state.cell[0], torch.zeros(1, 12).double()
     for word in (START, 4, 7):
@@ -234,6 +244,99 @@ def test_luong_by_its_equations() -> None:
         fed = torch.tanh(torch.cat([weights @ memory.values[0], h[0]]) @ decoder.joint.weight.T).unsqueeze(0)
         torch.testing.assert_close(attended.weights[0, 0], weights)
         torch.testing.assert_close(logits[0], decoder.output(fed))
+
+
+def test_up_down_by_its_equations() -> None:
+    """One LSTM reads [h2; mean region; word], attention is by its state h1, the other LSTM reads [z; h1], W_p h2."""
+    decoder = make_kind("up-down")
+    memory, mean = decoder.prepare(regions(1)), regions(1).mean(1)
+    words, means, both = decoder.word_to_gates, decoder.mean_to_gates.weight, decoder.hidden_to_gates.weight
+    first = pytorch_s_lstm(torch.cat([both[:, 12:], means, words.weight], 1), both[:, :12], words.bias)
+    contexts = decoder.context_to_language
+    inputs = torch.cat([contexts.weight, decoder.attention_to_language.weight], 1)
+    second = pytorch_s_lstm(inputs, decoder.language_to_language.weight, contexts.bias)
+    state = decoder.start(memory, 1)
+    (h1, h2), (c1, c2) = state.hidden[0].chunk(2, -1), state.cell[0].chunk(2, -1)
+    for word in (START, 4, 7):
+        logits, state, attended = decoder.step(torch.tensor([[word]]), state, memory)
+        h1, c1 = first(torch.cat([h2, mean, decoder.embedding.weight[word].unsqueeze(0)], 1), (h1, c1))
+        weights = decoder.attention.score(h1.unsqueeze(0), memory.keys)[0, 0].softmax(0)
+        h2, c2 = second(torch.cat([weights @ regions(1)[0], h1[0]]).unsqueeze(0), (h2, c2))
+        torch.testing.assert_close(attended.weights[0, 0], weights)
+        torch.testing.assert_close(logits[0], decoder.output(h2))
+
+
+def adaptive(**options: Any) -> AdaptiveDecoder:
+    torch.manual_seed(0)
+    config = DecoderConfig("adaptive", embedding_dim=8, hidden_dim=12, attention_dim=16, **options)
+    return far_from_uniform(AdaptiveDecoder(config, D, (2, 3), V))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.5}, {"window": "local_m", "window_radius": 1}], ids=["plain", "sharp", "window"]
+)
+def test_adaptive_by_its_equations(options: dict[str, Any]) -> None:
+    """One softmax over the regions and the sentinel gives alpha, when it is divided by what the regions have, and
+    beta."""
+    decoder = adaptive(**options)
+    a, memory, score = regions(1)[0], decoder.prepare(regions(1)), decoder.attention.score
+    v, v_g = decoder.region(a).relu(), decoder.mean_region(a.mean(0)).relu()
+    words, means, hiddens = (
+        layer.weight for layer in (decoder.word_to_gates, decoder.mean_to_gates, decoder.hidden_to_gates)
+    )
+    inputs, bias = torch.cat([words, means], 1), decoder.word_to_gates.bias
+    lstm, (w_x, w_h, b) = pytorch_s_lstm(inputs[:48], hiddens[:48], bias[:48]), (inputs[48:], hiddens[48:], bias[48:])
+    state = decoder.start(memory, 1)
+    h, m = state.hidden[0], state.cell[0]
+    for t, word in enumerate((START, 4, 7)):
+        logits, state, attended = decoder.step(torch.tensor([[word]]), state, memory)
+        x = torch.cat([decoder.embedding.weight[word], v_g])
+        g = torch.sigmoid(w_x @ x + w_h @ h[0] + b)
+        h, m = lstm(x.unsqueeze(0), (h, m))
+        s = g * torch.tanh(m[0])
+        z = torch.tanh(score.key(v) + score.query(h)) @ score.vector.weight[0]
+        own = torch.tanh(decoder.sentinel_key(s) + score.query(h[0])) @ score.vector.weight[0]
+        inside = decoder.attention.window(h, t).inside if "window" in options else torch.tensor(True)
+        z = torch.cat([z.masked_fill(~inside, -math.inf), own.unsqueeze(0)])
+        *alpha, beta = (z / options.get("temperature", 1)).softmax(0)
+        alpha = torch.stack(alpha) / (1 - beta)
+        torch.testing.assert_close(attended.weights[0, 0], alpha)
+        torch.testing.assert_close(attended.gate[0, 0], 1 - beta)
+        torch.testing.assert_close(logits[0, 0], decoder.output(beta * s + (1 - beta) * (alpha @ v) + h[0]))
+
+
+def test_a_sentinel_that_no_one_looks_at_leaves_the_regions_and_one_that_wins_leaves_none() -> None:
+    """Its score is -|v|, or |v|, which no region reaches: beta is 0, or 1."""
+    decoder = adaptive()
+    score, memory = decoder.attention.score, decoder.prepare(regions())
+    words = torch.tensor([[4, 5]] * 3)
+    with torch.no_grad():
+        score.vector.weight *= 1e4
+    for sign, expected in ((-1, 1.0), (1, 0.0)):
+        with torch.no_grad():
+            decoder.sentinel_key.bias.copy_(sign * 1e3 * score.vector.weight[0].sign())
+        logits, state, attended = decoder.step(words, decoder.start(memory, 2), memory)
+        assert attended.gate.tolist() == [[expected] * 2] * 3
+        if expected:
+            torch.testing.assert_close(logits, decoder.output(attended.context + state.hidden))
+        else:
+            other = memory._replace(values=memory.values.flip(0))  # regions of other images
+            assert torch.equal(decoder.step(words, decoder.start(memory, 2), other)[0], logits)
+
+
+def test_the_context_is_that_of_the_attention_whatever_it_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """beta is a matter of the scores: it stays where the weights are replaced."""
+    decoder = adaptive()
+    memory, words = decoder.prepare(regions()), torch.tensor([[4, 5]] * 3)
+    state = decoder.start(memory, 2)
+    plain, _, attended = decoder.step(words, state, memory)
+    weights = torch.full((3, 2, 6), 1 / 6, dtype=torch.double)
+    even = AttentionOutput(weights @ memory.values, weights)
+    monkeypatch.setattr(decoder.attention, "forward", lambda *_: even)
+    logits, _, found = decoder.step(words, state, memory)
+    assert torch.equal(found.weights, weights) and torch.equal(found.gate, attended.gate)
+    expected = plain + (attended.gate.unsqueeze(-1) * (even.context - attended.context)) @ decoder.output.weight.T
+    torch.testing.assert_close(logits, expected)
 
 
 # Several heads.
@@ -375,6 +478,9 @@ def test_a_cache_is_reordered_with_its_rows() -> None:
         ({"transformer": TransformerConfig(layers=2)}, "decoder.transformer is set, .* is show_attend_tell; add"),
         ({"score": "multi_head", "window": "local_p"}, "decoder.window is local_p, but decoder.score is multi_head"),
         ({"score": "multi_head", "attention": "hard"}, "decoder.attention is hard, but decoder.score is multi_head"),
+        ({"name": "adaptive", "score": "dot"}, "decoder.score is dot, but must be additive or concat with .* adaptive"),
+        ({"name": "adaptive", "score": "multi_head"}, "decoder.score is multi_head, but must be additive or concat"),
+        ({"name": "adaptive", "attention": "draw"}, "decoder.attention is draw, but must be soft or hard with"),
         ({"heads": 4}, "decoder.heads is 4, but nothing has heads; add --decoder.score multi_head"),
     ],
 )  # fmt: skip
@@ -384,7 +490,7 @@ def test_what_does_not_go_together(fields: dict, message: str) -> None:
 
 
 def test_an_unknown_decoder_or_score_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="decoder.name is 'unknown', but must be one of show_attend_tell, luong, tran"):
+    with pytest.raises(UserError, match="decoder.name is 'unknown', but must be one of show_attend_tell, luong, adap"):
         build_decoder(DecoderConfig(name="unknown"), D, (2, 3), V)
     with pytest.raises(UserError, match="decoder.score is 'unknown', but must be one of additive, concat"):
         build_decoder(DecoderConfig(score="unknown"), D, (2, 3), V)
@@ -393,10 +499,7 @@ def test_an_unknown_decoder_or_score_is_refused_with_those_there_are() -> None:
 def test_widths_that_do_not_fit() -> None:
     with pytest.raises(UserError, match=r"decoder.heads is 3, but must divide decoder.attention_dim, which is 8"):
         MultiHeadAttention(8, D, 8, 3)
-    config = dataclasses.replace(
-        DecoderConfig(embedding_dim=6, hidden_dim=8, attention_dim=8), name="luong", tie_embeddings=True
-    )
-    with pytest.raises(UserError, match=r"needs decoder.embedding_dim \(6\) equal to decoder.hidden_dim \(8\)"):
-        Captioner(
-            ImageConfig(32, "squash"), EncoderConfig("small_cnn", finetune_from="all"), config, Vocabulary([*SPECIALS])
-        )
+    for name in ("luong", "adaptive", "up_down"):
+        config = DecoderConfig(name, embedding_dim=6, hidden_dim=8, attention_dim=8, tie_embeddings=True)
+        with pytest.raises(UserError, match=rf"name {name} needs decoder.embedding_dim \(6\) equal to .*_dim \(8\)"):
+            build_decoder(config, D, (2, 3), V)

@@ -175,7 +175,7 @@ def test_without_gradient() -> None:
     torch.testing.assert_close(found, layer(reads[0]), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["soft", "current", "multi-head"])
+@pytest.mark.parametrize("kind", ["soft", "current", "adaptive", "up-down", "multi-head"])
 def test_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and search of whole decoders, in single precision, with and without."""
     decoder = make_kind(kind).float()
