@@ -53,6 +53,9 @@ def evaluate(args: EvaluationConfig) -> None:
         check_fits(args.data, captioner.vocabulary, captioner.image)
         check_features(args.data, captioner.encoder)
         captioner.check_search(args.search)
+        if args.gates and not captioner.decoder.gated:
+            name = captioner.configs["decoder"].name
+            raise UserError(f"--gates: decoder {name} of {args.checkpoint} has no gate; leave it out")
         split = dataset.CaptionDataset(args.data, args.split)
         if not args.captions_only:
             split.check_captioned("caption them without scores, by --captions-only")
@@ -88,13 +91,16 @@ def evaluate(args: EvaluationConfig) -> None:
         write_text(captions_path, captions_text)
         print(f"{args.checkpoint} on {summary}\nwrote {captions_path}")
         return
+    pairs = list(zip(hypotheses, words, strict=True))
+    gates = [h.gates[: len(caption)].float().numpy() for h, caption in pairs if h.gates is not None]
     captions = CaptionSet(
         captions=texts,
         references=references,
         word_kind=captioner.vocabulary.word_kind,
         written=words,
         image_ids=split.image_ids,
-        attention=[h.weights[: len(caption)].numpy() for h, caption in zip(hypotheses, words, strict=True)],
+        attention=[h.weights[: len(caption)].numpy() for h, caption in pairs],
+        gates=gates if args.gates else (),
         grid=grid,
         instances=instances,
         reference_grounding=grounding,

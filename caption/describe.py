@@ -34,7 +34,7 @@ class Caption:
     attention: NDArray[np.float32]
     """[T, rows, columns]: the weights alpha of the regions, at each word summing to one."""
     gates: list[float] | None
-    """beta of each word; None if the decoder has no gate."""
+    """How much the image counted at each word (`AttentionOutput.gate`); None if the decoder has no gate."""
     locations: list[tuple[int, int]] | None
     """Row and column that hard attention chose for each word; None: the expectation."""
     heads: Mapping[str, NDArray[np.float32]]
@@ -101,7 +101,7 @@ class Caption:
 
     def to_json(self) -> dict[str, Any]:
         """Return the caption in plain values: for each word its log-probability, its attention weights as rows and
-        columns of the grid, the `gate` beta, the `location` (row, column) that hard attention chose, and the weights of
+        columns of the grid, the `gate`, the `location` (row, column) that hard attention chose, and the weights of
         each head by its name."""
         steps: list[dict[str, Any]] = []
         for t, word in enumerate(self.words):

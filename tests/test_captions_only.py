@@ -134,3 +134,5 @@ def test_captions_without_scores_replace_no_others(shapes: Path, info: Path, mod
 def test_what_needs_scores_is_refused_with_captions_only(shapes: Path, model: Path, flag: str) -> None:
     with pytest.raises(UserError, match=f"{flag} x needs scores, but --captions-only computes none; leave out one"):
         caption(model, shapes, "--captions-only", flag, "x")
+    with pytest.raises(UserError, match="--gates needs scores, but --captions-only computes none"):
+        caption(model, shapes, "--captions-only", "--gates")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import evaluate
 import train
 from caption import checkpoint
 from caption.captioner import Captioner
-from caption.config import SearchConfig
+from caption.config import DecoderConfig, SearchConfig
 from caption.config.cli import parse
 from caption.config.inference import EvaluationConfig
 from caption.config.model import Fit, ImageConfig
@@ -28,6 +29,8 @@ from caption.data import photos
 from caption.data.dataset import CaptionDataset
 from caption.data.images import BadImage, CropBox, open_image
 from caption.errors import UserError
+from caption.evaluation import metrics
+from caption.evaluation.gates import gate_scores
 from caption.training import setup
 from caption.training.run_dir import coco_results
 from caption.visualise import figures
@@ -76,6 +79,27 @@ def test_evaluate_scores_every_image_once_in_the_order_of_the_file(
     assert [image["caption"] for image in results["images"]] == [entry["caption"] for entry in captions[0]]
     cider = [image["scores"]["CIDEr-D"] for image in results["images"]]
     assert np.mean(cider) == pytest.approx(scores["CIDEr-D"])
+
+
+def test_evaluate_scores_when_the_model_looks(
+    shapes: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate of each word that was written, and not that of <end>; a decoder without a gate is refused."""
+    found = []
+    monkeypatch.setattr(metrics, "gate_scores", lambda *given: found.extend(given) or gate_scores(*given))
+    results = score(shapes, model, "--gates", "--instances", str(shapes.with_name("shapes_instances.json")))
+    words, gates, kinds = found
+    assert [len(caption) for caption in words] == [len(values) for values in gates] and kinds["red"] == "colours"
+    mean = 100 * np.concatenate(gates).mean()
+    assert results["scores"]["all words, gate"] == pytest.approx(mean)
+    assert f"all words   {mean:.2f}" in re.sub(" {3,}", "   ", capsys.readouterr().out)
+    assert "all words, gate" not in score(shapes, model, "--overwrite")["scores"]
+    config = DecoderConfig("luong", embedding_dim=8, hidden_dim=8, attention_dim=8)
+    loaded = Captioner.load(model)
+    other = Captioner(loaded.image, loaded.configs["encoder"], config, loaded.vocabulary)
+    checkpoint.save(model, other.eval().to_checkpoint())
+    with pytest.raises(UserError, match=r"--gates: decoder luong of .*best\.pt has no gate; leave it out"):
+        score(shapes, model, "--gates", "--overwrite")
 
 
 def test_evaluate_equals_the_official_program(

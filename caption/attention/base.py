@@ -54,9 +54,10 @@ class AttentionOutput(NamedTuple):
     context: Tensor  # [B, Q, C], z_t; C is D, unless the attention projects
     weights: Tensor  # [B, Q, L], alpha_t: not negative, summing to one
     sample: Sample | None = None  # of hard attention, unless all rows took the expectation
-    gate: Tensor | None = None  # [B, Q] in [0, 1], by which the decoder multiplied the context: beta_t of the paper
-    heads: Tensor | None = None  # [B, Q, M, L], the weights of each of several heads, or of the filters of a glimpse;
-    # `weights` are their mean
+    # [B, Q] in [0, 1], the factor of the context: beta_t of the paper, 1 - beta_t of adaptive attention
+    gate: Tensor | None = None
+    # [B, Q, M, L], the weights of each of several heads, or of the filters of a glimpse; `weights` are their mean
+    heads: Tensor | None = None
 
 
 class Attention(nn.Module):

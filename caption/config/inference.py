@@ -27,6 +27,9 @@ class EvaluationConfig:
     instances: str = ""
     """COCO instance annotations of the split: also score whether captions name objects that are not there (CHAIR),
     whether attention falls on what a word names and, for drawn shapes, whether captions are true."""
+    gates: bool = False
+    """Also score when the model looks, by the gate of show_attend_tell or adaptive: how much the image counts for each
+    kind of word, and for which words it counts the most and the least."""
     captions_only: bool = False
     """Write captions_SPLIT.json alone, in the results format of COCO's server, and compute no scores: for images
     without captions of their own."""
@@ -59,9 +62,10 @@ class EvaluationConfig:
         asked = [flag for flag, given in modes.items() if given]
         if len(asked) > 1:
             raise UserError(f"{asked[0]} and {asked[1]} are two evaluations; leave out one of them")
-        for name in ("instances", "report") if self.captions_only else ("report",):
+        for name in ("report", "gates", *["instances"] * self.captions_only):
             if asked and (value := getattr(self, name)):
-                raise UserError(f"--{name} {value} needs scores, but {asked[0]} computes none; leave out one of them")
+                flag = f"--{name}" if value is True else f"--{name} {value}"
+                raise UserError(f"{flag} needs scores, but {asked[0]} computes none; leave out one of them")
         if "shuffled" in self.knock_outs and self.batch_size == 1:
             raise UserError("--knock-out shuffled exchanges the images of a batch: --batch-size must be at least 2")
         if self.checkpoint.startswith(HUB) and not self.output:

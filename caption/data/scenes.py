@@ -5,6 +5,8 @@ them. Positions and lengths are fractions of the image's side; x grows to the ri
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
@@ -31,6 +33,22 @@ RELATION_PHRASES = {
 }
 MAX_GAP_BESIDE = 0.25  # between objects that are beside each other
 CLEAR_RATIO = 1.6  # of the longer to the shorter of |dx| and |dy|; above it, only one direction holds
+
+
+def word_kinds() -> dict[str, str]:
+    """Return the kind of each word by which a caption describes its scene: colours, shapes, sizes or relations.
+
+    A word in the phrases of several relations, such as "of" or "to", names none of them and has no kind.
+    """
+    phrases = [" ".join(wordings).split() for wordings in RELATION_PHRASES.values()]
+    uses = Counter(word for words in phrases for word in set(words))
+    kinds: dict[str, Iterable[str]] = {
+        "colours": COLOURS,
+        "shapes": SHAPES,
+        "sizes": [word for words in SIZE_WORDS.values() for word in words],
+        "relations": [word for word, count in uses.items() if count == 1],
+    }
+    return {word: kind for kind, words in kinds.items() for word in words}
 
 
 class SceneObject(NamedTuple):

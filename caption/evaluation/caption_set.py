@@ -7,10 +7,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from caption.data.scenes import word_kinds
 from caption.data.words import tokenise
 from caption.encoders.grid import FeatureGrid
 from caption.evaluation.chair import ObjectMentions, count_mentions
 from caption.evaluation.coco import TokenisedCaptions, tokenise_captions
+from caption.evaluation.gates import FUNCTION_WORDS
 from caption.evaluation.grounding import GroundingCounts, Instances
 from caption.evaluation.ngrams import NGrams, Words, count_ngrams
 from caption.evaluation.scene_truth import Verdict, judge
@@ -27,6 +29,7 @@ class CaptionSet:
     written: Sequence[Words] | None = field(default=None, kw_only=True)  # words of the captions, if they are known
     image_ids: Sequence[int] = ()
     attention: Sequence[NDArray[np.floating]] = ()  # [T, L] for each caption
+    gates: Sequence[NDArray[np.floating]] = ()  # [T] for each caption, of each word how much the image counted
     grid: FeatureGrid | None = None  # where the L locations lie
     instances: Instances | None = None
     reference_grounding: Sequence[GroundingCounts] = ()  # of each image's references, under teacher forcing
@@ -81,6 +84,13 @@ class CaptionSet:
             return []
         scenes = map(self.instances.scene, self.image_ids)
         return [judge(words, scene) for words, scene in zip(self.words, scenes, strict=True)]
+
+    @property
+    def word_kinds(self) -> dict[str, str]:
+        """The kind of a word, as far as it is known: function words of English, and what captions of scenes speak
+        of."""
+        english = dict.fromkeys(FUNCTION_WORDS, "function words") if self.word_kind == "ptb" else {}
+        return english | (word_kinds() if self.instances and self.instances.has_scenes else {})
 
     @property
     def unseen(self) -> list[bool]:

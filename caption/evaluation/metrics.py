@@ -15,6 +15,7 @@ from caption.evaluation.chair import chair
 from caption.evaluation.cider import cider_d
 from caption.evaluation.coco import TokenisedCaptions
 from caption.evaluation.diversity import diversity
+from caption.evaluation.gates import gate_scores
 from caption.evaluation.grounding import attention_entropy, grounding_scores
 from caption.evaluation.meteor_spice import Unavailable, meteor, spice
 from caption.evaluation.rouge import rouge_l
@@ -67,6 +68,7 @@ METRICS = (
         "reference_grounding",
     ),
     Metric("truth", _truth, "verdicts"),
+    Metric("gates", lambda c: gate_scores(c.words, c.gates, c.word_kinds), "gates"),
     Metric("diversity", lambda c: diversity(c.words, c.training_captions, c.word_kind == "ptb")),
 )
 
