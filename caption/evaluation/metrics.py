@@ -61,6 +61,7 @@ METRICS = (
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
     Metric("CHAIR", lambda c: chair(c.object_mentions), "object_mentions"),
     Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
+    Metric("gates", lambda c: gate_scores(c.words, c.gates, c.word_kinds), "gates"),
     Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
     Metric(
         "reference grounding",
@@ -68,7 +69,6 @@ METRICS = (
         "reference_grounding",
     ),
     Metric("truth", _truth, "verdicts"),
-    Metric("gates", lambda c: gate_scores(c.words, c.gates, c.word_kinds), "gates"),
     Metric("diversity", lambda c: diversity(c.words, c.training_captions, c.word_kind == "ptb")),
 )
 

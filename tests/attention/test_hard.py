@@ -272,9 +272,8 @@ def test_every_hypothesis_keeps_its_locations(decoder, monkeypatch, attend: str,
             assert hypothesis.locations.tolist() == hypothesis.weights.argmax(-1).tolist()
         steps = iter(hypothesis.locations)
         monkeypatch.setattr(hard_module, "sample_location", lambda *_, steps=steps: torch.tensor([[next(steps)]]))
-        one = Memory(
-            memory.keys[image, None], memory.values[image, None], memory.mean[image, None], torch.tensor([[True]])
-        )
+        alone = (part[image, None] for part in (memory.keys, memory.values, memory.mean))
+        one = Memory(*alone, sample_rows=torch.tensor([[True]]))
         decoded = decoder(one, torch.tensor([[words]]), torch.tensor([[len(words)]]))
         logps = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None])
         assert hypothesis.log_probability == pytest.approx(logps.sum().item(), abs=1e-5)
