@@ -87,16 +87,23 @@ def compare(first: Sequence[Score], second: Sequence[Score], seed: int = 1) -> l
     sizes = {len(score.statistics) for score in (*first, *second)}
     if len(sizes) > 1:
         raise ValueError(f"scores of {' and '.join(map(str, sorted(sizes)))} images cannot be paired")
-    resampled = _resample([*first, *second], seed)
+    paired = difference_intervals(first, second, seed)
     exchanged = _exchange(first, second, seed)
     differences = []
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        low, high = _interval(resampled[len(first) + i] - resampled[i])
+        low, high = paired[i]
         by_chance = exchanged[i][np.isfinite(exchanged[i])]
         extreme = int((np.abs(by_chance) >= abs(b.value - a.value) - 1e-9).sum())
         p = (extreme + 1) / (len(by_chance) + 1) if math.isfinite(b.value - a.value) else math.nan
         differences.append(Difference(a.name, a.value, b.value, low, high, p))
     return differences
+
+
+def difference_intervals(first: Sequence[Score], second: Sequence[Score], seed: int = 1) -> list[Interval]:
+    """Return 95 % confidence intervals of second - first by the paired bootstrap: both scores on the same samples of
+    images. The two scores of a pair may have different formulas."""
+    resampled = _resample([*first, *second], seed)
+    return [_interval(b - a) for a, b in zip(resampled[: len(first)], resampled[len(first) :], strict=True)]
 
 
 def _interval(values: Values) -> Interval:
