@@ -7,8 +7,11 @@ from caption.evaluation.scene_truth import (
     ERRORS,
     ParsedCaption,
     Verdict,
+    find_slots,
     judge,
+    judge_slots,
     parse,
+    reword,
     truth_scores,
 )
 from preprocess.shapes import sample_scene
@@ -42,6 +45,43 @@ def test_parse_returns_objects_and_relations() -> None:
         ],
         ["left", "above"],
     )
+
+
+def test_slots_are_where_a_caption_says_something() -> None:
+    words = "there is a large red circle to the left of a little blue square and over a small green star".split()
+    slots = find_slots(words)
+    assert slots is not None
+    assert all(tuple(words[slot.start : slot.start + len(slot.words)]) == slot.words for slot in slots)
+    assert [(slot.kind, slot.meaning, slot.item) for slot in slots if slot.kind in ("shape", "relation")] == [
+        ("shape", "circle", 0), ("relation", "left", 1), ("shape", "square", 1), ("relation", "above", 2),
+        ("shape", "star", 2),
+    ]  # fmt: skip
+    assert slots[4].wordings == [("small",), ("little",)] and slots[1].wordings == [("red",)]
+
+
+def test_what_is_false_is_told_from_what_is_true_and_from_what_cannot_be_judged() -> None:
+    """The colour of a shape that is not there cannot be, nor its relation."""
+    slots = find_slots("a small red circle right of a small red square and above a large green cross".split())
+    assert slots is not None
+    judged = [(slot.kind, true) for slot, true in judge_slots(slots, SCENE)]
+    assert judged == [
+        ("size", False), ("colour", True), ("shape", True), ("relation", False), ("size", True), ("colour", False),
+        ("shape", True), ("shape", False),
+    ]  # fmt: skip
+
+
+def test_rewordings_are_all_captions_of_one_meaning() -> None:
+    for number in range(10):
+        captions = sample_scene(3, "test", number)[2]
+        words = captions[0].split()
+        slots = find_slots(words)
+        assert slots is not None
+        found = reword(words, slots)
+        assert words in found and len({" ".join(each) for each in found}) == len(found)
+        assert all(parse(each) == parse(words) for each in found[:8])
+        relations = sum(slot.kind == "relation" and slot.meaning != "beside" for slot in slots)
+        assert len(found) == 2 ** (1 + sum(slot.kind == "size" for slot in slots) + relations)
+        assert all((each.split() in found) == (parse(each.split()) == parse(words)) for each in captions)
 
 
 @pytest.mark.parametrize(
