@@ -203,10 +203,13 @@ def gather(events: Sequence[Event], question: str, kind: str, temperature: int) 
 
 
 def table(events: Sequence[Event], seed: int) -> str:
-    """Return a line for every question and kind: before scaling by temperature, and the error after it."""
-    heads = ("events", "mean p, %", "happen, %", "ECE", "95 % interval", "if calibrated", "ECE at T", "95 % interval")
-    widths = (8, 11, 11, 8, 16, 15, 10, 16)
-    lines = [f"{'':10}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+    """Return a line for every question and kind: before scaling by temperature, the error after it, and how many events
+    with a probability below 0.5, and with another, did not happen."""
+    heads = (
+        "events, mean p %, happen %, ECE, 95 % interval, if calibrated, ECE at T, 95 % interval, no: p<.5, no: p>=.5"
+    )
+    widths = (8, 11, 11, 8, 16, 15, 10, 16, 14, 14)
+    lines = [f"{'':10}" + "".join(f"{head:>{width}}" for head, width in zip(heads.split(", "), widths, strict=True))]
     for question, meaning in QUESTIONS.items():
         lines.append(f"{question}: {meaning}")
         for kind in KINDS:
@@ -220,6 +223,8 @@ def table(events: Sequence[Event], seed: int) -> str:
             means = [f"{100 * values.mean():.1f}" for values in before[:2]]
             cells = [len(before.image), *means, f"{errors[0].value:.1f}", spans[0], f"{low:.1f} to {high:.1f}"]
             cells += [f"{errors[1].value:.1f}", spans[1]]
+            below = before.probability < 0.5
+            cells += [f"{(1 - y).sum():.0f} of {len(y)}" for y in (before.happened[below], before.happened[~below])]
             lines.append(f"  {kind:8}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     return "\n".join(lines)
 
