@@ -47,12 +47,16 @@ class Captioner(nn.Module):
 
         `images` are uint8 [B, 3, S, S], or stored features of this encoder, float16 [B, L, D].
         """
+        return self.decoder.prepare(self.regions(images))
+
+    def regions(self, images: Tensor) -> Tensor:
+        """Return the annotation vectors [B, L, D] of images, as `encode` takes them."""
         if images.is_floating_point():
-            return self.decoder.prepare(images.float())
+            return images.float()
         finetuned = any(parameter.requires_grad for parameter in self.encoder.finetuned)
         with torch.set_grad_enabled(torch.is_grad_enabled() and finetuned):
-            regions = self.encoder(images)
-        return self.decoder.prepare(regions)
+            regions: Tensor = self.encoder(images)
+        return regions
 
     def forward(
         self,

@@ -37,6 +37,9 @@ class EvaluationConfig:
     """Instead of scores: what they lose if the weights of attention are replaced by even ones (uniform), those of
     another image (shuffled), the centre of the image (center), or those of the word before (previous), of the first
     word (first-word), or the mean over the caption's words (image-mean). Writes knock_out_SPLIT.json."""
+    faithfulness: bool = False
+    """Instead of scores: how far the log-probability of a word falls without the regions that attention weighed the
+    most, or others. Writes faithfulness_SPLIT.json and .png."""
     report: str = ""
     """Folder for a page to open in a browser: scores, curves, every caption with its attention."""
     java: bool = True
@@ -58,7 +61,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        modes = {"--captions-only": self.captions_only, "--knock-out": bool(self.knock_out)}
+        modes = {
+            "--captions-only": self.captions_only,
+            "--knock-out": bool(self.knock_out),
+            "--faithfulness": self.faithfulness,
+        }
         asked = [flag for flag, given in modes.items() if given]
         if len(asked) > 1:
             raise UserError(f"{asked[0]} and {asked[1]} are two evaluations; leave out one of them")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from caption.evaluation.bootstrap import Difference, Interval
 
@@ -67,3 +67,15 @@ def comparison_table(differences: Sequence[Difference]) -> str:
         scores = f"{diff.first:8.{d}f}{diff.second:8.{d}f}{diff.value:+9.{d}f}"
         lines.append(f"{diff.name:{width}}{scores}   {interval:20}{diff.p:7.4f}{verdict}")
     return "\n".join(lines)
+
+
+def falls_table(panels: Mapping[str, Mapping[str, Any]], regions: int) -> str:
+    """Return a table of the curves of `visualise.figures.draw_falls`: a block for each kind of word, a line for each
+    order of the regions, a column for each number of regions erased."""
+    lines = []
+    for kind, curves in panels.items():
+        counts = next(iter(curves.values())).x
+        heads = [f"all {count}" if count == regions else str(count) for count in counts]
+        lines += ["", f"{kind:16}" + "".join(f"{head:>8}" for head in heads)]
+        lines += [f"{name:16}" + "".join(f"{value:8.3f}" for value in curve.y) for name, curve in curves.items()]
+    return "\n".join(lines[1:])

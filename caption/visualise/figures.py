@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +157,38 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         axis.legend()
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    save_figure(figure, path)
+
+
+class Curve(NamedTuple):
+    """A line with its 95 % interval."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def draw_falls(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """Draw how far the log-probability of words falls with the regions erased: a panel for each kind of word, a curve
+    for each order of the regions, by their names."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.4 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for axis, (kind, curves) in zip(axes, panels.items(), strict=False):
+        for name, curve in curves.items():
+            axis.plot(curve.x, curve.y, marker=".", color=f"C{names.index(name)}", label=name)
+            axis.fill_between(curve.x, curve.low, curve.high, color=f"C{names.index(name)}", alpha=0.2, linewidth=0)
+        axis.set_xscale("log", base=2)
+        axis.set(title=kind, xlabel="regions erased", ylabel="fall of log p (nats)")
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.grid(alpha=0.3)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    handles = {line.get_label(): line for axis in axes for line in axis.lines}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 

@@ -186,7 +186,8 @@ def test_a_working_attention_is_told_from_one_that_is_even_by_construction(
     assert "A: as trained, B: uniform attention" in output and "A: as trained, B: image-mean attention" in output
     assert "\nverdict: working; CIDEr-D" in output and "B: shuffled" not in output
     content = json.loads((tmp_path / "working" / "knock_out_test.json").read_text())
-    assert {"as trained", "uniform", "image-mean"} <= content["images"][0].keys()
+    assert content["captions"].keys() == {"as trained", "uniform", "image-mean"}
+    assert all(len(captions) == 40 for captions in content["captions"].values())
     assert not (tmp_path / "working" / "scores_test.json").exists()
     torch.nn.init.zeros_(model.decoder.attention.score.vector.weight)
     assert verdict(model, drawings, tmp_path / "even") == "unused"

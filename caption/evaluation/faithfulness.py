@@ -1,0 +1,221 @@
+"""Faithfulness: does a word become less likely without the regions that attention weighed the most?
+
+The k first regions of an order are erased at one word: each becomes the mean annotation vector of its image, for this
+step alone. What is measured is how far the log-probability of the word, which the model itself wrote, falls. Orders are
+those of attention, of chance, of the distance from the centre, of the gradient (a_i - mean) . d log p / d a_i, and,
+where a word tells of an annotated object, of how much of a region it covers.
+
+Erasing is the test of Serrano and Smith (2019), and of DeYoung et al. (2020), who call the fall comprehensiveness. It
+says whether the regions that the map shows were needed at this step, given the state. It does not say that no other map
+would do as well (Jain and Wallace, 2019; Wiegreffe and Pinter, 2019), nor what the state took from the image at earlier
+words, nor what lies in the pixels: the receptive fields of neighbouring regions overlap.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from caption import ops
+from caption.attention import Memory
+from caption.captioner import Captioner
+from caption.config import SearchConfig
+from caption.data.scenes import word_kinds
+from caption.data.vocabulary import END, PAD, START
+from caption.device import autocast, to_device, upcast_float32
+from caption.encoders.grid import FeatureGrid
+from caption.evaluation.bootstrap import Score, ratio
+from caption.evaluation.grounding import Instances
+from caption.evaluation.ngrams import Words
+from caption.progress import ProgressBar
+from caption.search import search, with_hard_attention
+
+ORDERS = ("attention", "random", "center", "gradient", "object")
+Coverage = NDArray[np.float64]  # [T, L]: fraction of each region that the object of a word covers; NaN: of no object
+
+
+class Falls(NamedTuple):
+    """How far each word of a caption falls."""
+
+    words: Words
+    values: NDArray[np.float64]  # [T, orders, steps], in nats; NaN where a word tells of no annotated object
+
+
+def erased_counts(regions: int) -> list[int]:
+    """Return the numbers of regions to erase: the powers of two below L, and L."""
+    return [2**n for n in range(regions.bit_length()) if 2**n < regions] + [regions]
+
+
+@torch.no_grad()
+def measure_falls(
+    captioner: Captioner,
+    loader: DataLoader[Any],
+    config: SearchConfig,
+    device: torch.device,
+    precision: str,
+    instances: Instances | None = None,
+    image_ids: Sequence[int] = (),
+) -> Iterator[tuple[int, Falls]]:
+    """Yield the number of each image in its split, and the falls of the words that the model writes for it."""
+    captioner.eval()
+    grid = captioner.encoder.feature_grid
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**32)
+    for batch in ProgressBar(loader, "erase", "batches"):
+        with autocast(device, precision), ops.reuse_weights(captioner.decoder):
+            regions = captioner.regions(to_device(batch.images, device))
+            memory = captioner.decoder.prepare(regions)
+            best = [hypotheses[0] for hypotheses in search(captioner.decoder, memory, config)]
+        words = [captioner.vocabulary.decode(hypothesis.words) for hypothesis in best]
+        coverage: list[Coverage] | None = None
+        if instances:
+            ids = [image_ids[index] for index in batch.indices]
+            coverage = [object_coverage(*caption, instances, grid) for caption in zip(words, ids, strict=True)]
+        written = [[*hypothesis.words, *[END] * hypothesis.finished] for hypothesis in best]
+        with autocast(device, precision):
+            values = erase(captioner.decoder, regions, written, coverage, grid, config, generator)
+        for b, index in enumerate(batch.indices):
+            yield index, Falls(words[b], values[b, : len(words[b])])
+
+
+@torch.no_grad()
+def erase(
+    decoder: Any,
+    regions: Tensor,
+    captions: Sequence[Sequence[int]],
+    coverage: Sequence[Coverage] | None,
+    grid: FeatureGrid,
+    config: SearchConfig,
+    generator: torch.Generator,
+) -> NDArray[np.float64]:
+    """Return how far the log-probability of each word of a caption of each image falls [B, T, orders, steps], in nats.
+
+    `regions` are [B, L, D]; the captions may end with <end>. Steps are those of `erased_counts`.
+    """
+    images, count = regions.shape[:2]
+    mean = regions.mean(1, keepdim=True)
+    memory, blank = (
+        with_hard_attention(decoder.prepare(each), config.hard_attention, 1)
+        for each in (regions, mean.expand_as(regions))
+    )
+    counts = erased_counts(count)
+    state, word = decoder.start(memory, 1), torch.full((images, 1), START, device=regions.device)
+    falls = []
+    for t in range(max(map(len, captions))):
+        target = torch.tensor([[caption[t] if t < len(caption) else PAD] for caption in captions])
+        target = target.to(regions.device)
+        logits, following, attended = decoder.step(word, state, memory)
+        kept = _log_probability(logits, target)
+        with torch.enable_grad():
+            leaf = regions.detach().requires_grad_()
+            read = decoder.prepare(leaf)
+            read = memory._replace(keys=read.keys, values=read.values)
+            likelihood = _log_probability(decoder.step(word, state, read)[0], target).sum()
+            (gradient,) = torch.autograd.grad(likelihood, leaf)
+        orders = {
+            "attention": attended.weights[:, 0].float(),
+            "random": torch.rand(images, count, generator=generator).to(regions.device),
+            "center": -_distance_from_centre(grid).to(regions.device).expand(images, -1),
+            "gradient": (gradient * (regions - mean)).sum(-1).float(),
+            "object": _covered(coverage, t, images, count).to(regions.device),
+        }
+        fallen = []
+        for name in ORDERS:
+            rank = orders[name].nan_to_num().argsort(dim=-1, descending=True, stable=True).argsort(-1)  # [B, L]
+            steps = [
+                kept - _log_probability(decoder.step(word, state, replace(memory, blank, rank < k))[0], target)
+                for k in counts
+            ]
+            fallen.append(torch.stack(steps, 1).masked_fill(orders[name].isnan().any(-1, keepdim=True), torch.nan))
+        falls.append(torch.stack(fallen, 1))  # [B, orders, steps]
+        state, word = following, target
+    return np.asarray(torch.stack(falls, 1).double().cpu())
+
+
+def _log_probability(logits: Tensor, target: Tensor) -> Tensor:
+    """Return log p [B] of target words [B, 1] from logits [B, 1, V]."""
+    return upcast_float32(logits).log_softmax(-1).gather(-1, target.unsqueeze(-1)).flatten()
+
+
+def replace(memory: Memory, blank: Memory, erased: Tensor) -> Memory:
+    """Return a memory with the regions `erased`, bool [B, L], of another; the regions of keys and values are their
+    last dimension but one."""
+    keys, values = (
+        torch.where(erased.view(len(erased), *[1] * (own.dim() - 3), -1, 1), other, own)
+        for own, other in ((memory.keys, blank.keys), (memory.values, blank.values))
+    )
+    return memory._replace(keys=keys, values=values)
+
+
+def _distance_from_centre(grid: FeatureGrid) -> Tensor:
+    """Return the distance [L] of each region's centre from that of the image, in pixels."""
+    row, column = (
+        grid.first + grid.step * torch.arange(lines) - (grid.size - 1) / 2 for lines in (grid.rows, grid.columns)
+    )
+    return torch.hypot(row.unsqueeze(1), column.unsqueeze(0)).flatten()
+
+
+def _covered(coverage: Sequence[Coverage] | None, t: int, images: int, count: int) -> Tensor:
+    """Return the coverage [B, L] by the object of each image's word t; NaN where there is none."""
+    covered = torch.full((images, count), torch.nan)
+    for b, each in enumerate(coverage or ()):
+        if t < len(each):
+            covered[b] = torch.from_numpy(each[t])
+    return covered
+
+
+def object_coverage(words: Words, image_id: int, instances: Instances, grid: FeatureGrid) -> Coverage:
+    """Return how much of each region the object covers that a word tells of [T, L]; NaN for other words.
+
+    It is the object that the word names; of a drawn scene, the words of its size and colour before the name count, too.
+    """
+    kinds = word_kinds()
+    coverage = np.full((len(words), grid.rows * grid.columns), np.nan)
+    for start, stop, category in instances.named(words):
+        if found := instances.find(image_id, category, grid):
+            first = start
+            while instances.has_scenes and first and kinds.get(words[first - 1]) in ("colours", "sizes"):
+                first -= 1
+            coverage[first:stop] = region_coverage(found[0], grid)
+    return coverage
+
+
+def region_coverage(mask: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.float64]:
+    """Return the fraction of each region [L], a square of one step around its centre, that a mask [S, S] covers."""
+
+    def edges(count: int) -> NDArray[np.int64]:
+        return np.clip(np.round(grid.first + 0.5 + grid.step * (np.arange(count + 1) - 0.5)), 0, grid.size).astype(int)
+
+    sums = np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0))).astype(np.float64)
+    corner = sums[np.ix_(edges(grid.rows), edges(grid.columns))]
+    inside = corner[1:, 1:] - corner[:-1, 1:] - corner[1:, :-1] + corner[:-1, :-1]
+    area = np.outer(np.diff(edges(grid.rows)), np.diff(edges(grid.columns)))
+    return np.asarray((inside / np.maximum(area, 1)).ravel())
+
+
+def fall_scores(falls: Sequence[Falls], regions: int, kinds: Mapping[str, str]) -> dict[tuple[str, str, int], Score]:
+    """Return the mean fall of all words, and of the words of each kind, by kind, order and number of regions erased.
+
+    `kinds` names the kind of a word; the others are only among all words. A kind that never tells of an object has no
+    order of objects.
+    """
+    members = {"all words": None, **{kind: kind for kind in dict.fromkeys(kinds.values())}}
+    scores = {}
+    for label, kind in members.items():
+        chosen = [
+            each.values[[kind is None or kinds.get(word) == kind for word in each.words]].reshape(
+                -1, len(ORDERS), len(erased_counts(regions))
+            )
+            for each in falls
+        ]
+        sums = np.array([np.nansum(values, 0) for values in chosen])  # [N, orders, steps]
+        counted = np.array([np.isfinite(values).sum(0) for values in chosen], np.float64)
+        for (o, order), (k, erased) in product(enumerate(ORDERS), enumerate(erased_counts(regions))):
+            if counted[:, o, k].any():
+                statistics = np.stack([sums[:, o, k], counted[:, o, k]], 1)
+                scores[label, order, erased] = Score(f"{label}, {order}, {erased}", statistics, ratio)
+    return scores
