@@ -14,7 +14,7 @@ from conftest import KINDS, D, copy_file, make_kind
 import evaluate
 import train
 from caption import checkpoint
-from caption.attention import AdditiveScore
+from caption.attention import AttentionOutput, Memory, SoftAttention
 from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.inference import KnockOut
@@ -195,23 +195,18 @@ def test_a_working_attention_is_told_from_one_that_is_even_by_construction(
 
 @pytest.mark.slow
 def test_attention_trained_without_gradient_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same model, data and training, with and without the gradient of what scores the regions."""
+    """No gradient passes through the weights, neither to what scores the regions nor to the regions and the state."""
     data = tmp_path / "shapes.h5"
     preprocess(["shapes", "--output", str(data), "--count", "8000", "100", "200"])
-    build = AdditiveScore.__init__
 
-    def without_gradient(self: AdditiveScore, *args: Any) -> None:
-        build(self, *args)
-        self.requires_grad_(False)
+    def attend(self: SoftAttention, query: torch.Tensor, memory: Memory, step: int) -> AttentionOutput:
+        weights = self.normalise(*self.logits(query, memory, step)).detach()
+        return AttentionOutput(self.read(query, weights.unsqueeze(2), memory), weights)
 
-    words = []
-    for name in ("dead", "working"):
-        if name == "dead":
-            monkeypatch.setattr(AdditiveScore, "__init__", without_gradient)
-        train.main(["shapes-soft", "--data", str(data), "--output", str(tmp_path / name)])
-        monkeypatch.undo()
-        words.append(verdict(Captioner.load(tmp_path / name / "best.pt"), data, tmp_path / f"{name}-verdict"))
-    assert words[0] in ("unused", "same for every word") and words[1] == "working"
+    monkeypatch.setattr(SoftAttention, "attend", attend)
+    train.main(["shapes-soft", "--data", str(data), "--output", str(tmp_path / "dead")])
+    model = Captioner.load(tmp_path / "dead" / "best.pt")
+    assert verdict(model, data, tmp_path / "verdict") in ("unused", "same for every word")
 
 
 @pytest.mark.parametrize(
