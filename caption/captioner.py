@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caption import checkpoint, ops
-from caption.attention import Memory
+from caption.attention import GumbelSoftmax, Memory
 from caption.config import DecoderConfig, EncoderConfig, ImageConfig, SearchConfig
 from caption.config.validation import from_dict
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
@@ -66,14 +66,16 @@ class Captioner(nn.Module):
         sample_rows: Tensor | None = None,
         need_weights: bool = True,
         sampling_rate: float = 0.0,
+        gumbel_softmax: GumbelSoftmax | None = None,
     ) -> DecoderOutput:
         """Return the logits of captions [B, Q, T] by teacher forcing; `lengths` [B, Q] are on the CPU.
 
         `sample_rows` [B, Q] are the captions for which hard attention samples; None: all take the expectation.
         Without `need_weights`, a Transformer is faster and returns no weights. `sampling_rate` is the fraction of input
-        tokens that are sampled from the model instead (scheduled sampling).
+        tokens that are sampled from the model instead (scheduled sampling). `gumbel_softmax` says how gradients pass
+        through sampled locations; None: not at all.
         """
-        memory = self.encode(images)._replace(sample_rows=sample_rows)
+        memory = self.encode(images)._replace(sample_rows=sample_rows, gumbel_softmax=gumbel_softmax)
         inputs = self._sample_inputs(memory, captions, lengths, sampling_rate) if sampling_rate else None
         return self.decoder(memory, captions, lengths, inputs, need_weights)
 

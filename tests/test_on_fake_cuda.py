@@ -144,6 +144,7 @@ TRAINING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "draw": ({"attention": "draw"}, {}),
     "retina": ({"attention": "retina"}, {}),
     "hard": (SAMPLED, {"reinforce": ReinforceConfig(entropy=0.1)}),
+    "hard, straight through": (SAMPLED, {"reinforce": ReinforceConfig("straight_through")}),
     "hard, none": (SAMPLED, {"reinforce": ReinforceConfig(baseline="none")}),
     "hard, leave one out": (
         {**SAMPLED, "window": "local_p"},

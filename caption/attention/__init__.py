@@ -1,6 +1,6 @@
 """Attention over the regions of an image: a score, a window and a selection; several heads; or glimpses of a plane."""
 
-from caption.attention.base import Attention, AttentionOutput, Memory, Sample
+from caption.attention.base import Attention, AttentionOutput, GumbelSoftmax, Memory, Sample
 from caption.attention.glimpses import GLIMPSES, DrawGlimpse, Retina
 from caption.attention.hard import HardAttention
 from caption.attention.multihead import MultiHeadAttention
@@ -12,8 +12,8 @@ from caption.errors import UserError
 
 __all__ = [
     "GLIMPSES", "SCORES", "SELECTIONS", "WINDOWS", "AdditiveScore", "Attention", "AttentionOutput", "ConcatScore",
-    "DrawGlimpse", "Grid", "HardAttention", "Memory", "MultiHeadAttention", "Retina", "Sample", "SoftAttention",
-    "build_attention",
+    "DrawGlimpse", "Grid", "GumbelSoftmax", "HardAttention", "Memory", "MultiHeadAttention", "Retina", "Sample",
+    "SoftAttention", "build_attention",
 ]  # fmt: skip
 
 SELECTIONS = {"soft": SoftAttention, "hard": HardAttention}

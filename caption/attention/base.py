@@ -6,11 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
+class GumbelSoftmax(NamedTuple):
+    """Gradients pass through relaxed samples of locations (Jang et al., 2017; Maddison et al., 2017)."""
+
+    temperature: float  # tau
+    straight_through: bool  # the context is that of the sample itself, only its gradient that of the relaxed one
+
+
 class Memory(NamedTuple):
     """A batch of images as an attention reads them: computed once for each image, for all its captions and beams.
 
-    `mean_gates` is for the decoder alone. `sample_rows` and `argmax` say how hard attention and the retina select; soft
-    attention does not read them.
+    `mean_gates` is for the decoder alone. `sample_rows`, `argmax` and `gumbel_softmax` say how hard attention selects, the
+    first two of them how the retina does; soft attention does not read them.
     """
 
     keys: Tensor  # [B, L, A]; an attention with several heads has a layout of its own, images first
@@ -19,6 +26,7 @@ class Memory(NamedTuple):
     mean_gates: Tensor | None = None  # [B, G], the mean's addend of the gates of an LSTM that reads it at every step
     sample_rows: Tensor | None = None  # bool [B, Q]: rows that attend to one location; None: all take the expectation
     argmax: bool = False  # that location is the most probable one, not a sample
+    gumbel_softmax: GumbelSoftmax | None = None  # how gradients pass through samples; None: not at all
     forced: Tensor | None = None  # [B, Q or 1, T, M, L]: weights to read with at each step, whatever the query
 
     def first(self, images: int, rows: int) -> "Memory":
@@ -29,7 +37,8 @@ class Memory(NamedTuple):
             return self._replace(sample_rows=sample_rows, forced=forced)
         keys, values, mean = self.keys[:images], self.values[:images], self.mean[:images]
         mean_gates = None if self.mean_gates is None else self.mean_gates[:images]
-        return Memory(keys, values, mean, mean_gates, sample_rows, self.argmax, forced)
+        parts = {"keys": keys, "values": values, "mean": mean, "mean_gates": mean_gates}
+        return self._replace(**parts, sample_rows=sample_rows, forced=forced)
 
     def forced_weights(self, rows: int, first: int, steps: int = 1) -> Tensor | None:
         """Return `forced` for `rows` rows in so many steps from the first on [B, Q, steps, M, L]; its last step stands

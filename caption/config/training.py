@@ -17,6 +17,13 @@ STOCHASTIC = ("hard", "retina")  # values of decoder.attention that sample locat
 class ReinforceConfig:
     """Training of sampled locations (paper, section 4.1, eq. 11-12); used with `--decoder.attention hard` or retina."""
 
+    estimator: Literal["reinforce", "straight_through", "gumbel_softmax"] = "reinforce"
+    """How gradients reach the probabilities of locations. reinforce: by a reward (paper); the others through a relaxed
+    sample, softmax((log alpha + Gumbel noise) / gumbel_temperature) (Jang et al., 2017): gumbel_softmax reads it in
+    place of a location, straight_through reads the location and takes its gradient. They have no reward, hence neither
+    weight nor baseline, and are for hard attention only."""
+    gumbel_temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
+    """tau of straight_through and gumbel_softmax: smaller is closer to a sample, with a gradient of more variance."""
     weight: Annotated[float, "0 or more"] = 1.0
     """lambda_r, weight of the REINFORCE term; 1: the gradient of the bound in eq. 10."""
     entropy: Annotated[float, "0 or more"] = 0.0
@@ -36,6 +43,14 @@ class ReinforceConfig:
 
     def __post_init__(self) -> None:
         check(self, "training.reinforce")
+        if self.estimator == "reinforce":
+            reason = "the estimator reinforce relaxes no samples; add --training.reinforce.estimator straight_through"
+            require_default(self, "training.reinforce", "gumbel_temperature", reason)
+        else:
+            for name in ("weight", "reward", "baseline"):
+                flag = f"--training.reinforce.{name} {getattr(type(self), name)}"
+                reason = f"the estimator {self.estimator} reads no reward; leave it at its default, {flag}"
+                require_default(self, "training.reinforce", name, reason)
         if self.baseline == "leave_one_out":
             rule = "at least 2 for baseline leave_one_out"
             require(self.samples > 1, "training.reinforce.samples", self.samples, rule)
@@ -196,6 +211,8 @@ class Config:
                 "well as words; use soft"
             )
         if attention == "retina":
+            reason = "decoder.attention retina samples a place, not one of several locations; use reinforce"
+            require_default(reinforce, "training.reinforce", "estimator", reason)
             reason = "the entropy of decoder.attention retina is constant; leave it 0"
             require_default(reinforce, "training.reinforce", "entropy", reason)
 

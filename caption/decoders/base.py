@@ -148,7 +148,7 @@ class RecurrentDecoder(nn.Module):
         few: every row takes part in every step, and T of the result is padded. Weights are returned even without
         `need_weights`: the context needs them.
         """
-        replay = self.time_loop.replays(captions.device) and not memory.argmax and memory.forced is None
+        replay = self.time_loop.replays(captions.device) and memory.forced is None
         inputs = shift_right(captions) if inputs is None else inputs
         if replay:
             captions, inputs = pad_to_multiple(captions), pad_to_multiple(inputs)

@@ -18,14 +18,14 @@ from caption.ops import dropout as shared_bits
 from caption.ops.cuda_graphs import TimeLoop
 from caption.ops.cuda_graphs import enable as enable_graphs
 from caption.ops.recurrent_linear import RecurrentLinear, reuse_weights
-from caption.ops.reference import attention_weights, gate_context, sample_categorical
+from caption.ops.reference import add_gumbel_noise, attention_weights, gate_context, sample_categorical
 from caption.ops.switch import chosen, use
 from caption.ops.torch_compile import enable as enable_compile
 
 __all__ = [
-    "BACKENDS", "Backend", "Dropout", "RecurrentLinear", "TimeLoop", "additive_attention", "additive_scores",
-    "attention_weights", "chosen", "cpu_kernels", "enable_compile", "enable_graphs", "gate_context", "lstm_cell",
-    "prepare_keys", "reuse_weights", "sample_categorical", "token_nll", "use", "weighted_sum",
+    "BACKENDS", "Backend", "Dropout", "RecurrentLinear", "TimeLoop", "add_gumbel_noise", "additive_attention",
+    "additive_scores", "attention_weights", "chosen", "cpu_kernels", "enable_compile", "enable_graphs", "gate_context",
+    "lstm_cell", "prepare_keys", "reuse_weights", "sample_categorical", "token_nll", "use", "weighted_sum",
 ]  # fmt: skip
 
 

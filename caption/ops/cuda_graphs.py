@@ -171,8 +171,8 @@ class TimeLoop:
     """Runs the steps of a caption: replayed as CUDA graphs where that pays, one by one elsewhere."""
 
     def __init__(self, unroll: Callable[[Any, Sequence[Tensor], Any], tuple[Tensor, ...]]) -> None:
-        """`unroll(module, inputs, memory)` runs the steps: `inputs` [b, q, ...] of each step and a NamedTuple that
-        holds tensors give a tuple of tensors."""
+        """`unroll(module, inputs, memory)` runs the steps: `inputs` [b, q, ...] of each step and a NamedTuple of
+        tensors and of hashable constants give a tuple of tensors."""
         self.unroll = unroll
         self.graphs: Graphs | None = None
 
@@ -192,12 +192,14 @@ class TimeLoop:
             steps = [part.view(b, q, -1) for part, (b, q) in zip(parts, shapes, strict=True)]
             return self.unroll(module, steps, memory)
         self.graphs = self.graphs or Graphs(module, self._unroll_tensors)
-        tensors = {name: value for name, value in memory._asdict().items() if isinstance(value, Tensor)}
+        fields = memory._asdict()
+        tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+        constants = tuple((name, value) for name, value in fields.items() if name not in tensors)
         stacked = inputs.view(len(shapes), *shapes[0], -1)
-        return self.graphs(stacked, *tensors.values(), static=(type(memory), tuple(tensors)))
+        return self.graphs(stacked, *tensors.values(), static=(type(memory), constants, tuple(tensors)))
 
     def _unroll_tensors(
-        self, module: nn.Module, kind: Any, names: tuple[str, ...], inputs: Tensor, *tensors: Tensor
+        self, module: nn.Module, kind: Any, constants: Any, names: tuple[str, ...], inputs: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        memory = kind(**dict(zip(names, map(exp_tanh.share_gradient, tensors), strict=True)))
+        memory = kind(**dict(constants), **dict(zip(names, map(exp_tanh.share_gradient, tensors), strict=True)))
         return self.unroll(module, inputs.unbind(), memory)

@@ -67,18 +67,26 @@ def gate_context(context: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) 
     return gate * context, gate.squeeze(-1)
 
 
-def sample_categorical(log_probabilities: Tensor) -> Tensor:
-    """Return a sample [...] of each distribution [..., V], given as logarithms up to a constant, in 0..V-1.
+def add_gumbel_noise(log_probabilities: Tensor) -> Tensor:
+    """Return log p_i + g_i [..., V] of logarithms of probabilities [..., V], with independent standard Gumbel noise.
 
-    The argmax of log p_i - log x_i with x_i exponentially distributed (the Gumbel-max trick). `torch.multinomial` does
-    the same, but first checks its probabilities, which makes a GPU wait twice.
+    g_i is -log x_i with x_i exponentially distributed.
     """
     log_probabilities = upcast_float32(log_probabilities)
     # Below its resolution the generator gives 0 too often (its probability should be the value itself), and a 0 would
     # win against any probability.
     smallest = torch.finfo(log_probabilities.dtype).eps / 2
     noise = torch.empty_like(log_probabilities).exponential_().clamp_(min=smallest)
-    return (log_probabilities - noise.log_()).argmax(-1)
+    return log_probabilities - noise.log_()
+
+
+def sample_categorical(log_probabilities: Tensor) -> Tensor:
+    """Return a sample [...] of each distribution [..., V], given as logarithms up to a constant, in 0..V-1.
+
+    The argmax after Gumbel noise (the Gumbel-max trick). `torch.multinomial` does the same, but first checks its
+    probabilities, which makes a GPU wait twice.
+    """
+    return add_gumbel_noise(log_probabilities).argmax(-1)
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:

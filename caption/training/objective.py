@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caption.attention import GumbelSoftmax
 from caption.captioner import Captioner
-from caption.config import TrainingConfig
+from caption.config import ReinforceConfig, TrainingConfig
 from caption.data.dataset import Batch
 from caption.decoders import DecoderOutput
 from caption.device import autocast, to_device
@@ -105,4 +106,13 @@ def decode(
     need_weights = losses.reads_attention(config) or sampled is not None
     images = to_device(batch.images, device)
     with autocast(device, config.precision):
-        return captioner(images, captions, lengths, sampled, need_weights, sampling_rate)
+        return captioner(
+            images, captions, lengths, sampled, need_weights, sampling_rate, gumbel_softmax(config.reinforce)
+        )
+
+
+def gumbel_softmax(config: ReinforceConfig) -> GumbelSoftmax | None:
+    """Return how gradients pass through sampled locations; None where REINFORCE takes their place."""
+    if config.estimator == "reinforce":
+        return None
+    return GumbelSoftmax(config.gumbel_temperature, config.estimator == "straight_through")

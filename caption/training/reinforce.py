@@ -71,11 +71,12 @@ def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig,
 def location_advantages(
     decoded: DecoderOutput, config: ReinforceConfig, baseline: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the advantages [B, Q, T] and the `reward_sum` [2]; None for both if no locations were sampled.
+    """Return the advantages [B, Q, T] and the `reward_sum` [2]; None for both if no locations were sampled, or if
+    gradients pass through them, so that they need no reward.
 
     Where there is no baseline yet, it is the mean reward of this batch over all processes.
     """
-    if decoded.sample is None:
+    if decoded.sample is None or config.estimator != "reinforce":
         return None, None
     rewards = word_rewards(decoded)
     sums = reward_sum(rewards, decoded)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import D, make_decoder
+from conftest import D, check_gradients, make_attention, make_decoder
 from torch import Tensor
 
-from caption.attention import AdditiveScore, HardAttention, Memory
+from caption.attention import AdditiveScore, GumbelSoftmax, HardAttention, Memory
 from caption.attention import hard as hard_module
 from caption.config import ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.dataset import Batch
@@ -25,6 +25,7 @@ CAPTION = torch.tensor([[[4, 6, END]]])
 PATHS = list(itertools.product(range(LOCATIONS), repeat=STEPS))
 ZERO = torch.zeros((), dtype=torch.double)
 EXACT = ReinforceConfig(soft_probability=0.0)  # eq. 11 with lambda_r = 1 and lambda_e = 0
+RELAXED, STRAIGHT_THROUGH = GumbelSoftmax(0.5, straight_through=False), GumbelSoftmax(0.5, straight_through=True)
 
 
 @pytest.fixture
@@ -226,13 +227,15 @@ def test_draws_follow_alpha_and_the_context_is_the_region(decoder) -> None:
     assert best.sample.location.unique().item() == attended.weights[0, 0].argmax()
 
 
+@pytest.mark.parametrize("gumbel_softmax", [None, RELAXED, STRAIGHT_THROUGH])
 @pytest.mark.parametrize("scale", [1e3, 1e30, math.inf])
-def test_no_nan_where_alpha_is_zero_or_one(scale: float) -> None:
+def test_no_nan_where_alpha_is_zero_or_one(scale: float, gumbel_softmax: GumbelSoftmax | None) -> None:
     """One location has all the weight, to the last bit: values and gradients stay finite."""
     score = AdditiveScore(4, 3, 5)
     attention = HardAttention(score, 3)
     query = torch.randn(2, 6, 4, requires_grad=True)
     memory = attention.prepare(torch.randn(2, 3, 3))._replace(sample_rows=torch.rand(2, 6) < 0.7)
+    memory = memory._replace(gumbel_softmax=gumbel_softmax)
     offset = torch.tensor([0.0, -scale, -scale])
     plain = score.forward
     score.forward = lambda query, keys: plain(query, keys) + offset
@@ -347,8 +350,15 @@ def test_one_coin_and_n_draws_for_each_caption() -> None:
     torch.manual_seed(0)
     objective.decode(captioner, batch, config, sample_locations=True)
     objective.decode(captioner, batch, config, sample_locations=False)
-    (_, rows, lengths, sampled, need_weights, rate), without = asked
-    assert need_weights and rate == 0 and rows.shape == (2000, 6, 3) and without[1] is captions and without[3] is None
+    (_, rows, lengths, sampled, need_weights, rate, relaxed), without = asked
+    assert (
+        need_weights
+        and rate == 0
+        and relaxed is None
+        and rows.shape == (2000, 6, 3)
+        and without[1] is captions
+        and without[3] is None
+    )
     for sample in range(3):
         assert torch.equal(rows[:, sample::3], captions) and torch.equal(lengths[:, sample::3], captions[..., 0])
         assert torch.equal(sampled[:, sample::3], sampled[:, ::3])
@@ -368,3 +378,89 @@ def test_bfloat16_autocast_stays_close() -> None:
     assert half.weights.dtype == half.sample.log_probability.dtype == half.sample.entropy.dtype == torch.float32
     assert torch.equal(half.sample.location, plain.sample.location)
     torch.testing.assert_close(half.sample.entropy, plain.sample.entropy, atol=0.03, rtol=0)
+
+
+def sampled_gradients(decoder: ShowAttendTellDecoder, config: ReinforceConfig, batches: int, rows: int) -> Tensor:
+    """The gradient that training would take, times the number of words: the mean over each batch's rows [batches,
+    weights]."""
+    training = TrainingConfig(doubly_stochastic=0.0, reinforce=config)
+    gradients = []
+    for seed in range(batches):
+        memory = encode(decoder)._replace(gumbel_softmax=objective.gumbel_softmax(config))
+        torch.manual_seed(seed)
+        decoded = decode(decoder, memory, [True] * rows)
+        loss = training_loss(decoded, training, reinforce.location_advantages(decoded, config, ZERO)[0]) * STEPS
+        gradients.append(-gradient(decoder, loss))
+    return torch.stack(gradients)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "is_biased"), [("reinforce", False), ("straight_through", True), ("gumbel_softmax", True)]
+)
+def test_relaxed_samples_give_another_gradient_than_that_of_the_bound(
+    decoder, force, estimator: str, is_biased: bool
+) -> None:
+    """The mean of 20,000 samples is within three standard errors of the enumerated gradient, or far from it."""
+    gradients = sampled_gradients(decoder, dataclasses.replace(EXACT, estimator=estimator), batches=40, rows=500)
+    standard_error = (gradients.var(0).sum() / len(gradients)).sqrt()
+    error = (gradients.mean(0) - exact(decoder, force)).norm()
+    assert error > 10 * standard_error if is_biased else error < 3 * standard_error
+
+
+def test_the_relaxed_gradient_equals_finite_differences_under_the_same_noise(decoder) -> None:
+    def loss() -> Tensor:
+        torch.manual_seed(5)
+        decoded = decode(decoder, encode(decoder)._replace(gumbel_softmax=RELAXED), [True, True, False])
+        return losses.cross_entropy(decoded)
+
+    check_gradients(decoder, loss, count=6, rel=1e-5)
+
+
+def select(memory: Memory, decoder: ShowAttendTellDecoder, gumbel_softmax: GumbelSoftmax | None, rows: int = 50):
+    """The attention of many rows to one query, all of which sample but the last, under the same noise each time."""
+    sampled = torch.arange(rows).unsqueeze(0) < rows - 1
+    query = torch.linspace(-1, 1, 8, dtype=torch.double).expand(1, rows, 8)
+    torch.manual_seed(0)
+    return decoder.attention(query, memory._replace(sample_rows=sampled, gumbel_softmax=gumbel_softmax))
+
+
+def test_straight_through_reads_the_sampled_location(decoder) -> None:
+    """To the bit what REINFORCE reads; rows that take the expectation do so here, too."""
+    memory = encode(decoder)
+    plain, straight = (select(memory, decoder, gumbel_softmax) for gumbel_softmax in (None, STRAIGHT_THROUGH))
+    assert torch.equal(plain.context, straight.context) and torch.equal(plain.weights, straight.weights)
+    assert all(map(torch.equal, plain.sample, straight.sample))
+    assert torch.equal(straight.context[0, :-1], memory.values[0, straight.sample.location[0, :-1]])
+    weights = [*decoder.attention.parameters()]
+    relaxed = select(memory, decoder, RELAXED)
+    ours, its = (torch.autograd.grad(each.context.sum(), weights, retain_graph=True) for each in (straight, relaxed))
+    torch.testing.assert_close(ours, its)  # the sum is linear in what is selected: the same gradient
+
+
+def test_the_temperature_of_a_relaxed_sample_goes_from_the_sample_to_even_attention(decoder) -> None:
+    memory = encode(decoder)
+    plain, cold, hot = (
+        select(memory, decoder, gumbel_softmax).context
+        for gumbel_softmax in (None, GumbelSoftmax(0.001, False), GumbelSoftmax(1000.0, False))
+    )
+    torch.testing.assert_close(cold, plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(hot[0, :-1], memory.mean.expand(49, D), atol=0.02, rtol=0)
+    assert torch.equal(hot[0, -1], plain[0, -1])  # the expectation
+
+
+@pytest.mark.parametrize("window", ["local_m", "local_p"])
+@pytest.mark.parametrize("gumbel_softmax", [RELAXED, STRAIGHT_THROUGH])
+def test_relaxed_samples_stay_within_the_window(window: str, gumbel_softmax: GumbelSoftmax) -> None:
+    """What lies outside is not read, and has no gradient."""
+    torch.manual_seed(0)
+    attention = make_attention("general", window, attention="hard").double()
+    memory = attention.prepare(torch.randn(1, 6, D, dtype=torch.double))
+    values = memory.values.clone().requires_grad_()
+    sampled = torch.ones(1, 20, dtype=torch.bool)
+    memory = memory._replace(values=values, sample_rows=sampled, gumbel_softmax=gumbel_softmax)
+    attended = attention(torch.randn(1, 1, 8, dtype=torch.double).expand(1, 20, 8), memory)
+    attended.context.sum().backward()
+    inside = attended.weights[0, 0] > 0
+    assert 0 < inside.sum() < 6
+    assert not values.grad[0, ~inside].any()
+    assert all(weights.grad.isfinite().all() for weights in attention.parameters() if weights.grad is not None)

@@ -77,6 +77,25 @@ def test_missing_fields_take_their_default() -> None:
             "samples is 1, but must be at least 2 for baseline leave_one",
         ),
         (
+            lambda: ReinforceConfig("straight_through", reward="to_go"),
+            "reward is to_go, but the estimator straight_through .* --training.reinforce.reward caption",
+        ),
+        (
+            lambda: ReinforceConfig("gumbel_softmax", baseline="none"),
+            "baseline is none, but the estimator gumbel_softmax",
+        ),
+        (lambda: ReinforceConfig("gumbel_softmax", weight=0.5), "weight is 0.5, but the estimator gumbel_softmax"),
+        (lambda: ReinforceConfig(gumbel_temperature=0.5), "gumbel_temperature is 0.5, but the estimator reinforce"),
+        (
+            lambda: Config(
+                "a",
+                "b",
+                decoder=DecoderConfig(attention="retina"),
+                training=TrainingConfig(reinforce=ReinforceConfig("straight_through")),
+            ),
+            "estimator is straight_through, but decoder.attention retina samples a place",
+        ),
+        (
             lambda: from_dict(DecoderConfig, {"hiden_dim": 3}),
             "DecoderConfig has no field 'hiden_dim'; it has name, embedding_dim, hidden_dim",
         ),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import train
 from caption import ops
+from caption.attention import GumbelSoftmax
 from caption.config import Config, TrainingConfig
 from caption.data.vocabulary import END, PAD
 from caption.decoders import RecurrentDecoder
@@ -219,6 +220,27 @@ def test_draws(recorder: StandIn) -> None:
     assert not places[0].equal(places[1]) or not places[1].equal(places[2])
 
 
+def test_how_locations_are_selected_is_recorded(recorder: StandIn) -> None:
+    """Each value of the memory's fields that are no tensors has graphs of its own."""
+    decoder, lengths = make_decoder(attention="hard"), torch.full((3, 2), 4)
+    regions, sampled = torch.randn(3, 5, D, dtype=torch.double), torch.ones(3, 2, dtype=torch.bool)
+    memory = decoder.prepare(regions)._replace(sample_rows=sampled)
+    relaxed = GumbelSoftmax(0.5, straight_through=True)
+    for more in (
+        {},
+        {"argmax": True},
+        {"gumbel_softmax": relaxed},
+        {"gumbel_softmax": relaxed._replace(temperature=2)},
+    ):
+        decoder.zero_grad()
+        decoded = decoder(memory._replace(**more), captions_of(lengths), lengths)
+        assert "argmax" not in more or decoded.sample.location.equal(decoded.weights.argmax(-1))
+        decoded.logits.sum().backward(retain_graph=True)  # of the memory, which all share
+        # From the words to alpha, but by REINFORCE, there is a way only through relaxed samples.
+        assert decoder.attention.score.vector.weight.grad.any() == ("gumbel_softmax" in more)
+    assert recorder.recorded == 8
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -296,10 +318,8 @@ def test_training_on_a_gpu_replays_graphs_unless_told_otherwise(asked: bool) -> 
 
 
 def test_not_in_evaluation(recorder: StandIn) -> None:
-    """Nor where the most probable location is taken."""
     decoder, lengths = make_decoder(attention="hard"), torch.full((2, 2), 3)
     memory = decoder.prepare(torch.randn(2, 5, D, dtype=torch.double))._replace(sample_rows=torch.ones(2, 2).bool())
     with torch.no_grad():
         decoder(memory, captions_of(lengths), lengths)
-    decoder(memory._replace(argmax=True), captions_of(lengths), lengths)
     assert not recorder.recorded

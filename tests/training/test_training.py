@@ -61,6 +61,7 @@ def equal(a, b) -> bool:
             ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batch-by", "lengths"],
         ),
         (7, False, ["--decoder.attention", "hard", "--training.reinforce.samples", "2"]),  # samples and baseline
+        (7, False, ["--decoder.attention", "hard", "--training.reinforce.estimator", "straight_through"]),
         (
             12,
             False,
@@ -175,6 +176,17 @@ def test_hard_attention_logs_its_baseline_and_entropy(shapes: Path, tmp_path: Pa
     assert "entropy" not in record["val"] and "reinforce" not in record["val"]
     assert -60 < record["train"]["baseline"] < -5  # a caption of a dozen words, hardly learned yet
     assert state["train_state"]["baseline"].item() == pytest.approx(record["train"]["baseline"])
+
+
+def test_relaxed_samples_need_no_reward(shapes: Path, tmp_path: Path) -> None:
+    """There is neither a REINFORCE term nor a baseline, but the entropy, and locations are learnt from epoch 2 on."""
+    flags = ["--decoder.attention", "hard", "--training.reinforce.estimator", "gumbel_softmax"]
+    flags += ["--training.reinforce.gumbel-temperature", "0.5", "--training.reinforce.entropy", "0.01"]
+    flags += ["--training.reinforce.samples", "2", "--training.reinforce.first-epoch", "2"]
+    state = run(shapes, tmp_path / "relaxed", *flags, "--training.epochs", "2")
+    soft, relaxed = (record["train"] for record in read_log(tmp_path / "relaxed"))
+    assert set(relaxed) - set(soft) == {"entropy"} and 0 < relaxed["entropy"] < np.log(16) + 1e-4
+    assert state["train_state"]["baseline"] is None and not {"reinforce", "baseline"} & set(soft)
 
 
 def test_hard_attention_trains_as_soft_before_its_first_epoch(shapes: Path, tmp_path: Path) -> None:
