@@ -16,8 +16,8 @@ class GumbelSoftmax(NamedTuple):
 class Memory(NamedTuple):
     """A batch of images as an attention reads them: computed once for each image, for all its captions and beams.
 
-    `mean_gates` is for the decoder alone. `sample_rows`, `argmax` and `gumbel_softmax` say how hard attention selects, the
-    first two of them how the retina does; soft attention does not read them.
+    `mean_gates` is for the decoder alone. `sample_rows`, `argmax` and `gumbel_softmax` say how hard attention selects,
+    the first two of them how the retina does; soft attention does not read them.
     """
 
     keys: Tensor  # [B, L, A]; an attention with several heads has a layout of its own, images first
@@ -33,12 +33,12 @@ class Memory(NamedTuple):
         """Return the memory of the first `images` images and of their first `rows` rows, without a copy."""
         sample_rows = None if self.sample_rows is None else self.sample_rows[:images, :rows]
         forced = None if self.forced is None else self.forced[:images, :rows]
+        memory = self._replace(sample_rows=sample_rows, forced=forced)
         if images == len(self.keys):
-            return self._replace(sample_rows=sample_rows, forced=forced)
+            return memory
         keys, values, mean = self.keys[:images], self.values[:images], self.mean[:images]
         mean_gates = None if self.mean_gates is None else self.mean_gates[:images]
-        parts = {"keys": keys, "values": values, "mean": mean, "mean_gates": mean_gates}
-        return self._replace(**parts, sample_rows=sample_rows, forced=forced)
+        return memory._replace(keys=keys, values=values, mean=mean, mean_gates=mean_gates)
 
     def forced_weights(self, rows: int, first: int, steps: int = 1) -> Tensor | None:
         """Return `forced` for `rows` rows in so many steps from the first on [B, Q, steps, M, L]; its last step stands
