@@ -30,6 +30,7 @@ from caption.data.vocabulary import END, PAD, START
 from caption.device import autocast, to_device, upcast_float32
 from caption.encoders.grid import FeatureGrid
 from caption.evaluation.bootstrap import Score, ratio
+from caption.evaluation.gates import CONTENT_WORDS
 from caption.evaluation.grounding import Instances
 from caption.evaluation.ngrams import Words
 from caption.progress import ProgressBar
@@ -200,16 +201,15 @@ def region_coverage(mask: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.fl
 def fall_scores(falls: Sequence[Falls], regions: int, kinds: Mapping[str, str]) -> dict[tuple[str, str, int], Score]:
     """Return the mean fall of all words, and of the words of each kind, by kind, order and number of regions erased.
 
-    `kinds` names the kind of a word; the others are only among all words. A kind that never tells of an object has no
-    order of objects.
+    `kinds` names the kind of a word, and all others are "content words"; without any, kinds are left out. A kind that
+    is not in the captions is left out, and so is the order of objects where no word of a kind tells of one.
     """
-    members = {"all words": None, **{kind: kind for kind in dict.fromkeys(kinds.values())}}
+    labels = ["all words", *(dict.fromkeys([*kinds.values(), CONTENT_WORDS]) if kinds else ())]
+    shape = -1, len(ORDERS), len(erased_counts(regions))
     scores = {}
-    for label, kind in members.items():
+    for label in labels:
         chosen = [
-            each.values[[kind is None or kinds.get(word) == kind for word in each.words]].reshape(
-                -1, len(ORDERS), len(erased_counts(regions))
-            )
+            each.values[[label in ("all words", kinds.get(word, CONTENT_WORDS)) for word in each.words]].reshape(shape)
             for each in falls
         ]
         sums = np.array([np.nansum(values, 0) for values in chosen])  # [N, orders, steps]

@@ -16,6 +16,7 @@ from caption.evaluation.ngrams import Words
 LISTED = 10  # words with the highest means, and as many with the lowest
 MIN_COUNT = 20  # occurrences from which on a word may be listed
 
+CONTENT_WORDS = "content words"  # the kind of words that have no other
 # English words of the closed classes, which a sentence needs more than an image does: a list, since nothing is tagged.
 FUNCTION_WORDS = frozenset(
     "a an the this that these those some any each every another other both all "  # determiners
@@ -41,7 +42,7 @@ def gate_scores(
     counts = Counter(word for words in captions for word in words)
     members: dict[str, set[str]] = {}
     for word in counts if kinds else ():
-        members.setdefault(kinds.get(word, "content words"), set()).add(word)
+        members.setdefault(kinds.get(word, CONTENT_WORDS), set()).add(word)
     by_kind = _ranked([_mean_gate(kind, captions, gates, words) for kind, words in members.items()])
     frequent = [word for word, count in counts.items() if count >= MIN_COUNT]
     by_word = _ranked([_mean_gate(f'"{word}"', captions, gates, {word}) for word in frequent])
