@@ -140,8 +140,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"name": "adaptive"},
     "adaptive hard": {"name": "adaptive", "attention": "hard", "score": "concat"},
     "up-down": {"name": "up_down"},
-    "up-down hard": {"name": "up_down", "attention": "hard"},
-    "up-down draw": {"name": "up_down", "attention": "draw"},
     "up-down retina": {"name": "up_down", "attention": "retina"},
     "up-down multi-head": {"name": "up_down", "score": "multi_head", "heads": 4},
     "multi-head": {"score": "multi_head", "heads": 4},

@@ -103,8 +103,9 @@ class DecoderConfig:
     temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """Temperature of the softmax over locations: below 1 sharper, above 1 flatter."""
     state_dropout: Annotated[float, "in [0, 1)"] = 0.5
-    """Dropout on the LSTM output before the output layer: with more of it, words rely more on the image. In the
-    Transformer: on the output of every sublayer."""
+    """Dropout on the LSTM output before the output layer: with more of it, words rely more on the image. In the decoder
+    adaptive also the probability that a word is trained without the sentinel. In the Transformer: on the output of
+    every sublayer."""
     dropout: Annotated[float, "in [0, 1)"] = 0.5
     """Dropout before the output layer; in the Transformer also on its input."""
     tie_embeddings: bool = False

@@ -17,7 +17,11 @@ class AdaptiveDecoder(RecurrentDecoder):
     """An LSTM that reads the word and the mean region, attends by its current state, and may look at its own memory
     instead: at the visual sentinel s_t, which competes with the regions for the weights.
 
-    Regions are projected to the width of the state, v_i = ReLU(W_a a_i), and their mean to v_g = ReLU(W_b mean a_i).
+    Regions that are not as wide as the state are projected to its width, v_i = ReLU(W_a a_i).
+
+    In training, a row is without its sentinel with the probability `state_dropout`, at each word: it must look. Else
+    an encoder that starts from nothing may never learn to see what the sentinel could at first guess as well, because
+    no gradient passes to regions that are not looked at. The paper's encoder is trained before.
     """
 
     attention: SoftAttention
@@ -28,8 +32,8 @@ class AdaptiveDecoder(RecurrentDecoder):
         embedding, hidden = config.embedding_dim, config.hidden_dim
         super().__init__(config, hidden, grid, vocabulary_size, hidden)
         self.hidden = hidden
-        self.region = nn.Linear(region_width, hidden)  # W_a
-        self.mean_region = nn.Linear(region_width, hidden)  # W_b
+        project = nn.Sequential(nn.Linear(region_width, hidden), nn.ReLU())  # W_a
+        self.region = nn.Identity() if region_width == hidden else project
         # Each gives the addends of the LSTM's gates, and below them of the sentinel's: x_t = [E y_(t-1); v_g].
         self.word_to_gates = ops.RecurrentLinear(embedding, 5 * hidden)
         self.mean_to_gates = ops.RecurrentLinear(hidden, 5 * hidden, bias=False)
@@ -41,9 +45,8 @@ class AdaptiveDecoder(RecurrentDecoder):
 
     def prepare(self, regions: Tensor) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
-        memory = super().prepare(torch.relu(self.region(regions)))  # v_i, [B, L, H]
-        mean = torch.relu(self.mean_region(regions.mean(1)))  # v_g, [B, H]
-        return memory._replace(mean=mean, mean_gates=self.mean_to_gates(mean))
+        memory = super().prepare(self.region(regions))  # v_i, [B, L, H], and their mean v_g, [B, H]
+        return memory._replace(mean_gates=self.mean_to_gates(memory.mean))
 
     def recurrence(
         self, word_gates: Tensor, state: RecurrentState, memory: Memory
@@ -77,6 +80,8 @@ class AdaptiveDecoder(RecurrentDecoder):
         score = cast(TanhScore, self.attention.score)
         activation = torch.tanh(self.sentinel_key(sentinel) + score.project_query(hidden))  # [B, Q, A]
         own = upcast_float32(score.vector(activation)).squeeze(-1)  # v . tanh(W_s s_t + W_h h_t), [B, Q]
+        if self.training:  # without a sentinel
+            own = own.masked_fill(torch.rand_like(own) < self.state_dropout.p, -torch.inf)
         regions, _ = self.attention.logits(hidden, memory, step)  # e_t over the temperature, [B, Q, L]
         return torch.sigmoid(own / self.attention.temperature - regions.logsumexp(-1))
 

@@ -61,13 +61,13 @@ METRICS = (
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
     Metric("CHAIR", lambda c: chair(c.object_mentions), "object_mentions"),
     Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
-    Metric("gates", lambda c: gate_scores(c.words, c.gates, c.word_kinds), "gates"),
     Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
     Metric(
         "reference grounding",
         lambda c: grounding_scores(c.reference_grounding, suffix=", references"),
         "reference_grounding",
     ),
+    Metric("gates", lambda c: gate_scores(c.words, c.gates, c.word_kinds), "gates"),
     Metric("truth", _truth, "verdicts"),
     Metric("diversity", lambda c: diversity(c.words, c.training_captions, c.word_kind == "ptb")),
 )

@@ -279,8 +279,9 @@ def test_adaptive_by_its_equations(options: dict[str, Any]) -> None:
     """One softmax over the regions and the sentinel gives alpha, when it is divided by what the regions have, and
     beta."""
     decoder = adaptive(**options)
-    a, memory, score = regions(1)[0], decoder.prepare(regions(1)), decoder.attention.score
-    v, v_g = decoder.region(a).relu(), decoder.mean_region(a.mean(0)).relu()
+    memory, score = decoder.prepare(regions(1)), decoder.attention.score
+    v = (regions(1)[0] @ decoder.region[0].weight.T + decoder.region[0].bias).relu()
+    v_g = v.mean(0)
     words, means, hiddens = (
         layer.weight for layer in (decoder.word_to_gates, decoder.mean_to_gates, decoder.hidden_to_gates)
     )
@@ -322,6 +323,22 @@ def test_a_sentinel_that_no_one_looks_at_leaves_the_regions_and_one_that_wins_le
         else:
             other = memory._replace(values=memory.values.flip(0))  # regions of other images
             assert torch.equal(decoder.step(words, decoder.start(memory, 2), other)[0], logits)
+
+
+def test_regions_as_wide_as_the_state_are_not_projected() -> None:
+    decoder = build_decoder(DecoderConfig("adaptive", embedding_dim=8, hidden_dim=D, attention_dim=16), D, (2, 3), V)
+    assert torch.equal(decoder.prepare(regions().float()).values, regions().float())
+
+
+def test_training_takes_the_sentinel_from_a_word_as_often_as_state_dropout_says() -> None:
+    decoder = adaptive(state_dropout=0.3)
+    memory, words = decoder.prepare(regions()), torch.full((3, 400), 5)
+    plain, trained = (
+        decoder.train(mode).step(words, decoder.start(memory, 400), memory)[2].gate for mode in (False, True)
+    )
+    alone = trained == 1
+    assert torch.equal(trained[~alone], plain[~alone]) and (plain < 1).all()
+    assert alone.double().mean().item() == pytest.approx(0.3, abs=0.05)
 
 
 def test_the_context_is_that_of_the_attention_whatever_it_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
