@@ -390,6 +390,16 @@ def correct(folder: Path, device: str) -> list[Section]:
              "--beam-size", "3", "--no-java", "--device", device],
             lines=9,
         ),
+        *(
+            Section(
+                f"evaluate {study[0]}",
+                60,
+                [python, "evaluate.py", "--checkpoint", str(soft / "best.pt"), "--data", shapes, "--split", "test",
+                 "--no-java", "--device", device, *study],
+                lines=3,
+            )
+            for study in (["--knock-out", "all"], ["--faithfulness"])
+        ),
         Section("caption_image", 40, one, lines=2),
         Section("caption_image without a C compiler", 40, [*bare, *one], lines=3),
     ]  # fmt: skip

@@ -29,7 +29,9 @@ from caption.data.dataset import Batch, pad_captions
 from caption.data.vocabulary import END, SPECIALS, Vocabulary
 from caption.decoders import build_decoder
 from caption.device import to_cpu, to_device
+from caption.evaluation.faithfulness import measure_falls
 from caption.evaluation.generate import generate
+from caption.evaluation.knock_out import KNOCK_OUTS, knock_out
 from caption.training import loop
 from caption.training.schedule import build_optimizer
 from caption.training.self_critical import CaptionSampler
@@ -248,6 +250,32 @@ def test_generation_waits_at_every_eighth_word_and_twice_a_batch(
     config = SearchConfig(max_length=WORDS, **search)
     list(generate(captioner, [make_batch(captioner)], config, CUDA, "bf16", references=True))
     assert sum(gpu.waits.values()) == WORDS // 8 + 2, gpu.waits
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {},
+        SAMPLED,
+        TRANSFORMER,
+        {"attention": "retina"},
+        {"attention": "draw"},
+        {"name": "adaptive"},
+        {"name": "up_down"},
+    ],
+    ids=str,
+)
+def test_studies_of_attention_mix_no_devices(
+    decoder: dict[str, Any], gpu: FakeGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the gradient itself, which no fake can compute."""
+    monkeypatch.setattr(torch.autograd, "grad", lambda output, leaf: (torch.zeros_like(leaf),))
+    captioner = make_captioner(gpu, **decoder)
+    mode = "argmax" if decoder == SAMPLED else "expectation"
+    config = SearchConfig(beam_size=2, max_length=4, hard_attention=mode)
+    loader: Any = [make_batch(captioner)]
+    assert len(dict(knock_out(captioner, loader, list(KNOCK_OUTS), config, CUDA, "bf16"))) == 2
+    assert len(dict(measure_falls(captioner, loader, config, CUDA, "bf16"))) == 2
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b"]])

@@ -108,7 +108,7 @@ def erase(
     falls = []
     for t in range(max(map(len, captions))):
         target = torch.tensor([[caption[t] if t < len(caption) else PAD] for caption in captions])
-        target = target.to(regions.device)
+        target = to_device(target, regions.device)
         logits, following, attended = decoder.step(word, state, memory)
         kept = _log_probability(logits, target)
         with torch.enable_grad():
@@ -119,10 +119,10 @@ def erase(
             (gradient,) = torch.autograd.grad(likelihood, leaf)
         orders = {
             "attention": attended.weights[:, 0].float(),
-            "random": torch.rand(images, count, generator=generator).to(regions.device),
-            "center": -_distance_from_centre(grid).to(regions.device).expand(images, -1),
+            "random": to_device(torch.rand(images, count, generator=generator), regions.device),
+            "center": to_device(-_distance_from_centre(grid), regions.device).expand(images, -1),
             "gradient": (gradient * (regions - mean)).sum(-1).float(),
-            "object": _covered(coverage, t, images, count).to(regions.device),
+            "object": to_device(_covered(coverage, t, images, count), regions.device),
         }
         fallen = []
         for name in ORDERS:

@@ -51,8 +51,8 @@ def _image_mean(weights: Weights, grid: FeatureGrid) -> Tensor:
 
 
 def _center(weights: Weights, grid: FeatureGrid) -> Tensor:
-    prior = torch.from_numpy(center_prior(grid)).to(weights.values)
-    return prior.expand_as(weights.values[:, :1, :1])
+    prior = to_device(torch.from_numpy(center_prior(grid)), weights.values.device)
+    return prior.to(weights.values.dtype).expand_as(weights.values[:, :1, :1])
 
 
 # What each makes of the model's own weights [B, Q, T, M, L]; a result with fewer rows or steps holds for all.
@@ -99,12 +99,12 @@ def knock_out(
 
     Free running, the weights that are replaced are those of the caption that the model writes as trained.
     """
-    if "shuffled" in names and len(loader.dataset) == 1:  # type: ignore[arg-type]
-        raise UserError("--knock-out shuffled takes the attention of another image, but the split has one image")
     captioner.eval()
     grid, decoder = captioner.encoder.feature_grid, captioner.decoder
     with ops.reuse_weights(decoder):
         for batch in ProgressBar(loader, "knock out", "batches"):
+            if "shuffled" in names and len(batch.indices) == 1:
+                raise UserError("--knock-out shuffled takes the attention of another image, but there is one image")
             with autocast(device, precision):
                 memory = captioner.encode(to_device(batch.images, device))
                 nlls, own = teacher_force(decoder, memory, batch, config)
