@@ -70,7 +70,7 @@ def collect_captions(subject: Subject) -> Captions:
 
 def write_captions(subject: Subject, collected: Captions) -> None:
     """Write the captions in the results format of COCO's server."""
-    path = _write_results(subject, subject.caption_set(collected[0]))
+    path = _write_results(subject, subject.caption_set([hypothesis.words for hypothesis in collected[0]]))
     print(f"{subject.args.checkpoint} on {subject.summary}\nwrote {path}")
 
 
@@ -84,11 +84,11 @@ def write_scores(subject: Subject, collected: Captions) -> None:
     """Score the captions; print and write the scores and the captions, with a report if asked for."""
     args, split = subject.args, subject.split
     hypotheses, grounding = collected
-    lengths = [len(subject.words(hypothesis)) for hypothesis in hypotheses]
-    pairs = list(zip(hypotheses, lengths, strict=True))
+    captions = subject.caption_set([hypothesis.words for hypothesis in hypotheses])
+    pairs = list(zip(hypotheses, map(len, captions.words), strict=True))
     gates = [h.gates[:length].float().numpy() for h, length in pairs if h.gates is not None]
-    captions = subject.caption_set(
-        hypotheses,
+    captions = dataclasses.replace(
+        captions,
         attention=[h.weights[:length].numpy() for h, length in pairs],
         gates=gates if args.gates else (),
         grid=subject.captioner.encoder.feature_grid,
@@ -100,13 +100,12 @@ def write_scores(subject: Subject, collected: Captions) -> None:
     settings = dataclasses.asdict(args)
     settings |= {"precision": subject.precision, "device": str(subject.device), "image_count": len(split)}
     described = signature(args.data, args.split, subject.references, settings["search"], subject.precision)
-    scores_path = args.folder / f"scores_{args.split}.json"
-    write_text(scores_path, to_json({**settings, "signature": described}, results))
+    write_text(args.results_path, to_json({**settings, "signature": described}, results))
     captions_path = _write_results(subject, captions)
     print(f"{args.checkpoint} on {subject.summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(subject.captioner.encoder.grid))
     print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
-    print(f"signature: {described}", f"wrote {scores_path}", f"wrote {captions_path}", sep="\n")
+    print(f"signature: {described}", f"wrote {args.results_path}", f"wrote {captions_path}", sep="\n")
     if args.report:
         records = run_dir.read_records(run_folder(args.checkpoint))
         write_report(Path(args.report), args.checkpoint, subject.summary, split, captions, hypotheses, results, records)

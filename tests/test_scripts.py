@@ -414,7 +414,7 @@ def test_scores_of_another_evaluation_are_kept(shapes: Path, model: Path, tmp_pa
         (model, ["--beam-size", "2"], "instances was .*json.*, now ''"),
     ]
     for path, flags, message in cases:
-        with pytest.raises(UserError, match=f"scores of another evaluation .*{message}.*give --overwrite .*--output"):
+        with pytest.raises(UserError, match=f"results of another evaluation .*{message}.*give --overwrite .*--output"):
             score(shapes, path, *flags)
         assert (model.parent / "scores_test.json").read_bytes() == kept
     score(shapes, model, "--beam-size", "1", "--output", str(tmp_path / "beam1"))

@@ -33,7 +33,7 @@ class EvaluationConfig:
     captions_only: bool = False
     """Write captions_SPLIT.json alone, in the results format of COCO's server, and compute no scores: for images
     without captions of their own."""
-    knock_out: tuple[KnockOut | Literal["all"], ...] = ()
+    knock_out: tuple[KnockOut | Literal["all"], ...] | None = None
     """Instead of scores: what they lose if the weights of attention are replaced by even ones (uniform), those of
     another image (shuffled), the centre of the image (center), or those of the word before (previous), of the first
     word (first-word), or the mean over the caption's words (image-mean). Writes knock_out_SPLIT.json."""
@@ -56,14 +56,14 @@ class EvaluationConfig:
     output: str = ""
     """Folder for scores and captions; empty: that of the checkpoint."""
     overwrite: bool = False
-    """Replace the scores of another evaluation: of another checkpoint, search, data file and so on."""
+    """Replace the results of another evaluation: of another checkpoint, search, data file and so on."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         check(self)
         modes = {
             "--captions-only": self.captions_only,
-            "--knock-out": bool(self.knock_out),
+            "--knock-out": self.knock_out is not None,
             "--faithfulness": self.faithfulness,
         }
         asked = [flag for flag, given in modes.items() if given]
@@ -73,22 +73,36 @@ class EvaluationConfig:
             if asked and (value := getattr(self, name)):
                 flag = f"--{name}" if value is True else f"--{name} {value}"
                 raise UserError(f"{flag} needs scores, but {asked[0]} computes none; leave out one of them")
-        if "shuffled" in self.knock_outs and self.batch_size == 1:
-            raise UserError("--knock-out shuffled exchanges the images of a batch: --batch-size must be at least 2")
+        if self.knock_out == ():
+            raise UserError(f"--knock-out needs a name: {', '.join(get_args(KnockOut))}, or all")
+        if self.knock_out and self.batch_size == 1:
+            raise UserError("--knock-out exchanges the images of a batch: --batch-size must be at least 2")
+        if self.faithfulness and self.search.hard_attention != "expectation":
+            raise UserError(
+                f"--faithfulness reads expectations, but --hard-attention is {self.search.hard_attention}; leave it out"
+            )
         if self.checkpoint.startswith(HUB) and not self.output:
             raise UserError(f"--checkpoint {self.checkpoint} has no folder here: give --output, for the scores")
 
     @property
     def knock_outs(self) -> list[KnockOut]:
-        """The knock-outs asked for, with the two that the verdict needs; none if none was."""
+        """The knock-outs asked for, with those that the verdict needs; none if none was."""
         every = get_args(KnockOut)
-        chosen = every if "all" in self.knock_out else (*self.knock_out, "uniform", "image-mean")
-        return [name for name in every if name in chosen] if self.knock_out else []
+        if self.knock_out is None:
+            return []
+        chosen = every if "all" in self.knock_out else (*self.knock_out, "uniform", "shuffled", "image-mean")
+        return [name for name in every if name in chosen]
 
     @property
     def folder(self) -> Path:
         """The folder of scores and captions."""
         return Path(self.output) if self.output else run_folder(self.checkpoint)
+
+    @property
+    def results_path(self) -> Path:
+        """The file that holds the results, with the settings that they are of; captions alone have none."""
+        name = "knock_out" if self.knock_out else "faithfulness" if self.faithfulness else "scores"
+        return self.folder / f"{name}_{self.split}.json"
 
 
 @dataclass(frozen=True)

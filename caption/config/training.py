@@ -47,10 +47,14 @@ class ReinforceConfig:
             reason = "the estimator reinforce relaxes no samples; add --training.reinforce.estimator straight_through"
             require_default(self, "training.reinforce", "gumbel_temperature", reason)
         else:
-            for name in ("weight", "reward", "baseline"):
-                flag = f"--training.reinforce.{name} {getattr(type(self), name)}"
-                reason = f"the estimator {self.estimator} reads no reward; leave it at its default, {flag}"
-                require_default(self, "training.reinforce", name, reason)
+            names = ("weight", "reward", "baseline")
+            changed = [name for name in names if getattr(self, name) != getattr(type(self), name)]
+            if changed:  # perhaps by a preset
+                values = ", ".join(f"{name} is {getattr(self, name)}" for name in changed)
+                flags = " ".join(f"--training.reinforce.{name} {getattr(type(self), name)}" for name in changed)
+                raise UserError(
+                    f"training.reinforce.{values}, but the estimator {self.estimator} reads no reward; add {flags}"
+                )
         if self.baseline == "leave_one_out":
             rule = "at least 2 for baseline leave_one_out"
             require(self.samples > 1, "training.reinforce.samples", self.samples, rule)

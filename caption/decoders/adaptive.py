@@ -75,7 +75,7 @@ class AdaptiveDecoder(RecurrentDecoder):
         and s_t, each [B, Q, H].
 
         That softmax over L + 1 is alpha_t, over L, times a choice between the sentinel and all regions together, whose
-        score is log sum_i exp(e_ti).
+        score is log sum_i exp(e_ti). The Gaussian of the window local_p has no part in this choice.
         """
         score = cast(TanhScore, self.attention.score)
         activation = torch.tanh(self.sentinel_key(sentinel) + score.project_query(hidden))  # [B, Q, A]

@@ -3,12 +3,15 @@
 The k first regions of an order are erased at one word: each becomes the mean annotation vector of its image, for this
 step alone. What is measured is how far the log-probability of the word, which the model itself wrote, falls. Orders are
 those of attention, of chance, of the distance from the centre, of the gradient (a_i - mean) . d log p / d a_i, and,
-where a word tells of an annotated object, of how much of a region it covers.
+where a word tells of an annotated object, of how much of a region it covers. Attention is then scored anew over what is
+left, and may turn to another object; "weights kept" erases what attention weighed the most, and lets it read what it
+would have read otherwise with the weights that it had.
 
-Erasing is the test of Serrano and Smith (2019), and of DeYoung et al. (2020), who call the fall comprehensiveness. It
-says whether the regions that the map shows were needed at this step, given the state. It does not say that no other map
-would do as well (Jain and Wallace, 2019; Wiegreffe and Pinter, 2019), nor what the state took from the image at earlier
-words, nor what lies in the pixels: the receptive fields of neighbouring regions overlap.
+Erasing by attention follows Serrano and Smith (2019), who set weights to zero, and DeYoung et al. (2020), who erase
+inputs and call the fall comprehensiveness. It says whether the regions that the map shows were needed at this step,
+given the state. It does not say that no other map would do as well (Jain and Wallace, 2019; Wiegreffe and Pinter,
+2019), nor what the state took from the image at earlier words, nor what lies in the pixels: the receptive fields of
+neighbouring regions overlap.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,14 +32,18 @@ from caption.data.scenes import word_kinds
 from caption.data.vocabulary import END, PAD, START
 from caption.device import autocast, to_device, upcast_float32
 from caption.encoders.grid import FeatureGrid
+from caption.errors import UserError
 from caption.evaluation.bootstrap import Score, ratio
 from caption.evaluation.gates import CONTENT_WORDS
 from caption.evaluation.grounding import Instances
+from caption.evaluation.knock_out import used_weights
 from caption.evaluation.ngrams import Words
 from caption.progress import ProgressBar
-from caption.search import search, with_hard_attention
+from caption.search import search
 
-ORDERS = ("attention", "random", "center", "gradient", "object")
+KEPT = "weights kept"  # in the order of attention
+ORDERS = ("attention", KEPT, "random", "center", "gradient", "object")
+ALL_WORDS = "all words"
 Coverage = NDArray[np.float64]  # [T, L]: fraction of each region that the object of a word covers; NaN: of no object
 
 
@@ -78,7 +85,7 @@ def measure_falls(
             coverage = [object_coverage(*caption, instances, grid) for caption in zip(words, ids, strict=True)]
         written = [[*hypothesis.words, *[END] * hypothesis.finished] for hypothesis in best]
         with autocast(device, precision):
-            values = erase(captioner.decoder, regions, written, coverage, grid, config, generator)
+            values = erase(captioner.decoder, regions, written, coverage, grid, generator)
         for b, index in enumerate(batch.indices):
             yield index, Falls(words[b], values[b, : len(words[b])])
 
@@ -90,7 +97,6 @@ def erase(
     captions: Sequence[Sequence[int]],
     coverage: Sequence[Coverage] | None,
     grid: FeatureGrid,
-    config: SearchConfig,
     generator: torch.Generator,
 ) -> NDArray[np.float64]:
     """Return how far the log-probability of each word of a caption of each image falls [B, T, orders, steps], in nats.
@@ -99,10 +105,7 @@ def erase(
     """
     images, count = regions.shape[:2]
     mean = regions.mean(1, keepdim=True)
-    memory, blank = (
-        with_hard_attention(decoder.prepare(each), config.hard_attention, 1)
-        for each in (regions, mean.expand_as(regions))
-    )
+    memory, blank = decoder.prepare(regions), decoder.prepare(mean.expand_as(regions))
     counts = erased_counts(count)
     state, word = decoder.start(memory, 1), torch.full((images, 1), START, device=regions.device)
     falls = []
@@ -110,15 +113,17 @@ def erase(
         target = torch.tensor([[caption[t] if t < len(caption) else PAD] for caption in captions])
         target = to_device(target, regions.device)
         logits, following, attended = decoder.step(word, state, memory)
-        kept = _log_probability(logits, target)
+        whole = _log_probability(logits, target)
         with torch.enable_grad():
             leaf = regions.detach().requires_grad_()
             read = decoder.prepare(leaf)
             read = memory._replace(keys=read.keys, values=read.values)
             likelihood = _log_probability(decoder.step(word, state, read)[0], target).sum()
             (gradient,) = torch.autograd.grad(likelihood, leaf)
+        kept_memory = memory._replace(forced=used_weights(attended.weights, attended.heads, None).unsqueeze(2))
         orders = {
             "attention": attended.weights[:, 0].float(),
+            KEPT: attended.weights[:, 0].float(),
             "random": to_device(torch.rand(images, count, generator=generator), regions.device),
             "center": to_device(-_distance_from_centre(grid), regions.device).expand(images, -1),
             "gradient": (gradient * (regions - mean)).sum(-1).float(),
@@ -127,8 +132,9 @@ def erase(
         fallen = []
         for name in ORDERS:
             rank = orders[name].nan_to_num().argsort(dim=-1, descending=True, stable=True).argsort(-1)  # [B, L]
+            source = kept_memory if name == KEPT else memory
             steps = [
-                kept - _log_probability(decoder.step(word, state, replace(memory, blank, rank < k))[0], target)
+                whole - _log_probability(decoder.step(word, state, replace(source, blank, rank < k))[0], target)
                 for k in counts
             ]
             fallen.append(torch.stack(steps, 1).masked_fill(orders[name].isnan().any(-1, keepdim=True), torch.nan))
@@ -199,23 +205,27 @@ def region_coverage(mask: NDArray[np.bool_], grid: FeatureGrid) -> NDArray[np.fl
 
 
 def fall_scores(falls: Sequence[Falls], regions: int, kinds: Mapping[str, str]) -> dict[tuple[str, str, int], Score]:
-    """Return the mean fall of all words, and of the words of each kind, by kind, order and number of regions erased.
+    """Return the mean fall by kind of word, order and number of regions erased.
 
-    `kinds` names the kind of a word, and all others are "content words"; without any, kinds are left out. A kind that
-    is not in the captions is left out, and so is the order of objects where no word of a kind tells of one.
+    `kinds` names the kind of a word, and all others are "content words"; without any, kinds are left out. All orders of
+    a kind are over the same words; that of objects is there for "words of an object" alone, those that tell of one. A
+    kind that is not in the captions is left out. Raises UserError if all captions are empty.
     """
-    labels = ["all words", *(dict.fromkeys([*kinds.values(), CONTENT_WORDS]) if kinds else ())]
-    shape = -1, len(ORDERS), len(erased_counts(regions))
+    words = [word for each in falls for word in each.words]
+    image = np.array([i for i, each in enumerate(falls) for _ in each.words], int)
+    values = np.concatenate([each.values for each in falls])  # [N words, orders, steps]
+    if not words:
+        raise UserError("--faithfulness erases what words were read from, but all captions are empty; train the model")
+    of_object = np.isfinite(values).all((1, 2))
+    members = {ALL_WORDS: np.ones(len(words), bool), "words of an object": of_object}
+    for kind in dict.fromkeys([*kinds.values(), CONTENT_WORDS]) if kinds else ():
+        members[kind] = np.array([kinds.get(word, CONTENT_WORDS) == kind for word in words])
     scores = {}
-    for label in labels:
-        chosen = [
-            each.values[[label in ("all words", kinds.get(word, CONTENT_WORDS)) for word in each.words]].reshape(shape)
-            for each in falls
-        ]
-        sums = np.array([np.nansum(values, 0) for values in chosen])  # [N, orders, steps]
-        counted = np.array([np.isfinite(values).sum(0) for values in chosen], np.float64)
-        for (o, order), (k, erased) in product(enumerate(ORDERS), enumerate(erased_counts(regions))):
-            if counted[:, o, k].any():
-                statistics = np.stack([sums[:, o, k], counted[:, o, k]], 1)
-                scores[label, order, erased] = Score(f"{label}, {order}, {erased}", statistics, ratio)
+    for kind, member in members.items():
+        orders = ORDERS if member is of_object else ORDERS[:-1]
+        for (o, order), (k, erased) in product(enumerate(orders), enumerate(erased_counts(regions))):
+            if member.any():
+                sums = np.bincount(image[member], values[member, o, k], len(falls))
+                statistics = np.stack([sums, np.bincount(image[member], minlength=len(falls)).astype(float)], 1)
+                scores[kind, order, erased] = Score(f"{kind}, {order}, {erased}", statistics, ratio)
     return scores

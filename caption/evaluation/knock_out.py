@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,9 +33,10 @@ from caption.visualise.upsample import center_prior
 AS_TRAINED = ""  # the name of no knock-out
 JUDGED = "CIDEr-D"  # the score that the verdict is about
 REAL = 0.05  # p below which a difference counts
-UNUSED = 0.02  # fraction of the score: attention that is worth less is not used
-SAME = 0.25  # fraction of what attention is worth: if a gaze that stays costs less, moving it is not what matters
+UNUSED = 0.05  # fraction of the score: attention that is worth less is not used
+SAME = 0.25  # fraction of what attention is worth: a gaze that costs less to exchange for another is the same
 STUCK = 0.9  # fraction of the words whose maximum lies at the border
+NEEDED = ("uniform", "shuffled", "image-mean")  # by the verdict
 
 
 class Weights(NamedTuple):
@@ -82,8 +84,8 @@ class Effect(NamedTuple):
 
     nll: float  # negative log-likelihood of its references under teacher forcing, in nats, summed
     words: int  # of the references, <end> included
-    hypothesis: Hypothesis  # the best caption, free running
-    at_border: int  # words of the references whose maximum of the weights is in one of the outermost regions
+    at_border: int  # of these, those whose maximum of the weights is in one of the outermost regions
+    caption: list[int]  # the best one, free running
 
 
 @torch.inference_mode()
@@ -104,22 +106,23 @@ def knock_out(
     with ops.reuse_weights(decoder):
         for batch in ProgressBar(loader, "knock out", "batches"):
             if "shuffled" in names and len(batch.indices) == 1:
-                raise UserError("--knock-out shuffled takes the attention of another image, but there is one image")
+                raise UserError(
+                    "--knock-out takes the attention of another image, but there is one; give a larger split"
+                )
             with autocast(device, precision):
                 memory = captioner.encode(to_device(batch.images, device))
                 nlls, own = teacher_force(decoder, memory, batch, config)
                 written = search(decoder, memory, config, heads=True)
-                effects = {AS_TRAINED: (nlls, own, written)}
+                effects = {AS_TRAINED: _effects(nlls, own, written, grid)}
                 own_written = written_weights([hypotheses[0] for hypotheses in written])
                 for name in names:
                     change = KNOCK_OUTS[name]
                     forced = memory._replace(forced=change(own, grid))
                     nlls, weights = teacher_force(decoder, forced, batch, config)
                     forced = memory._replace(forced=to_device(change(own_written, grid), device))
-                    effects[name] = nlls, weights, search(decoder, forced, config, heads=True)
-            columns = {name: _effects(*effect, grid) for name, effect in effects.items()}
+                    effects[name] = _effects(nlls, weights, search(decoder, forced, config), grid)
             for b, index in enumerate(batch.indices):
-                yield index, {name: column[b] for name, column in columns.items()}
+                yield index, {name: column[b] for name, column in effects.items()}
 
 
 def teacher_force(decoder: Any, memory: Memory, batch: Batch, config: SearchConfig) -> tuple[Tensor, Weights]:
@@ -162,18 +165,24 @@ def written_weights(hypotheses: Sequence[Hypothesis]) -> Weights:
 
 
 def _effects(nlls: Tensor, weights: Weights, written: list[list[Hypothesis]], grid: FeatureGrid) -> list[Effect]:
-    place = weights.values.mean(3).argmax(-1)  # [B, Q, T]
-    row, column = place // grid.columns, place % grid.columns
-    at_border = (row == 0) | (row == grid.rows - 1) | (column == 0) | (column == grid.columns - 1)
+    border = to_device(torch.from_numpy(border_regions(grid)), nlls.device)
+    at_border = border[weights.values.mean(3).argmax(-1)]  # [B, Q, T]
     sums = (nlls, weights.is_word, at_border & weights.is_word)
     columns = zip(*(values.sum((1, 2)).tolist() for values in sums), written, strict=True)
-    return [Effect(nll, words, hypotheses[0], border) for nll, words, border, hypotheses in columns]
+    return [Effect(nll, words, border, hypotheses[0].words) for nll, words, border, hypotheses in columns]
+
+
+def border_regions(grid: FeatureGrid) -> NDArray[np.bool_]:
+    """Return whether each region [L] is one of the outermost."""
+    inner = np.zeros((grid.rows, grid.columns), bool)
+    inner[1:-1, 1:-1] = True
+    return ~inner.ravel()
 
 
 class Verdict(NamedTuple):
     """What the knock-outs say of an attention."""
 
-    word: str  # unused, stuck at the border, same for every word, or working
+    word: str  # unused, stuck at the border, same for every image, same for every word, working or undecided
     reason: str
 
 
@@ -181,12 +190,15 @@ class Study(NamedTuple):
     """How every score changes by each knock-out."""
 
     differences: dict[str, list[Difference]]  # by the name of the knock-out
-    border: float  # percentage of the references' words whose maximum is in one of the outermost regions
+    border: float  # percentage of the references' words, <end> included, whose maximum is in an outermost region
     verdict: Verdict
 
 
 def compare_effects(
-    effects: Sequence[Mapping[str, Effect]], score: Callable[[list[Hypothesis]], Sequence[Score]], seed: int
+    effects: Sequence[Mapping[str, Effect]],
+    score: Callable[[list[list[int]]], Sequence[Score]],
+    seed: int,
+    grid: FeatureGrid,
 ) -> Study:
     """Compare the scores as trained with those under each knock-out, from the effects on every image.
 
@@ -194,14 +206,13 @@ def compare_effects(
     """
     columns = {name: [effect[name] for effect in effects] for name in effects[0]}
     scores = {
-        name: [cross_entropy(column), *score([effect.hypothesis for effect in column])]
-        for name, column in columns.items()
+        name: [cross_entropy(column), *score([effect.caption for effect in column])] for name, column in columns.items()
     }
     differences = {name: compare(scores[AS_TRAINED], scores[name], seed) for name in scores if name != AS_TRAINED}
     trained = columns[AS_TRAINED]
     border = 100 * sum(effect.at_border for effect in trained) / max(1, sum(effect.words for effect in trained))
     judged = {name: next(d for d in found if d.name == JUDGED) for name, found in differences.items()}
-    return Study(differences, border, judge(judged, border))
+    return Study(differences, border, judge(judged, border, 100 * float(border_regions(grid).mean())))
 
 
 def cross_entropy(effects: Iterable[Effect]) -> Score:
@@ -209,27 +220,35 @@ def cross_entropy(effects: Iterable[Effect]) -> Score:
     return Score("cross-entropy", np.array([(effect.nll, effect.words) for effect in effects], np.float64), ratio)
 
 
-def judge(falls: Mapping[str, Difference], border: float) -> Verdict:
+def judge(falls: Mapping[str, Difference], border: float, border_by_chance: float) -> Verdict:
     """Return the verdict on an attention from the differences of a score, free running: the first rule that applies.
 
-    unused: with even attention, the score falls by less than the fraction UNUSED of it, or not really; stuck at the
-    border: at STUCK of the words, the maximum is in one of the outermost regions; same for every word: with the mean
-    over the words of the caption, used at all of them, it falls by less than the fraction SAME of that, or not really;
-    working: otherwise. `falls` are by the name of the knock-out, `border` is in percent.
+    unused: with even attention, the score falls by less than the fraction UNUSED of it; stuck at the border: at STUCK
+    of the words the maximum is in one of the outermost regions, where even attention would be less often; same for
+    every image: with the attention of another image it falls by less than the fraction SAME of that; same for every
+    word: so it does with the mean over the words of the caption, used at all of them; working: otherwise. "Less" holds
+    for the upper end of the 95 % interval. undecided: it does not, but the fall is not real (p < REAL) either. `falls`
+    are by the name of the knock-out, the others in percent.
     """
-    even, mean = falls["uniform"], falls["image-mean"]
-    if math.isnan(even.value + mean.value):
-        return Verdict("unknown", f"{even.name} is not defined for these captions")
+    even, other, mean = (falls[name] for name in NEEDED)
+    if not even.first > 0 or math.isnan(even.value + other.value + mean.value):
+        return Verdict("undecided", f"{even.name} is not above 0 for these captions")
     reason = f"{even.name} {even.first:.1f} falls by {_fall(even)} with even attention"
-    if -even.value < UNUSED * even.first or even.p >= REAL:
+    if -even.low < UNUSED * even.first:
         return Verdict("unused", reason)
-    reason += f", by {_fall(mean)} with the mean over the words of its caption"
-    if border >= 100 * STUCK:
+    if even.p >= REAL:
+        return Verdict("undecided", f"{reason}; more images would tell")
+    if border >= 100 * STUCK > border_by_chance:
         where = f"the maximum is in one of the outermost regions at {border:.0f} % of the words"
         return Verdict("stuck at the border", f"{where}; {reason}")
-    same = -mean.value < SAME * -even.value or mean.p >= REAL
-    return Verdict("same for every word" if same else "working", reason)
+    reason += f", by {_fall(other)} with that of another image, by {_fall(mean)} with the mean over the caption's words"
+    for difference, word in ((other, "same for every image"), (mean, "same for every word")):
+        if -difference.low < SAME * -even.value:
+            return Verdict(word, reason)
+        if difference.p >= REAL:
+            return Verdict("undecided", f"{reason}; more images would tell")
+    return Verdict("working", reason)
 
 
 def _fall(difference: Difference) -> str:
-    return f"{-difference.value:.1f}" + ("" if difference.p < REAL else f" (not real, p = {difference.p:.2f})")
+    return f"{0 - difference.value:.1f}" + ("" if difference.p < REAL else f" (not real, p = {difference.p:.2f})")

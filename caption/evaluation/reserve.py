@@ -19,20 +19,20 @@ VALUES = ("seed", "java", "precision")
 
 @contextlib.contextmanager
 def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
-    """Lock the scores and the report before any work is done, and yield `args`. Raises UserError if another process
-    writes them, if the scores are those of another evaluation, if captions without scores would replace others, or if
+    """Lock the results and the report before any work is done, and yield `args`. Raises UserError if another process
+    writes them, if the results are those of another evaluation, if captions without scores would replace others, or if
     the report's folder holds something else."""
     if not first_process():
         yield args
         return
     checkpoint.check_exists(args.checkpoint)
     with contextlib.ExitStack() as held:
-        scores, captions = (args.folder / f"{name}_{args.split}.json" for name in ("scores", "captions"))
-        held.enter_context(locked(scores))  # and so the captions
+        captions = args.folder / f"captions_{args.split}.json"
+        held.enter_context(locked(args.results_path))  # and so the captions
         if args.captions_only and captions.exists() and not args.overwrite:
             raise UserError(f"{captions}: exists already; give --overwrite to replace it, or another --output")
-        if scores.exists() and not (args.captions_only or args.overwrite):
-            _check_same_evaluation(scores, dataclasses.asdict(args))
+        if args.results_path.exists() and not (args.captions_only or args.overwrite):
+            _check_same_evaluation(args.results_path, dataclasses.asdict(args))
         if args.report:
             held.enter_context(locked_folder(Path(args.report)))
             check_folder(Path(args.report))
@@ -40,7 +40,7 @@ def reserve(args: EvaluationConfig) -> Iterator[EvaluationConfig]:
 
 
 def _check_same_evaluation(path: Path, asked: dict[str, Any]) -> None:
-    """Raises UserError, naming the differences, if scores were made with other settings than are asked for now."""
+    """Raises UserError, naming the differences, if results were made with other settings than are asked for now."""
     try:
         saved = _comparable(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -52,12 +52,13 @@ def _check_same_evaluation(path: Path, asked: dict[str, Any]) -> None:
     ]
     if differences:
         raise UserError(
-            f"{path}: holds the scores of another evaluation ({'; '.join(differences)}); give --overwrite to replace "
+            f"{path}: holds the results of another evaluation ({'; '.join(differences)}); give --overwrite to replace "
             "them, or another --output"
         )
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the scores depend on."""
+    """Return the settings that the results depend on."""
     paths = {name: str(Path(settings[name]).resolve()) if settings[name] else "" for name in PATHS}
-    return {**paths, **{name: settings[name] for name in VALUES}, **settings["search"]}
+    knock_out = sorted(settings.get("knock_out") or ())  # older scores have none
+    return {**paths, **{name: settings[name] for name in VALUES}, **settings["search"], "knock_out": knock_out}

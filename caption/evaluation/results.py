@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from caption.data.dataset import CaptionDataset
@@ -51,12 +50,22 @@ def _round(values: Tensor | None) -> list[float] | None:
 
 def to_json(settings: Mapping[str, Any], results: Results) -> str:
     """Return settings and results as indented JSON with one line per image; a score of NaN becomes null."""
-    content = {**settings, **results._asdict(), "images": []}
-    for key in ("scores", "intervals"):
-        content[key] = {name: value if np.isfinite(value).all() else None for name, value in content[key].items()}
+    content = finite({**settings, **results._asdict(), "images": []})
     images = ",\n".join("    " + json.dumps(image, ensure_ascii=False) for image in results.images)
-    head = json.dumps(content, indent=2, ensure_ascii=False)
+    head = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return head.replace('"images": []', '"images": [\n' + images + "\n  ]") + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN and no infinity: None takes the place of such a number, and of an
+    interval with one."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return None if value and None in map(finite, value) else value
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Scored(NamedTuple):

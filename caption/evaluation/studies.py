@@ -6,13 +6,13 @@ from typing import Any
 
 from caption import distributed
 from caption.evaluation.bootstrap import Score, compare, intervals
-from caption.evaluation.faithfulness import Falls, erased_counts, fall_scores, measure_falls
+from caption.evaluation.faithfulness import ALL_WORDS, Falls, erased_counts, fall_scores, measure_falls
 from caption.evaluation.knock_out import Effect, compare_effects, knock_out
 from caption.evaluation.metrics import score_captions
+from caption.evaluation.results import finite
 from caption.evaluation.subject import Subject
 from caption.evaluation.table import comparison_table, falls_table
 from caption.files import write_text
-from caption.search import Hypothesis
 from caption.visualise.figures import Curve, draw_falls
 
 FEW = 16  # regions of which one is erased for the summary: 4 of 64
@@ -31,18 +31,18 @@ def write_knock_outs(subject: Subject, effects: list[dict[str, Effect]]) -> None
     """Print what every score loses by each knock-out, and the verdict; write both, and the captions, as JSON."""
     missing: list[str] = []
 
-    def score(hypotheses: list[Hypothesis]) -> list[Score]:
-        evaluation = score_captions(subject.caption_set(hypotheses))
+    def score(captions: list[list[int]]) -> list[Score]:
+        evaluation = score_captions(subject.caption_set(captions))
         missing[:] = evaluation.missing
         return evaluation.scores
 
-    study = compare_effects(effects, score, subject.args.seed)
+    study = compare_effects(effects, score, subject.args.seed, subject.captioner.encoder.feature_grid)
     print(f"{subject.args.checkpoint} on {subject.summary}")
     for name, differences in study.differences.items():
         shown = [difference for difference in differences if "," not in difference.name]  # no parts of the split
         print(f"\nA: as trained, B: {name} attention\n{comparison_table(shown)}")
     print("", *missing, f"verdict: {study.verdict.word}; {study.verdict.reason}", sep="\n")
-    captions = {name: subject.caption_set([e[name].hypothesis for e in effects]).captions for name in effects[0]}
+    captions = {name: subject.caption_set([effect[name].caption for effect in effects]).captions for name in effects[0]}
     content = {
         "verdict": study.verdict._asdict(),
         "maximum at the border": study.border,
@@ -52,7 +52,7 @@ def write_knock_outs(subject: Subject, effects: list[dict[str, Effect]]) -> None
         },
         "captions": {name or "as trained": texts for name, texts in captions.items()},
     }
-    _write(subject, "knock_out", content)
+    _write(subject, content)
 
 
 def collect_falls(subject: Subject) -> list[Falls]:
@@ -81,7 +81,7 @@ def write_falls(subject: Subject, falls: list[Falls]) -> None:
         curve = Curve([count for *_, count in keys], [scores[key].value for key in keys], low, high)
         panels.setdefault(kind, {})[order] = curve
     few = max(count for count in erased_counts(regions) if count <= max(1, regions // FEW))
-    random, attention, gradient = ([scores["all words", order, few]] for order in ("random", "attention", "gradient"))
+    random, attention, gradient = ([scores[ALL_WORDS, order, few]] for order in ("random", "attention", "gradient"))
     (against_chance,) = compare(random, attention, subject.args.seed)
     (against_gradient,) = compare(gradient, attention, subject.args.seed)
     print(f"{subject.args.checkpoint} on {subject.summary}")
@@ -98,15 +98,15 @@ def write_falls(subject: Subject, falls: list[Falls]) -> None:
         "attention against gradient": against_gradient._asdict(),
         "falls": {kind: {order: curve._asdict() for order, curve in curves.items()} for kind, curves in panels.items()},
     }
-    path = subject.args.folder / f"faithfulness_{subject.args.split}.png"
+    path = subject.args.results_path.with_suffix(".png")
     draw_falls(panels, path)
     print(f"wrote {path}")
-    _write(subject, "faithfulness", content)
+    _write(subject, content)
 
 
-def _write(subject: Subject, name: str, content: dict[str, Any]) -> None:
+def _write(subject: Subject, content: dict[str, Any]) -> None:
     """Write the results of a study with what they are of."""
     settings = {**dataclasses.asdict(subject.args), "precision": subject.precision}
-    path = subject.args.folder / f"{name}_{subject.args.split}.json"
-    write_text(path, json.dumps({**settings, **content}, indent=1, ensure_ascii=False) + "\n")
+    path = subject.args.results_path
+    write_text(path, json.dumps(finite({**settings, **content}), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     print(f"wrote {path}")

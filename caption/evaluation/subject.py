@@ -19,7 +19,6 @@ from caption.evaluation.diversity import read_training_captions
 from caption.evaluation.grounding import Instances, read_instances
 from caption.evaluation.ngrams import Words
 from caption.evaluation.results import describe_search
-from caption.search import Hypothesis
 
 
 class Subject(NamedTuple):
@@ -45,13 +44,9 @@ class Subject(NamedTuple):
         """What the captions are of, in one line."""
         return f"{self.args.data}, {self.args.split}: {len(self.split)} images, {self.search}"
 
-    def words(self, hypothesis: Hypothesis) -> list[str]:
-        """Return the words of a caption."""
-        return self.captioner.vocabulary.decode(hypothesis.words)
-
-    def caption_set(self, hypotheses: list[Hypothesis], **known: Any) -> CaptionSet:
+    def caption_set(self, captions: list[list[int]], **known: Any) -> CaptionSet:
         """Return one caption of each image of the split, in order, with what else is `known` of them."""
-        written = [self.words(hypothesis) for hypothesis in hypotheses]
+        written = [self.captioner.vocabulary.decode(caption) for caption in captions]
         return CaptionSet(
             captions=[self.captioner.vocabulary.separator.join(words) for words in written],
             references=self.references,

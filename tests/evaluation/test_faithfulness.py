@@ -15,9 +15,10 @@ import evaluate
 from caption import checkpoint
 from caption.attention import AttentionOutput, Memory
 from caption.captioner import Captioner
-from caption.config import SearchConfig
 from caption.encoders.grid import FeatureGrid
+from caption.errors import UserError
 from caption.evaluation.faithfulness import (
+    KEPT,
     ORDERS,
     Falls,
     erase,
@@ -58,7 +59,7 @@ def falls(shown: int, used: int) -> np.ndarray:
     regions[0, used] = 2
     coverage = [np.eye(L)[[used]]]
     generator = torch.Generator().manual_seed(0)
-    return erase(Reader(shown, used), regions, [[4]], coverage, GRID, SearchConfig(), generator)[0, 0]
+    return erase(Reader(shown, used), regions, [[4]], coverage, GRID, generator)[0, 0]
 
 
 def test_without_the_region_that_a_word_was_read_from_it_falls_by_what_that_was_worth() -> None:
@@ -66,7 +67,7 @@ def test_without_the_region_that_a_word_was_read_from_it_falls_by_what_that_was_
     worth = math.log1p(math.exp(-1 / 3)) - math.log1p(math.exp(-2))
     found = dict(zip(ORDERS, falls(shown=2, used=2), strict=True))
     assert erased_counts(L) == [1, 2, 4, 6]
-    for order in ("attention", "gradient", "object"):
+    for order in ("attention", KEPT, "gradient", "object"):
         assert found[order] == pytest.approx([worth] * 4)
     assert found["center"] == pytest.approx([0, 0, 0, worth])  # a corner is among the last
     assert all(each == pytest.approx(0) or each == pytest.approx(worth) for each in found["random"])
@@ -92,15 +93,17 @@ def test_erased_regions_are_those_that_the_mean_would_give(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_decoder_is_measured(kind: str) -> None:
-    """All regions of an image at once are the same for every order; a caption that ended falls no more."""
+    """All regions at once are the same for every order, unless weights are kept that say where a region lies."""
     torch.manual_seed(1)
     regions = torch.randn(2, L, D, dtype=torch.double)
     generator = torch.Generator().manual_seed(0)
-    found = erase(make_kind(kind), regions, [[4, 5, 6], [7]], None, GRID, SearchConfig(), generator)
+    found = erase(make_kind(kind), regions, [[4, 5, 6], [7]], None, GRID, generator)
     assert found.shape == (2, 3, len(ORDERS), 4)
-    known = found[:, :, : ORDERS.index("object")]
-    assert np.isfinite(known).all() and np.isnan(found[:, :, ORDERS.index("object")]).all()
-    assert np.allclose(known[..., -1], known[:, :, :1, -1]) and np.abs(known[0]).max() > 1e-3
+    assert np.isnan(found[:, :, ORDERS.index("object")]).all()
+    known = [ORDERS.index(order) for order in ORDERS if order != "object"]
+    assert np.isfinite(found[:, :, known]).all() and np.abs(found[0][:, known]).max() > 1e-3
+    anew = found[:, :, [order for order in known if order != ORDERS.index(KEPT)]]
+    assert np.allclose(anew[..., -1], anew[:, :, :1, -1])
 
 
 def test_a_region_is_covered_by_the_part_of_its_square_inside_the_mask() -> None:
@@ -110,15 +113,47 @@ def test_a_region_is_covered_by_the_part_of_its_square_inside_the_mask() -> None
 
 
 def test_falls_are_means_over_the_words_of_a_kind() -> None:
-    """Words of no object do not count where objects are erased."""
+    """The order of objects, and all others beside it, are of the words that tell of one."""
     values = np.zeros((3, len(ORDERS), 4))
     values[:, 0, 0] = (1, 2, 6)
     values[:, -1, 0] = (np.nan, 4, np.nan)
     scores = fall_scores([Falls(["a", "cat", "sat"], values), Falls(["a"], values[:1])], L, {"a": "function words"})
     assert scores["all words", "attention", 1].value == pytest.approx((1 + 2 + 6 + 1) / 4)
     assert scores["function words", "attention", 1].value == pytest.approx(1)
-    assert scores["all words", "object", 1].value == pytest.approx(4)
-    assert ("function words", "object", 1) not in scores
+    assert scores["content words", "attention", 1].value == pytest.approx(4)
+    assert scores["words of an object", "object", 1].value == pytest.approx(4)
+    assert scores["words of an object", "attention", 1].value == pytest.approx(2)
+    assert {kind for kind, order, _ in scores if order == "object"} == {"words of an object"}
+
+
+def test_captions_without_words_are_refused() -> None:
+    with pytest.raises(UserError, match="all captions are empty"):
+        fall_scores([Falls([], np.zeros((0, len(ORDERS), 4)))] * 2, L, {})
+
+
+def test_with_its_weights_kept_attention_does_not_turn_to_another_region() -> None:
+    """Two regions tell of opposite words: without the one, attention scored anew reads the other."""
+    score = torch.tensor([3.0, 2.9, 0, 0, 0, 0])
+
+    class Scored(Reader):
+        def step(self, words: Tensor, state: None, memory: Memory) -> tuple[Tensor, None, AttentionOutput]:
+            own = (memory.keys[:, None, :, 0].abs() * score * 10).softmax(-1)
+            weights = own if memory.forced is None else memory.forced[:, :, 0, 0]
+            context = weights @ memory.values
+            logits = torch.full((len(words), 1, 5), -torch.inf, dtype=context.dtype)
+            logits[..., 0], logits[..., 4] = 0, context[..., 0]
+            return logits, None, AttentionOutput(context, weights)
+
+    regions = torch.tensor([1.0, -1, 0, 0, 0, 0], dtype=torch.double).view(1, L, 1)
+    found = erase(Scored(0, 0), regions, [[4]], None, GRID, torch.Generator().manual_seed(0))[0, 0]
+    anew, kept = (found[ORDERS.index(order)] for order in ("attention", KEPT))
+    assert anew[0] > 1.5 * kept[0] > 0 and anew[-1] == pytest.approx(kept[-1])
+
+
+@pytest.mark.parametrize("mode", ["argmax", "sample"])
+def test_sampled_locations_are_refused(shapes: Path, mode: str) -> None:
+    with pytest.raises(UserError, match=f"--faithfulness reads expectations, but --hard-attention is {mode}"):
+        evaluate.main(["--checkpoint", "x", "--data", str(shapes), "--faithfulness", "--hard-attention", mode])
 
 
 def test_the_table_the_figure_and_the_numbers_are_written(

@@ -28,7 +28,9 @@ from caption.evaluation.bootstrap import Difference
 from caption.evaluation.knock_out import (
     AS_TRAINED,
     KNOCK_OUTS,
+    NEEDED,
     Weights,
+    border_regions,
     judge,
     knock_out,
     teacher_force,
@@ -36,7 +38,7 @@ from caption.evaluation.knock_out import (
     written_weights,
 )
 from caption.files import PRETRAINED
-from caption.search import Hypothesis
+from caption.search import Hypothesis, search
 from preprocess.__main__ import main as preprocess
 
 CPU = torch.device("cpu")
@@ -119,43 +121,58 @@ def test_even_attention_on_a_model_whose_attention_is_even_changes_nothing(shape
         trained = effect[AS_TRAINED]
         for other in effect.values():
             assert other.nll == pytest.approx(trained.nll, rel=1e-5) and other.words == trained.words
-            assert other.hypothesis.words == trained.hypothesis.words
-            torch.testing.assert_close(other.hypothesis.weights, trained.hypothesis.weights)
+            assert other.caption == trained.caption
 
 
 def test_a_knock_out_leaves_the_captions_as_trained_as_they_are(shapes: Path, captioner: Captioner) -> None:
-    """With attention far from even, forced weights are those that the hypotheses show."""
+    """With attention far from even; and their search shows the weights that were forced."""
     torch.nn.init.normal_(captioner.decoder.attention.score.vector.weight, std=5)
     alone = effects(captioner, shapes, [])
     for one, effect in zip(alone, effects(captioner, shapes, ["uniform", "first-word"]), strict=True):
-        a, b = one[AS_TRAINED].hypothesis, effect[AS_TRAINED].hypothesis
-        assert a.words == b.words and torch.equal(a.weights, b.weights)
-        even, first = effect["uniform"].hypothesis.weights, effect["first-word"].hypothesis.weights
-        torch.testing.assert_close(even, torch.full_like(even, 1 / even.shape[-1]))
-        torch.testing.assert_close(first, a.weights[:1].expand_as(first))
+        assert one[AS_TRAINED] == effect[AS_TRAINED]
         assert effect["uniform"].nll != effect[AS_TRAINED].nll
+    memory = captioner.encode(dataset.CaptionDataset(shapes, "test").read_images([0]))
+    own = written_weights(search(captioner.decoder, memory, SearchConfig(2, max_length=8))[0][:1])
+    forced = KNOCK_OUTS["first-word"](own, captioner.encoder.feature_grid)
+    found = search(captioner.decoder, memory._replace(forced=forced), SearchConfig(2, max_length=8))[0][0].weights
+    torch.testing.assert_close(found, own.values[0, 0, :1, 0].expand_as(found))
 
 
-def difference(fall: float, p: float = 0.001) -> Difference:
-    return Difference("CIDEr-D", 50.0, 50.0 - fall, -fall - 1, -fall + 1, p)
+def difference(fall: float, spread: float = 1, p: float = 0.001) -> Difference:
+    return Difference("CIDEr-D", 50.0, 50.0 - fall, -fall - spread, -fall + spread, p)
+
+
+CLEAR = difference(10)
+UNSURE = difference(10, 12, 0.2)  # from 2 less to 22 more than nothing
 
 
 @pytest.mark.parametrize(
-    ("even", "mean", "border", "word"),
+    ("even", "other", "mean", "border", "word"),
     [
-        (difference(10), difference(5), 30, "working"),
-        (difference(0.9), difference(0.9), 30, "unused"),
-        (difference(10, p=0.2), difference(5), 30, "unused"),
-        (difference(-3), difference(5), 30, "unused"),  # even attention is better
-        (difference(10), difference(2), 30, "same for every word"),
-        (difference(10), difference(5, p=0.2), 30, "same for every word"),
-        (difference(10), difference(5), 95, "stuck at the border"),
-        (difference(0.9), difference(5), 95, "unused"),
-        (difference(math.nan), difference(5), 95, "unknown"),
+        (CLEAR, CLEAR, CLEAR, 30, "working"),
+        (difference(1), CLEAR, CLEAR, 30, "unused"),  # at most 2 of 50
+        (difference(-3), CLEAR, CLEAR, 30, "unused"),  # even attention is better
+        (difference(0, 0, 1.0), CLEAR, CLEAR, 95, "unused"),
+        (UNSURE, CLEAR, CLEAR, 30, "undecided"),
+        (CLEAR, difference(1), CLEAR, 30, "same for every image"),  # at most 2, a fifth of what attention is worth
+        (CLEAR, UNSURE, CLEAR, 30, "undecided"),
+        (CLEAR, CLEAR, difference(1), 30, "same for every word"),
+        (CLEAR, CLEAR, UNSURE, 30, "undecided"),
+        (CLEAR, CLEAR, CLEAR, 95, "stuck at the border"),
+        (difference(math.nan), CLEAR, CLEAR, 30, "undecided"),
+        (Difference("CIDEr-D", 0.0, 0.0, 0.0, 0.0, 1.0), CLEAR, CLEAR, 30, "undecided"),
     ],
 )
-def test_the_verdict_follows_its_rules(even: Difference, mean: Difference, border: float, word: str) -> None:
-    assert judge({"uniform": even, "image-mean": mean}, border).word == word
+def test_the_verdict_follows_its_rules(
+    even: Difference, other: Difference, mean: Difference, border: float, word: str
+) -> None:
+    falls = {"uniform": even, "shuffled": other, "image-mean": mean}
+    assert judge(falls, border, border_by_chance=44).word == word
+
+
+def test_a_grid_that_is_nearly_all_border_is_stuck_at_none() -> None:
+    assert judge({"uniform": CLEAR, "shuffled": CLEAR, "image-mean": CLEAR}, 100, 100).word == "working"
+    assert border_regions(FeatureGrid.even(3, 4, 12)).tolist() == [True] * 5 + [False] * 2 + [True] * 5
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +201,9 @@ def test_a_working_attention_is_told_from_one_that_is_even_by_construction(
     assert verdict(model, drawings, tmp_path / "working") == "working"
     output = capsys.readouterr().out
     assert "A: as trained, B: uniform attention" in output and "A: as trained, B: image-mean attention" in output
-    assert "\nverdict: working; CIDEr-D" in output and "B: shuffled" not in output
+    assert "\nverdict: working; CIDEr-D" in output and "B: previous" not in output
     content = json.loads((tmp_path / "working" / "knock_out_test.json").read_text())
-    assert content["captions"].keys() == {"as trained", "uniform", "image-mean"}
+    assert content["captions"].keys() == {"as trained", *NEEDED}
     assert all(len(captions) == 40 for captions in content["captions"].values())
     assert not (tmp_path / "working" / "scores_test.json").exists()
     torch.nn.init.zeros_(model.decoder.attention.score.vector.weight)
@@ -214,7 +231,7 @@ def test_attention_trained_without_gradient_is_caught(tmp_path: Path, monkeypatc
     [
         (["--captions-only"], "--captions-only and --knock-out are two evaluations; leave out one"),
         (["--report", "x"], "--report x needs scores, but --knock-out computes none; leave out one"),
-        (["--batch-size", "1"], "--batch-size must be at least 2"),
+        (["--batch-size", "1"], "--knock-out exchanges the images of a batch: --batch-size must be at least 2"),
     ],
 )
 def test_what_does_not_go_with_knock_outs_is_refused(shapes: Path, flags: list[str], message: str) -> None:
@@ -226,3 +243,27 @@ def test_the_last_image_is_not_left_alone_in_its_batch(shapes: Path, captioner: 
     """Nine images to a batch leave one of ten: shuffled, it has the attention of another."""
     captioner.eval()
     assert verdict(captioner, shapes, tmp_path / "run", "--batch-size", "9", "--overwrite")
+
+
+def test_a_knock_out_without_a_name_is_refused(shapes: Path) -> None:
+    with pytest.raises(UserError, match="--knock-out needs a name: uniform, .*, or all"):
+        evaluate.main(["--checkpoint", "x.pt", "--data", str(shapes), "--knock-out"])
+
+
+def test_results_of_other_settings_are_neither_replaced_nor_in_the_way(
+    shapes: Path, captioner: Captioner, tmp_path: Path
+) -> None:
+    """Each kind of result is compared with its own file; numbers that JSON does not have are null."""
+    checkpoint.save(tmp_path / "best.pt", captioner.eval().to_checkpoint())
+    args = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--no-java", "--max-length", "4"]
+    args += ["--instances", str(shapes.with_name("shapes_instances.json"))]
+    evaluate.main([*args, "--beam-size", "2"])
+    evaluate.main([*args, "--knock-out", "uniform"])
+    text = (tmp_path / "knock_out_test.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["verdict"]["word"] in ("unused", "undecided")
+    with pytest.raises(UserError, match=r"knock_out_test.json: holds the results of another evaluation \(beam_size"):
+        evaluate.main([*args, "--knock-out", "uniform", "--beam-size", "1"])
+    with pytest.raises(UserError, match=r"holds the results of another evaluation \(knock_out"):
+        evaluate.main([*args, "--knock-out", "center"])
+    evaluate.main([*args, "--knock-out", "uniform"])
+    assert (tmp_path / "knock_out_test.json").read_text() == text
