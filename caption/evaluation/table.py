@@ -72,10 +72,11 @@ def comparison_table(differences: Sequence[Difference]) -> str:
 def falls_table(panels: Mapping[str, Mapping[str, Any]], regions: int) -> str:
     """Return a table of the curves of `visualise.figures.draw_falls`: a block for each kind of word, a line for each
     order of the regions, a column for each number of regions erased."""
+    width = max(map(len, panels)) + 2
     lines = []
     for kind, curves in panels.items():
         counts = next(iter(curves.values())).x
         heads = [f"all {count}" if count == regions else str(count) for count in counts]
-        lines += ["", f"{kind:16}" + "".join(f"{head:>8}" for head in heads)]
-        lines += [f"{name:16}" + "".join(f"{value:8.3f}" for value in curve.y) for name, curve in curves.items()]
+        lines += ["", f"{kind:{width}}" + "".join(f"{head:>8}" for head in heads)]
+        lines += [f"{name:{width}}" + "".join(f"{value:8.3f}" for value in curve.y) for name, curve in curves.items()]
     return "\n".join(lines[1:])

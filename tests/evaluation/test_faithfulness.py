@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_the_table_the_figure_and_the_numbers_are_written(
     args = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(shapes), "--max-length", "6", "--faithfulness"]
     evaluate.main([*args, "--instances", str(shapes.with_name("shapes_instances.json"))])
     output = capsys.readouterr().out
-    assert "all words              1       2       4       8  all 16" in output
+    assert re.search("all words +1 +2 +4 +8 +all 16\n", output)
     assert "without the 1 most attended of 16 regions, a word falls by" in output
     content: dict[str, Any] = json.loads((tmp_path / "faithfulness_test.json").read_text())
     curve = content["falls"]["all words"]["attention"]
