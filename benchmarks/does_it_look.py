@@ -23,6 +23,7 @@ from caption.visualise.figures import Curve, draw_falls, save_figure
 
 MARKERS = {
     "transformer": "^", "multi-head": "s", "draw": "D", "retina": "v", "hard": "*", "local-m": "P", "local-p": "X",
+    "self-critical": "h", "adaptive": "p", "up-down": "d",
 }  # fmt: skip
 
 
