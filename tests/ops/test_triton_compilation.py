@@ -24,7 +24,12 @@ SKIPS = {
 }
 
 
-@pytest.mark.parametrize("architecture", SHARED)
+COMMON = ("sm_80", "sm_90")  # the others take as long, and are compiled by `make test-slow`
+
+
+@pytest.mark.parametrize(
+    "architecture", [each if each in COMMON else pytest.param(each, marks=pytest.mark.slow) for each in SHARED]
+)
 def test_kernels_fit_without_spills_in_every_option_and_another_q_compiles_nothing(
     architecture: str, tmp_path: Path
 ) -> None:

@@ -87,7 +87,7 @@ def wait_for_more(output: Path, before: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("store", ["pixels", "jpeg", "features"])
+@pytest.mark.parametrize("store", ["pixels", "jpeg", pytest.param("features", marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     source: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
