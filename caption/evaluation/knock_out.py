@@ -226,9 +226,9 @@ def judge(falls: Mapping[str, Difference], border: float, border_by_chance: floa
     unused: with even attention, the score falls by less than the fraction UNUSED of it; stuck at the border: at STUCK
     of the words the maximum is in one of the outermost regions, where even attention would be less often; same for
     every image: with the attention of another image it falls by less than the fraction SAME of that; same for every
-    word: so it does with the mean over the words of the caption, used at all of them; working: otherwise. "Less" holds
-    for the upper end of the 95 % interval. undecided: it does not, but the fall is not real (p < REAL) either. `falls`
-    are by the name of the knock-out, the others in percent.
+    word: so it does with the mean over the words of the caption, used at all of them; working: otherwise. Of the
+    first rule, "less" holds for the upper end of the 95 % interval. undecided: a fall that is neither less nor real.
+    `falls` are by the name of the knock-out, the others in percent.
     """
     even, other, mean = (falls[name] for name in NEEDED)
     if not even.first > 0 or math.isnan(even.value + other.value + mean.value):
@@ -243,7 +243,7 @@ def judge(falls: Mapping[str, Difference], border: float, border_by_chance: floa
         return Verdict("stuck at the border", f"{where}; {reason}")
     reason += f", by {_fall(other)} with that of another image, by {_fall(mean)} with the mean over the caption's words"
     for difference, word in ((other, "same for every image"), (mean, "same for every word")):
-        if -difference.low < SAME * -even.value:
+        if -difference.value < SAME * -even.value:
             return Verdict(word, reason)
         if difference.p >= REAL:
             return Verdict("undecided", f"{reason}; more images would tell")
