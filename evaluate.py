@@ -84,12 +84,10 @@ def write_scores(subject: Subject, collected: Captions) -> None:
     """Score the captions; print and write the scores and the captions, with a report if asked for."""
     args, split = subject.args, subject.split
     hypotheses, grounding = collected
-    captions = subject.caption_set([hypothesis.words for hypothesis in hypotheses])
-    pairs = list(zip(hypotheses, map(len, captions.words), strict=True))
-    gates = [h.gates[:length].float().numpy() for h, length in pairs if h.gates is not None]
-    captions = dataclasses.replace(
-        captions,
-        attention=[h.weights[:length].numpy() for h, length in pairs],
+    gates = [h.gates[: len(h.words)].float().numpy() for h in hypotheses if h.gates is not None]
+    captions = subject.caption_set(
+        [hypothesis.words for hypothesis in hypotheses],
+        attention=[h.weights[: len(h.words)].numpy() for h in hypotheses],
         gates=gates if args.gates else (),
         grid=subject.captioner.encoder.feature_grid,
         reference_grounding=grounding,

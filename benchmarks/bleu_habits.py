@@ -20,14 +20,14 @@ from nltk.tokenize import NLTKWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 
 from benchmarks import measure
-from caption.captioner import Captioner, check_features, check_fits
+from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import run
 from caption.data.dataset import CaptionDataset, build_loader
 from caption.data.sampler import sequential_batches
 from caption.data.vocabulary import END, SPECIALS, START
 from caption.decoders.packing import unpack
-from caption.device import autocast, choose_device, choose_precision, set_tf32, to_device, tune
+from caption.device import autocast, choose_device, choose_precision, to_device
 from caption.errors import UserError
 from caption.evaluation.bleu import bleu
 from caption.evaluation.bootstrap import Interval, Score, difference_intervals, intervals, mean_score
@@ -36,6 +36,7 @@ from caption.evaluation.generate import generate
 from caption.evaluation.ngrams import Words, count_ngrams
 from caption.evaluation.results import describe_search
 from caption.evaluation.signature import signature
+from caption.evaluation.subject import open_model
 
 BATCH = 32  # images of a batch, in the mean of batches too
 WEIGHTS = [(1.0,), (1 / 2,) * 2, (1 / 3,) * 3, (1 / 4,) * 4]  # of BLEU-1 to 4
@@ -53,7 +54,7 @@ class Search(NamedTuple):
 
 @dataclasses.dataclass
 class Study:
-    """What one model writes about N images, and what people wrote."""
+    """The captions that one model writes for N images, and their references."""
 
     captioner: Captioner
     references: list[list[str]]
@@ -279,12 +280,8 @@ def main(arguments: list[str]) -> None:
     if args.training_images < 1:
         raise UserError(f"--training-images is {args.training_images}, but must be 1 or more; leave it out for 1000")
     device = choose_device(args.device)
-    tune(device)
-    set_tf32(device, allowed=False)
     precision = choose_precision(args.precision, device)
-    captioner = Captioner.load(args.checkpoint).to(device)
-    check_fits(args.data, captioner.vocabulary, captioner.image)
-    check_features(args.data, captioner.encoder)
+    captioner = open_model(args.checkpoint, args.data, device)
     data, training = CaptionDataset(args.data, args.split), CaptionDataset(args.data, "train")
     for split in (data, training):
         split.check_captioned("give a data file of captioned images")

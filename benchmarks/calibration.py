@@ -30,13 +30,13 @@ from torch import Tensor
 from benchmarks import measure
 from caption import ops
 from caption.attention import Memory
-from caption.captioner import Captioner, check_features, check_fits
+from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.config.cli import run
 from caption.data.dataset import Batch, CaptionDataset, build_loader, pad_captions
 from caption.data.sampler import sequential_batches
 from caption.data.vocabulary import END, Vocabulary
-from caption.device import choose_device, set_tf32, to_cpu, to_device, tune
+from caption.device import choose_device, to_cpu, to_device
 from caption.errors import UserError
 from caption.evaluation.bootstrap import intervals
 from caption.evaluation.calibration import (
@@ -50,6 +50,7 @@ from caption.evaluation.calibration import (
 )
 from caption.evaluation.grounding import Instances, read_instances
 from caption.evaluation.scene_truth import Slot, find_slots, judge_slots, reword
+from caption.evaluation.subject import open_model
 from caption.search import search
 from caption.visualise.figures import save_figure
 
@@ -269,11 +270,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the intervals")
     args = parser.parse_args(arguments)
     device = choose_device(args.device)
-    tune(device)
-    set_tf32(device, allowed=False)
-    captioner = Captioner.load(args.checkpoint).to(device)
-    check_fits(args.data, captioner.vocabulary, captioner.image)
-    check_features(args.data, captioner.encoder)
+    captioner = open_model(args.checkpoint, args.data, device)
     data = CaptionDataset(args.data, args.split)
     instances = read_instances(args.instances, data)
     if instances is None or not instances.has_scenes:

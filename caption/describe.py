@@ -34,7 +34,7 @@ class Caption:
     attention: NDArray[np.float32]
     """[T, rows, columns]: the weights alpha of the regions, at each word summing to one."""
     gates: list[float] | None
-    """How much the image counted at each word (`AttentionOutput.gate`); None if the decoder has no gate."""
+    """The factor of the context at each word, in [0, 1] (`AttentionOutput.gate`); None if the decoder has no gate."""
     locations: list[tuple[int, int]] | None
     """Row and column that hard attention chose for each word; None: the expectation."""
     heads: Mapping[str, NDArray[np.float32]]

@@ -1,4 +1,4 @@
-"""What passes between an attention and a decoder, and what every attention is."""
+"""The base class of every attention, and the types that pass between it and a decoder."""
 
 from typing import NamedTuple
 

@@ -13,6 +13,7 @@ from caption.files import HUB, PRETRAINED, run_folder
 
 Split = Literal["train", "val", "test"]
 KnockOut = Literal["uniform", "shuffled", "center", "previous", "first-word", "image-mean"]
+NEEDED: tuple[KnockOut, ...] = ("uniform", "shuffled", "image-mean")  # by the verdict
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class EvaluationConfig:
         every = get_args(KnockOut)
         if self.knock_out is None:
             return []
-        chosen = every if "all" in self.knock_out else (*self.knock_out, "uniform", "shuffled", "image-mean")
+        chosen = every if "all" in self.knock_out else (*self.knock_out, *NEEDED)
         return [name for name in every if name in chosen]
 
     @property

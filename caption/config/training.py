@@ -18,10 +18,10 @@ class ReinforceConfig:
     """Training of sampled locations (paper, section 4.1, eq. 11-12); used with `--decoder.attention hard` or retina."""
 
     estimator: Literal["reinforce", "straight_through", "gumbel_softmax"] = "reinforce"
-    """How gradients reach the probabilities of locations. reinforce: by a reward (paper); the others through a relaxed
-    sample, softmax((log alpha + Gumbel noise) / gumbel_temperature) (Jang et al., 2017): gumbel_softmax reads it in
-    place of a location, straight_through reads the location and takes its gradient. They have no reward, hence neither
-    weight nor baseline, and are for hard attention only."""
+    """Estimator of the gradient of the probabilities of locations. reinforce: by a reward (paper); the others through a
+    relaxed sample, softmax((log alpha + Gumbel noise) / gumbel_temperature) (Jang et al., 2017): gumbel_softmax reads
+    it in place of a location, straight_through reads the location and takes its gradient. They have no reward, hence
+    neither weight nor baseline, and are for hard attention only."""
     gumbel_temperature: Annotated[float, "in [0.001, 1000]"] = 1.0
     """tau of straight_through and gumbel_softmax: smaller is closer to a sample, with a gradient of more variance."""
     weight: Annotated[float, "0 or more"] = 1.0

@@ -30,7 +30,7 @@ from caption.captioner import Captioner
 from caption.config import SearchConfig
 from caption.data.scenes import word_kinds
 from caption.data.vocabulary import END, PAD, START
-from caption.device import autocast, to_device, upcast_float32
+from caption.device import autocast, to_device
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Score, ratio
@@ -48,7 +48,7 @@ Coverage = NDArray[np.float64]  # [T, L]: fraction of each region that the objec
 
 
 class Falls(NamedTuple):
-    """How far each word of a caption falls."""
+    """The fall of the log-probability of each word of a caption."""
 
     words: Words
     values: NDArray[np.float64]  # [T, orders, steps], in nats; NaN where a word tells of no annotated object
@@ -145,7 +145,7 @@ def erase(
 
 def _log_probability(logits: Tensor, target: Tensor) -> Tensor:
     """Return log p [B] of target words [B, 1] from logits [B, 1, V]."""
-    return upcast_float32(logits).log_softmax(-1).gather(-1, target.unsqueeze(-1)).flatten()
+    return -ops.token_nll(logits.flatten(0, 1), target.flatten())
 
 
 def replace(memory: Memory, blank: Memory, erased: Tensor) -> Memory:

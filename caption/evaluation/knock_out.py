@@ -20,9 +20,10 @@ from caption import ops
 from caption.attention import AttentionOutput, Memory
 from caption.captioner import Captioner
 from caption.config import SearchConfig
+from caption.config.inference import NEEDED
 from caption.data.dataset import Batch
 from caption.decoders import shift_right
-from caption.device import autocast, to_device, upcast_float32
+from caption.device import autocast, to_device
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
 from caption.evaluation.bootstrap import Difference, Score, compare, ratio
@@ -36,7 +37,6 @@ REAL = 0.05  # p below which a difference counts
 UNUSED = 0.05  # fraction of the score: attention that is worth less is not used
 SAME = 0.25  # fraction of what attention is worth: a gaze that costs less to exchange for another is the same
 STUCK = 0.9  # fraction of the words whose maximum lies at the border
-NEEDED = ("uniform", "shuffled", "image-mean")  # by the verdict
 
 
 class Weights(NamedTuple):
@@ -135,7 +135,7 @@ def teacher_force(decoder: Any, memory: Memory, batch: Batch, config: SearchConf
     nlls, weights = [], []
     for word, target in zip(shift_right(captions).unbind(-1), captions.unbind(-1), strict=True):
         logits, state, attended = decoder.step(word, state, memory)
-        nlls.append(-upcast_float32(logits).log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1))
+        nlls.append(ops.token_nll(logits.flatten(0, 1), target.flatten()).view_as(target))
         weights.append(_used(attended))
     is_word = torch.arange(captions.shape[-1], device=device) < lengths.unsqueeze(-1)  # [B, Q, T]
     return torch.stack(nlls, 2) * is_word, _hold(torch.stack(weights, 2), is_word)
@@ -180,14 +180,14 @@ def border_regions(grid: FeatureGrid) -> NDArray[np.bool_]:
 
 
 class Verdict(NamedTuple):
-    """What the knock-outs say of an attention."""
+    """A judgement of an attention by its knock-outs, and why."""
 
     word: str  # unused, stuck at the border, same for every image, same for every word, working or undecided
     reason: str
 
 
 class Study(NamedTuple):
-    """How every score changes by each knock-out."""
+    """The difference that each knock-out makes to every score, and the verdict."""
 
     differences: dict[str, list[Difference]]  # by the name of the knock-out
     border: float  # percentage of the references' words, <end> included, whose maximum is in an outermost region

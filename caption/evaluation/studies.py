@@ -1,4 +1,4 @@
-"""What evaluate.py writes instead of scores: how captions depend on attention."""
+"""Collect and write the two studies of how captions depend on attention, in place of scores."""
 
 import dataclasses
 import json

@@ -59,13 +59,20 @@ class Subject(NamedTuple):
         )
 
 
-def open_subject(args: EvaluationConfig, device: torch.device) -> Subject:
-    """Open the model and the split. Raises UserError where they do not fit each other, or what is asked for."""
+def open_model(checkpoint: str, data: str, device: torch.device) -> Captioner:
+    """Return the model of a checkpoint on a device that is set up for it. Raises UserError where it does not fit the
+    data file."""
     tune(device)
     set_tf32(device, allowed=False)
-    captioner = Captioner.load(args.checkpoint).to(device)
-    check_fits(args.data, captioner.vocabulary, captioner.image)
-    check_features(args.data, captioner.encoder)
+    captioner = Captioner.load(checkpoint).to(device)
+    check_fits(data, captioner.vocabulary, captioner.image)
+    check_features(data, captioner.encoder)
+    return captioner
+
+
+def open_subject(args: EvaluationConfig, device: torch.device) -> Subject:
+    """Open the model and the split. Raises UserError where they do not fit each other, or what is asked for."""
+    captioner = open_model(args.checkpoint, args.data, device)
     captioner.check_search(args.search)
     if args.gates and not captioner.decoder.gated:
         name = captioner.configs["decoder"].name
