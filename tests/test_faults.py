@@ -123,9 +123,9 @@ open({str(tmp_path / "reached")!r}, 'w').close()"""
     if way == "closed":  # as `>&- 2>&-` in a shell
         done = start(code, preexec_fn=lambda: (os.close(1), os.close(2)))
     else:
-        target = os.open("/dev/full", os.O_WRONLY) if way == "full" else os.pipe()[1]
-        if way == "pipe":
-            os.close(target - 1)
+        reader, target = os.pipe() if way == "pipe" else (None, os.open("/dev/full", os.O_WRONLY))
+        if reader is not None:
+            os.close(reader)
         done = start(code, stdout=target, stderr=target)
         os.close(target)
     assert done.returncode == 0 and (tmp_path / "reached").exists()
