@@ -102,7 +102,8 @@ def write_scores(subject: Subject, collected: Captions) -> None:
     captions_path = _write_results(subject, captions)
     print(f"{args.checkpoint} on {subject.summary}\n{score_table(results.scores, results.intervals)}")
     uniform = math.log(math.prod(subject.captioner.encoder.grid))
-    print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}", *evaluation.missing, sep="\n")
+    print(f"attention entropy is in nats per word; uniform attention has {uniform:.2f}")
+    print("attended regions: different maxima of attention in a caption", *evaluation.missing, sep="\n")
     print(f"signature: {described}", f"wrote {args.results_path}", f"wrote {captions_path}", sep="\n")
     if args.report:
         records = run_dir.read_records(run_folder(args.checkpoint))

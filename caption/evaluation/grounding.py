@@ -174,6 +174,14 @@ def attention_entropy(weights: Sequence[NDArray[np.floating]]) -> Score:
     return Score("attention entropy", np.array(sums), ratio)
 
 
+def attended_regions(weights: Sequence[NDArray[np.floating]]) -> Score:
+    """Return at how many different regions the attention [T, L] of a caption has its maximum, a mean over the captions.
+
+    1: it stays at one region for all T words.
+    """
+    return Score("attended regions", np.array([(len(set(w.argmax(-1))), 1) for w in weights], np.float64), ratio)
+
+
 def _inside(weights: NDArray[np.float64], mask: Mask, grid: FeatureGrid) -> tuple[float, float]:
     """Return the fraction of attention [L] inside the mask, and whether its maximum is inside."""
     attention = upsample(weights[None], grid)[0]

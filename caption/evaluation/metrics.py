@@ -16,7 +16,7 @@ from caption.evaluation.cider import cider_d
 from caption.evaluation.coco import TokenisedCaptions
 from caption.evaluation.diversity import diversity
 from caption.evaluation.gates import gate_scores
-from caption.evaluation.grounding import attention_entropy, grounding_scores
+from caption.evaluation.grounding import attended_regions, attention_entropy, grounding_scores
 from caption.evaluation.meteor_spice import Unavailable, meteor, spice
 from caption.evaluation.rouge import rouge_l
 from caption.evaluation.scene_truth import truth_scores
@@ -60,7 +60,7 @@ METRICS = (
     Metric("SPICE", lambda c: [spice(*_english(c))], "java", sort_by="SPICE"),
     Metric("strings", lambda c: string_accuracy(c.words, c.strings), "strings"),
     Metric("CHAIR", lambda c: chair(c.object_mentions), "object_mentions"),
-    Metric("entropy", lambda c: [attention_entropy(c.attention)], "attention"),
+    Metric("attention", lambda c: [attention_entropy(c.attention), attended_regions(c.attention)], "attention"),
     Metric("grounding", lambda c: grounding_scores(c.grounding), "grounding"),
     Metric(
         "reference grounding",

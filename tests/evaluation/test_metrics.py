@@ -11,7 +11,7 @@ from caption.errors import UserError
 from caption.evaluation import metrics
 from caption.evaluation.bootstrap import mean_score
 from caption.evaluation.caption_set import CaptionSet
-from caption.evaluation.grounding import attention_entropy
+from caption.evaluation.grounding import attended_regions, attention_entropy
 from caption.evaluation.metrics import METRICS, SORTS, VALIDATION, Metric, score_captions
 
 COCO = [*(f"BLEU-{n}" for n in (1, 2, 3, 4)), *(f"BLEU-{n}, without BP" for n in (1, 2, 3, 4))]
@@ -33,7 +33,7 @@ def test_a_metric_is_left_out_where_what_it_needs_is_missing() -> None:
     assert list(score_captions(CaptionSet(["a dog"], [["a dog"]])).values) == [*COCO, *DIVERSITY]
     attention, grid = [np.full((2, 4), 0.25)], FeatureGrid.even(2, 2, 16)
     captions = CaptionSet(["a dog"], [["a dog"]], attention=attention, grid=grid, training_captions=[["a", "cat"]])
-    assert list(score_captions(captions).values) == [*COCO, "attention entropy", *DIVERSITY, "not in training"]
+    assert list(score_captions(captions).values) == [*COCO, "attention entropy", "attended regions", *DIVERSITY, "not in training"]
 
 
 def test_strings_are_scored_as_strings() -> None:
@@ -65,6 +65,13 @@ def test_the_list_is_consistent() -> None:
     assert set(SORTS) <= {*COCO, "METEOR", "SPICE"}
     captions = CaptionSet(["a dog"], [["a dog"]])
     assert not any(getattr(captions, need) for need in optional)
+
+
+def test_attended_regions_are_the_different_maxima_of_a_caption() -> None:
+    """One caption that looks at one region twice, and one that looks at three in four words: 2 on average."""
+    stays, moves = np.eye(4)[[1, 1]], np.eye(4)[[0, 3, 2, 3]]
+    score = attended_regions([stays, moves])
+    assert score.value == 2 and score.per_image.tolist() == [1, 3]
 
 
 def test_entropy_is_a_mean_over_words() -> None:
