@@ -103,7 +103,7 @@ def test_the_image_is_lit_by_the_word_under_the_pointer(page: Any, captions: tup
         page.locator("article").first.locator(".word").nth(t).hover()
         assert page.locator("article .word").nth(t).inner_text() == word
         assert np.abs(brightness(page) - expected(hypotheses[0].weights[t])).max() < 0.01
-        assert f"β = {hypotheses[0].gates[t]:.2f}" in page.locator("article .details").first.inner_text()
+        assert f"gate {hypotheses[0].gates[t]:.2f}" in page.locator("article .details").first.inner_text()
         assert f"p = {math.exp(-t):.2f}" in page.locator("article .details").first.inner_text()
     image, window = page.locator("article .image").first.bounding_box(), frame.bounding_box()
     assert image["width"] == pytest.approx(2 * image["height"], rel=0.01)

@@ -151,7 +151,7 @@ class Viewer {
     }
   }
 
-  // The bar under each word: its gate beta.
+  // The bar under each word: its gate, how much the image counts.
   drawGates() {
     const gates = this.attention && this.attention[this.beam].gates;
     if (gates) this.words.forEach((button, t) => button.style.setProperty("--gate", gates[t]));
@@ -173,7 +173,7 @@ class Viewer {
     const details = [`largest weight: ${Math.round(100 * shown.largest[t])} %`];
     const { probabilities } = this.data.captions[this.beam];
     if (probabilities) details.push(`p = ${probabilities[t].toFixed(2)}`);
-    if (attention.gates) details.push(`β = ${attention.gates[t].toFixed(2)}`);
+    if (attention.gates) details.push(`gate ${attention.gates[t].toFixed(2)}`);
     this.details.textContent = details.join(" · ");
     this.cell.hidden = !attention.locations;
     if (attention.locations) {
