@@ -37,16 +37,20 @@ def main() -> None:
             args.output / f"{variant}-{seed}",
             f"shapes-{variant}",
             ["--training.seed", str(seed), "--training.epochs", str(args.epochs)],
+            study=True,
         )
         for seed in args.seeds
         for variant in args.variants
     ]
     runs.complete(RESULTS, wanted, args.data, args.jobs)
     seconds = runs.step_seconds({name: PRESETS[f"shapes-{name}"][1] for name in {"soft", *args.variants}}, args.data)
-    print(runs.header("preset", "speed of training, soft = 1"))
+    columns = runs.SCORES | runs.STUDIED
+    print(runs.header("preset", "seeds", *columns.values(), runs.KNOCK_OUTS, "speed of training, soft = 1"))
     for variant in args.variants:
         found = [line for run in wanted if run.key["variant"] == variant for line in runs.lines(RESULTS, **run.key)]
-        print(runs.row(f"`shapes-{variant}`", found, f"{seconds['soft'] / seconds[variant]:.2f}"))
+        verdicts = ", ".join(dict.fromkeys(line[runs.KNOCK_OUTS] for line in found)) or "–"
+        speed = f"{seconds['soft'] / seconds[variant]:.2f}"
+        print(runs.row(f"`shapes-{variant}`", found, columns, verdicts, speed))
 
 
 if __name__ == "__main__":

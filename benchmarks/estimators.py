@@ -86,10 +86,10 @@ def compare_trainings(estimators: Sequence[str], seeds: Sequence[int], source: s
         for name in estimators
     ]
     runs.complete(RESULTS, wanted, source, jobs)
-    print(runs.header("estimator"))
+    print(runs.header("estimator", "seeds", *runs.SCORES.values()))
     for name in estimators:
         found = [line for run in wanted if run.key["estimator"] == name for line in runs.lines(RESULTS, **run.key)]
-        print(runs.row(f"`{name}`", found))
+        print(runs.row(f"`{name}`", found, runs.SCORES))
 
 
 def flags(changes: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,18 +21,19 @@ from caption.training import loop, schedule
 from caption.training.self_critical import CaptionSampler
 from caption.training.state import TrainState
 
-STUDIED = ("truthful, even attention", "fall, attention", "fall, random")  # of evaluate.py --knock-out, --faithfulness
-KEPT = ("BLEU-4", "truthful", "pointing", "attention correctness", "attention entropy", *STUDIED)
-COLUMNS = (
-    "BLEU-4",
-    "truthful, %",
-    "pointing, %",
-    "attention correctness, %",
-    "entropy, nats",
-    "truthful with even attention, %",
-    "fall without the 4 most attended regions, nats",
-    "without 4 others",
-)
+# The scores that are kept, and the heads of their columns.
+SCORES = {
+    "BLEU-4": "BLEU-4",
+    "truthful": "truthful, %",
+    "pointing": "pointing, %",
+    "attention correctness": "attention correctness, %",
+    "attention entropy": "entropy, nats",
+}
+STUDIED = {  # of evaluate.py --knock-out and --faithfulness
+    "truthful, even attention": "truthful with even attention, %",
+    "fall, attention": "fall without the 4 most attended regions, nats",
+    "fall, random": "without 4 others",
+}
 KNOCK_OUTS = "knock-outs"  # the verdict on the attention, beside the scores
 STEPS = 12  # timed, of each configuration
 
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     folder: Path
     preset: str
     flags: Sequence[str]  # of train.py, beside data and output
+    study: bool = False  # also whether captions depend on attention
 
 
 def make_data(source: str) -> None:
@@ -81,19 +83,21 @@ def _measure(results: Path, run: Run, source: str) -> None:
     score = ["evaluate.py", "--checkpoint", str(run.folder / "best.pt"), "--data", source, "--split", "test"]
     score += ["--no-java", "--beam-size", "3"]
     score += ["--instances", str(Path(source).with_name(Path(source).stem + "_instances.json"))]
-    studies = [[*score, "--knock-out", "uniform"], [*score, "--faithfulness"]]
+    studies = [[*score, "--knock-out", "uniform"], [*score, "--faithfulness"]] if run.study else []
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     with run.folder.with_name(run.folder.name + ".log").open("a") as log:
         for command in (train, score, *studies):
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run([sys.executable, *command], stdout=log, stderr=log, env=environment, check=True)
     scores = json.loads((run.folder / "scores_test.json").read_text())["scores"]
-    knocked = json.loads((run.folder / "knock_out_test.json").read_text())
-    falls = json.loads((run.folder / "faithfulness_test.json").read_text())["attention against random"]
-    even = next(each for each in knocked["differences"]["uniform"] if each["name"] == "truthful")
-    scores |= dict(zip(STUDIED, (even["second"], falls["second"], falls["first"]), strict=True))
-    kept = {name: round(scores[name], 3) for name in KEPT}
-    keep_line(results, run.key, {"scores": kept, KNOCK_OUTS: knocked["verdict"]["word"]})
+    kept, verdict = {name: scores[name] for name in SCORES}, {}
+    if run.study:
+        knocked = json.loads((run.folder / "knock_out_test.json").read_text())
+        falls = json.loads((run.folder / "faithfulness_test.json").read_text())["attention against random"]
+        even = next(each for each in knocked["differences"]["uniform"] if each["name"] == "truthful")
+        kept |= dict(zip(STUDIED, (even["second"], falls["second"], falls["first"]), strict=True))
+        verdict = {KNOCK_OUTS: knocked["verdict"]["word"]}
+    keep_line(results, run.key, {"scores": {name: round(score, 3) for name, score in kept.items()}, **verdict})
     print(f"{run.folder}: done", file=sys.stderr)
 
 
@@ -131,16 +135,14 @@ def _make_step(config: Config, split: dataset.CaptionDataset) -> Callable[[datas
     return step
 
 
-def row(name: str, found: Sequence[dict[str, Any]], *more: str) -> str:
-    """Return a row of a table: the number of seeds, each score's mean and range, and further cells."""
-    cells = [cell([line["scores"][score] for line in found]) for score in KEPT]
-    verdicts = ", ".join(dict.fromkeys(line[KNOCK_OUTS] for line in found)) or "–"
-    return "| " + " | ".join([name, str(len(found)), *cells, verdicts, *more]) + " |"
+def row(name: str, found: Sequence[dict[str, Any]], scores: Iterable[str], *more: str) -> str:
+    """Return a row of a table: the number of seeds, the mean and range of each of `scores`, and further cells."""
+    cells = [cell([line["scores"][score] for line in found]) for score in scores]
+    return "| " + " | ".join([name, str(len(found)), *cells, *more]) + " |"
 
 
-def header(first: str, *more: str) -> str:
-    """Return the head of a table of such rows."""
-    names = (first, "seeds", *COLUMNS, KNOCK_OUTS, *more)
+def header(*names: str) -> str:
+    """Return the head of a table."""
     return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
 
 
