@@ -24,8 +24,8 @@ PIXELS = 64  # rows and columns of the maps that a page computes
 
 HELP = (
     "Point at a word, tap it, or use the arrow keys: the image is bright where the model attends, as in the figures. "
-    "The bar under a word is its gate (β of the paper, 1 − β of adaptive attention): how much of the image went into it. "
-    "A pale word is one that the model was not sure of."
+    "The bar under a word is its gate (β of the paper, 1 − β of adaptive attention): how much of the image went into "
+    "it. A pale word is one that the model was not sure of."
 )
 
 

@@ -33,7 +33,13 @@ def test_a_metric_is_left_out_where_what_it_needs_is_missing() -> None:
     assert list(score_captions(CaptionSet(["a dog"], [["a dog"]])).values) == [*COCO, *DIVERSITY]
     attention, grid = [np.full((2, 4), 0.25)], FeatureGrid.even(2, 2, 16)
     captions = CaptionSet(["a dog"], [["a dog"]], attention=attention, grid=grid, training_captions=[["a", "cat"]])
-    assert list(score_captions(captions).values) == [*COCO, "attention entropy", "attended regions", *DIVERSITY, "not in training"]
+    assert list(score_captions(captions).values) == [
+        *COCO,
+        "attention entropy",
+        "attended regions",
+        *DIVERSITY,
+        "not in training",
+    ]
 
 
 def test_strings_are_scored_as_strings() -> None:
