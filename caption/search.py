@@ -143,23 +143,37 @@ def beam(decoder: StepDecoder, memory: Memory, config: SearchConfig, heads: bool
     for t in range(config.max_length):
         logits, state, attended = decoder.step(words, state, memory)
         log_probabilities = mask_log_probabilities(upcast_float32(logits).log_softmax(-1), history, config)
-        vocabulary = log_probabilities.shape[-1]
         lengths = lengths + ~finished
-        candidates = log_probabilities.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
-        candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is
-        ranks = candidates / (lengths**config.length_penalty).unsqueeze(-1) if config.length_penalty else candidates
-        best = ranks.flatten(1).topk(config.beam_size).indices  # [B, K]
-        parent, words = best // vocabulary, best % vocabulary
-        before, totals = totals.gather(1, parent), candidates.flatten(1).gather(1, best)
+        before = totals
+        parent, words, totals = best_continuations(log_probabilities, totals, lengths, finished, config.length_penalty)
         state, lengths = state.select(parent), lengths.gather(1, parent)
         history = torch.cat([_select_rows(history, parent), words.unsqueeze(-1)], -1)
         finished = finished.gather(1, parent) | (words == END)
         traces.append(_trace(attended, heads))
         parents.append(parent)
-        gains.append(totals - before)
+        gains.append(totals - before.gather(1, parent))
         if _all(finished | totals.isinf(), t):
             break
     return _collect(history, totals, _follow_back(traces, parents, gains), config)
+
+
+def best_continuations(
+    log_probabilities: Tensor, totals: Tensor, lengths: Tensor, finished: Tensor, length_penalty: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the K best continuations of all K hypotheses of an image: the hypothesis that each continues, its word,
+    and its log-probability, each [B, K].
+
+    A hypothesis with the log-probability `totals` [B, K] continues with each word of `log_probabilities` [B, K, V]; one
+    that is `finished`, bool [B, K], stays as it is, with PAD for a word. The best have the largest log-probability /
+    length^`length_penalty`, where `lengths` [B, K] count the word that is added. `log_probabilities` is changed in
+    place.
+    """
+    candidates = log_probabilities.add_(totals.masked_fill(finished, -torch.inf).unsqueeze(-1))  # [B, K, V]
+    candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is
+    ranks = candidates / (lengths**length_penalty).unsqueeze(-1) if length_penalty else candidates
+    best = ranks.flatten(1).topk(totals.shape[1]).indices  # [B, K]
+    parent = best // candidates.shape[-1]
+    return parent, best % candidates.shape[-1], candidates.flatten(1).gather(1, best)
 
 
 def _select_rows(values: Tensor, rows: Tensor) -> Tensor:

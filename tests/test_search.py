@@ -71,6 +71,44 @@ def test_full_width_beam_is_brute_force(penalty: float, minimum: int) -> None:
         assert hypothesis.log_probability / len(caption) ** penalty == pytest.approx(rank)
 
 
+@torch.no_grad()
+def slow_beam(decoder: ShowAttendTellDecoder, memory: Memory, config: SearchConfig) -> list[tuple[float, list[int]]]:
+    """The best captions of a single image and their log-probabilities: a list that grows, is sorted and is cut."""
+    allowed = [number for number in range(decoder.embedding.num_embeddings) if number not in (PAD, START, UNKNOWN)]
+
+    def rank(candidate: tuple[float, list[int]]) -> float:
+        return candidate[0] / len(candidate[1]) ** config.length_penalty
+
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    for t in range(config.max_length):
+        candidates = [beam for beam in beams if END in beam[1]]
+        for total, words in beams:
+            if END not in words:  # of the word that is added, whichever it is, after these
+                decoded = decoder(memory, torch.tensor([[[*words, END]]]), torch.tensor([[t + 1]]))
+                added = decoded.logits[-1].log_softmax(-1).tolist()
+                candidates += [(total + added[word], [*words, word]) for word in allowed]
+        beams = sorted(candidates, key=rank, reverse=True)[: config.beam_size]
+    return beams
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 2.0])
+def test_a_narrow_beam_is_a_list_that_is_sorted_and_cut(penalty: float) -> None:
+    """Finished captions compete with unfinished ones at every step, by the rank with which they are returned."""
+    ended = 0
+    for seed in range(2):
+        decoder = make_decoder(seed=seed)
+        with torch.no_grad():
+            decoder.output.bias[END] += 4
+        memory = make_memory(decoder, 2, seed + 20)
+        config = SearchConfig(beam_size=3, max_length=5, min_length=0, length_penalty=penalty)
+        for image, found in enumerate(search(decoder, memory, config)):
+            expected = slow_beam(decoder, one(memory, image), config)
+            assert [[*h.words, *([END] if h.finished else [])] for h in found] == [words for _, words in expected]
+            assert [h.log_probability for h in found] == pytest.approx([total for total, _ in expected], abs=1e-5)
+            ended += sum(h.finished and len(h.words) < 4 for h in found)
+    assert ended > 2  # or nothing would have competed
+
+
 def test_wider_than_all_captions_returns_them_all_and_no_more(decoder: ShowAttendTellDecoder) -> None:
     found = search(decoder, make_memory(decoder, 2), SearchConfig(beam_size=50, max_length=1, min_length=0))
     assert [len(hypotheses) for hypotheses in found] == [8, 8]  # seven words and the empty caption

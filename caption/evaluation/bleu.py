@@ -19,30 +19,46 @@ def bleu(references: Sequence[Sequence[Words]], captions: Sequence[Words], ngram
     the reference that has it most often) and of all its n-grams; and the length of the caption and of the reference
     closest in length.
     """
-    group = np.repeat(np.arange(len(captions)), [len(texts) for texts in references])  # image of each reference
     columns = []
-    for n, (in_captions, in_references, distinct) in enumerate(ngrams, 1):
-        key = group[in_references.text] * distinct + in_references.gram
-        order = np.lexsort((in_references.times, key))
-        last = np.append(np.diff(key[order]) != 0, True)[: len(key)]  # an image's largest count of an n-gram
-        wanted = in_captions.text * distinct + in_captions.gram
-        limit = look_up(key[order][last], in_references.times[order][last].astype(float), wanted)
-        matched = np.bincount(in_captions.text, np.minimum(in_captions.times, limit), len(captions))
-        columns += [matched, np.array([max(0, len(caption) - n + 1) for caption in captions], float)]
+    for n, counts in enumerate(ngrams, 1):
+        columns += [clipped_matches(references, captions, counts)]
+        columns += [np.array([max(0, len(caption) - n + 1) for caption in captions], float)]
     lengths = [len(caption) for caption in captions]
     closest = [
         min((abs(len(reference) - length), len(reference)) for reference in texts)[1]
         for texts, length in zip(references, lengths, strict=True)
     ]
     table = np.stack([*columns, np.array(lengths, float), np.array(closest, float)], 1)  # [N, 10]
-    with_penalty = [Score(f"BLEU-{n}", table, partial(_bleu, n=n, penalty=True)) for n in (1, 2, 3, 4)]
-    without = [Score(f"BLEU-{n}, without BP", table, partial(_bleu, n=n, penalty=False)) for n in (1, 2, 3, 4)]
+    with_penalty = [Score(f"BLEU-{n}", table, partial(bleu_from_sums, n=n, penalty=True)) for n in (1, 2, 3, 4)]
+    without = [Score(f"BLEU-{n}, without BP", table, partial(bleu_from_sums, n=n, penalty=False)) for n in (1, 2, 3, 4)]
     return [*with_penalty, *without, Score("length ratio", table[:, 8:], _length_ratio)]
 
 
-def _bleu(sums: NDArray[np.float64], n: int, penalty: bool) -> NDArray[np.float64]:
-    """Return BLEU-n in percent from sums [..., 10]: the geometric mean of the precisions of 1- to n-grams, times the
-    brevity penalty."""
+def clipped_matches(
+    references: Sequence[Sequence[Words]], captions: Sequence[Words], counts: NGrams
+) -> NDArray[np.float64]:
+    """Return the number of each caption's n-grams that occur in a reference of its image [N], each n-gram at most as
+    often as in the reference that has it most often.
+
+    `counts` are those of `count_ngrams` for one n: there each n-gram has a number.
+    """
+    group = np.repeat(np.arange(len(captions)), [len(texts) for texts in references])  # image of each reference
+    key = group[counts.references.text] * counts.distinct + counts.references.gram
+    order = np.lexsort((counts.references.times, key))
+    last = np.append(np.diff(key[order]) != 0, True)[: len(key)]  # an image's largest count of an n-gram
+    wanted = counts.captions.text * counts.distinct + counts.captions.gram
+    limit = look_up(key[order][last], counts.references.times[order][last].astype(float), wanted)
+    return np.bincount(counts.captions.text, np.minimum(counts.captions.times, limit), len(captions))
+
+
+def bleu_from_sums(sums: NDArray[np.float64], n: int, penalty: bool) -> NDArray[np.float64]:
+    """Return BLEU-n in percent from sums [..., 10] over a corpus: the geometric mean of the precisions of 1- to
+    n-grams and, with `penalty`, times the brevity penalty min(1, exp(1 - r / c)).
+
+    The sums are, for 1- to 4-grams, the clipped matches and the captions' n-grams, and at the end c, the length of the
+    captions, and r, that of the references closest in length. So that nothing is divided by zero, COCO's code adds
+    TINY to the matches and to c, and SMALL to the n-grams and to r.
+    """
     precisions = (sums[..., 0 : 2 * n : 2] + TINY) / (sums[..., 1 : 2 * n : 2] + SMALL)
     score = 100 * precisions.prod(-1) ** (1 / n)
     if penalty:
