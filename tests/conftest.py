@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caption import ops
 from caption.attention import Memory, build_attention
@@ -167,6 +167,21 @@ def make_kind(name: str, seed: int = 0) -> Any:
 def make_memory(decoder: ShowAttendTellDecoder, images: int = 3, seed: int = 1) -> Memory:
     torch.manual_seed(seed)
     return decoder.attention.prepare(torch.randn(images, L, D, dtype=torch.double))
+
+
+def pytorch_s_lstm(inputs: Tensor, hidden: Tensor, bias: Tensor) -> nn.LSTMCell:
+    """PyTorch's LSTM with our weights [4H, n] and [4H, H] and bias [4H]."""
+    cell = nn.LSTMCell(inputs.shape[1], hidden.shape[1]).double()
+    with torch.no_grad():
+        cell.weight_ih.copy_(inputs)
+        cell.weight_hh.copy_(hidden)
+        cell.bias_ih.copy_(bias)
+        cell.bias_hh.zero_()
+        # PyTorch's gates are input, forget, modulator, output; ours input, forget, output, modulator.
+        for weight in cell.parameters():
+            i, f, o, g = weight.clone().chunk(4)
+            weight.copy_(torch.cat([i, f, g, o]))
+    return cell
 
 
 def check_gradients(decoder: Any, loss: Callable[[], Tensor], count: int, rel: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, D, V, check_gradients, far_from_uniform, make_kind, saved_and_loaded
+from conftest import KINDS, D, V, check_gradients, far_from_uniform, make_kind, pytorch_s_lstm, saved_and_loaded
 from torch import Tensor, nn
 
 from caption.attention import AttentionOutput, MultiHeadAttention
@@ -210,21 +210,6 @@ def test_bfloat16_autocast_stays_close(kind: str) -> None:
 
 
 # The recurrent decoders by their equations; Show, Attend and Tell's is in test_show_attend_tell.py.
-
-
-def pytorch_s_lstm(inputs: Tensor, hidden: Tensor, bias: Tensor) -> nn.LSTMCell:
-    """PyTorch's LSTM with our weights [4H, n] and [4H, H] and bias [4H]."""
-    cell = nn.LSTMCell(inputs.shape[1], hidden.shape[1]).double()
-    with torch.no_grad():
-        cell.weight_ih.copy_(inputs)
-        cell.weight_hh.copy_(hidden)
-        cell.bias_ih.copy_(bias)
-        cell.bias_hh.zero_()
-        # PyTorch's gates are input, forget, modulator, output; ours input, forget, output, modulator.
-        for weight in cell.parameters():
-            i, f, o, g = weight.clone().chunk(4)
-            weight.copy_(torch.cat([i, f, g, o]))
-    return cell
 
 
 def test_luong_by_its_equations() -> None:

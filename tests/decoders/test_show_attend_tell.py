@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from conftest import D, L, V, check_gradients, make_decoder, make_memory
+from conftest import D, L, V, check_gradients, make_decoder, make_memory, pytorch_s_lstm
 
 from caption.attention import Memory
 from caption.config import DecoderConfig, TrainingConfig
 from caption.data.vocabulary import END, PAD, START
-from caption.decoders import ShowAttendTellDecoder
+from caption.decoders import DecoderOutput, ShowAttendTellDecoder
 from caption.decoders.packing import active_shapes
 from caption.training import losses
 
@@ -34,6 +34,41 @@ def by_steps(decoder: ShowAttendTellDecoder, memory) -> tuple[torch.Tensor, torc
         words = CAPTIONS[:, :, t]
     real = torch.arange(5) < LENGTHS[..., None]
     return torch.stack(logits, 2)[real], torch.stack(weights, 2)[real]
+
+
+def test_show_attend_tell_by_its_equations(decoder: ShowAttendTellDecoder) -> None:
+    """Attention by the state before, beta z_t into PyTorch's LSTM and into the output layer, eq. 1-7."""
+    memory, score = make_memory(decoder, 1), decoder.attention.score
+    values = memory.values[0]  # [L, D]
+    inputs = torch.cat([decoder.word_to_gates.weight, decoder.context_to_gates.weight], 1)
+    lstm = pytorch_s_lstm(inputs, decoder.hidden_to_gates.weight, decoder.word_to_gates.bias)
+    state = decoder.start(memory, 1)
+    h, c = state.hidden[0], state.cell[0]
+    torch.testing.assert_close(h[0], torch.tanh(decoder.initial_hidden(values.mean(0))))
+    torch.testing.assert_close(c[0], torch.tanh(decoder.initial_cell(values.mean(0))))
+    for word in (START, 4, 7):
+        logits, state, attended = decoder.step(torch.tensor([[word]]), state, memory)
+        alpha = (torch.tanh(score.key(values) + score.query(h[0])) @ score.vector.weight[0]).softmax(0)
+        beta = torch.sigmoid(decoder.gate(h[0]))
+        z = beta * (alpha @ values)
+        embedded = decoder.embedding.weight[word]
+        h, c = lstm(torch.cat([embedded, z]).unsqueeze(0), (h, c))
+        joined = embedded + decoder.hidden_to_output.weight @ h[0] + decoder.context_to_output.weight @ z
+        torch.testing.assert_close(attended.weights[0, 0], alpha)
+        torch.testing.assert_close(attended.gate[0], beta)
+        torch.testing.assert_close(state.hidden[0], h)
+        torch.testing.assert_close(logits[0, 0], decoder.output.weight @ joined + decoder.output.bias)
+
+
+def test_the_output_layer_drops_out_the_state_and_the_sum(decoder: ShowAttendTellDecoder) -> None:
+    """With the state dropped whole, L_h h_t counts for nothing; with the sum dropped whole, the bias is left."""
+    embedded, hidden, context = (torch.randn(4, width, dtype=torch.double) for width in (7, 8, D))
+    decoder.train()
+    decoder.state_dropout.p, decoder.dropout.p = 1.0, 0.0
+    without = decoder.output(embedded + decoder.context_to_output(context))
+    torch.testing.assert_close(decoder.output_layer(embedded, hidden, context), without)
+    decoder.state_dropout.p, decoder.dropout.p = 0.0, 1.0
+    torch.testing.assert_close(decoder.output_layer(embedded, hidden, context), decoder.output.bias.expand(4, V))
 
 
 def test_forward_equals_a_loop_of_step(decoder: ShowAttendTellDecoder) -> None:
@@ -140,6 +175,22 @@ def test_doubly_stochastic_is_the_paper_s_sum(decoder: ShowAttendTellDecoder) ->
                 alphas = decoded.weights[b, q, : LENGTHS[b, q]]
                 total += sum((1 - alphas[:, i].sum().item()) ** 2 for i in range(L))
     assert losses.doubly_stochastic(decoded).item() == pytest.approx(total / LENGTHS.sum().item())
+
+
+def test_doubly_stochastic_by_hand() -> None:
+    """Two regions: a caption that looks at each once costs nothing, one that stares (2 and 0) costs 1 + 1, and a row
+    without words nothing; of five words in all."""
+    weights = torch.zeros(1, 4, 2, 2)
+    weights[0, 0] = torch.eye(2)
+    weights[0, 1] = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    weights[0, 2, 0] = torch.tensor([0.5, 0.5])  # (1 - 1/2)^2, twice
+    nothing = torch.zeros(5, dtype=torch.long)
+    weights.requires_grad_()
+    loss = losses.doubly_stochastic(DecoderOutput(torch.zeros(5, 3), nothing, nothing, weights))
+    assert loss.item() == pytest.approx((0 + 2 + 0.5) / 5)
+    (slope,) = torch.autograd.grad(loss, weights)
+    torch.testing.assert_close(slope[0, 1], torch.tensor([[0.4, -0.4]] * 2))  # 2 (attended - 1) / 5
+    assert not slope[0, 3].any()
 
 
 def test_no_row_of_the_memory_is_repeated(decoder: ShowAttendTellDecoder) -> None:
