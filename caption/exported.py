@@ -10,15 +10,13 @@
 
 import hashlib
 import json
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from caption.errors import UserError, one_line, reading
-from caption.files import HUB, TOKEN_BYTES, naming, remove_folder
+from caption.files import HUB, atomic_folder
 
 FORMAT = "show-attend-and-tell export 1"
 FILES = ("config.json", "model.safetensors", "vocabulary.json", "README.md")
@@ -52,18 +50,10 @@ def save(folder: Path, content: dict[str, Any], half: bool, card: str) -> None:
     config = {"format": FORMAT, "configs": configs, "sha256": _digest(serialised)}
     config |= {name: content[name] for name in KEPT if name in content}
     texts = {FILES[0]: _to_json(config), FILES[2]: _to_json(content["vocabulary"]), FILES[3]: card}
-    part = folder.with_name(f"{folder.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
-    try:
-        with naming(folder):
-            part.mkdir(parents=True)
-            (part / FILES[1]).write_bytes(serialised)
-            for name, text in texts.items():
-                (part / name).write_text(text, encoding="utf-8")
-            if folder.exists():
-                remove_folder(folder)
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with atomic_folder(folder, replace=True) as part:
+        (part / FILES[1]).write_bytes(serialised)
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
 
 
 def _rounded(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,24 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder of its own to fill; publish it as `path` on success, delete it on failure.
+
+    With `replace`, a folder of that name, which we wrote, is deleted first.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(TOKEN_BYTES)}.part")
+    try:
+        with naming(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if replace and path.exists():
+                remove_folder(path)
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Give a complete file its final name, so that it is there and whole even if the power fails afterwards."""
     with temporary.open("r+b") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from caption.errors import UserError
-from caption.files import atomic_write, locked, remove_folder, write_text
+from caption.files import atomic_folder, atomic_write, locked, remove_folder, write_text
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill")
 
@@ -38,6 +38,24 @@ def test_an_atomic_write_reaches_the_disk_and_so_does_its_name(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", fsync)
     write_text(path, "text")
     assert synchronised == [(False, False, 4), (True, True, 4)]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    """Filled elsewhere, and left out altogether if that is interrupted; one that exists is replaced only on request."""
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(KeyboardInterrupt), atomic_folder(folder) as part:
+        (part / "half").touch()
+        raise KeyboardInterrupt
+    assert not [*folder.parent.iterdir()]
+    with atomic_folder(folder) as part:
+        (part / "first").touch()
+        assert not folder.exists()
+    with pytest.raises(OSError, match="folder"), atomic_folder(folder) as part:
+        (part / "second").touch()
+    assert [path.name for path in folder.iterdir()] == ["first"]
+    with atomic_folder(folder, replace=True) as part:
+        (part / "third").touch()
+    assert [path.name for path in folder.iterdir()] == ["third"] and [*folder.parent.iterdir()] == [folder]
 
 
 def in_child(action: Callable[[], object]) -> int:
