@@ -60,6 +60,16 @@ def test_bleu_uses_every_reference_and_is_a_corpus_score() -> None:
     assert half.value == pytest.approx(100 * (7 / 8 * 5 / 6 * 3 / 4 * 1 / 2) ** 0.25)  # counts pooled, not means
 
 
+def test_bleu_clips_by_the_reference_that_has_an_ngram_most_often() -> None:
+    """"the the the the" against references with two and one "the": two of four count, not three, and none of another
+    image's. The closest length is 3, so that there is no penalty; of two equally close ones, it is the shorter."""
+    references = [[["the", "cat", "the"], ["the", "dog"]], [["the"] * 4]]
+    scores = scores_of([["the"] * 4, ["a"] * 4], references)
+    assert scores["BLEU-1"].per_image.tolist() == pytest.approx([50, 0], abs=1e-6)
+    assert scores["BLEU-1, without BP"].value == pytest.approx(100 * 2 / 8)
+    assert scores_of([["a"] * 3], [[["a"] * 2, ["a"] * 4]])["BLEU-1"].value == pytest.approx(100)
+
+
 def test_empty_captions_score_0() -> None:
     scores = scores_of([[], ["a"]], [[["a", "b"]], [["a"]]])
     assert scores["BLEU-1"].per_image[0] == 0 and scores["ROUGE-L"].per_image.tolist() == [0, 100]
