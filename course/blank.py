@@ -4,6 +4,7 @@ A function has the name that it has in its module, such as `lstm_cell` or `HardA
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ def read_source(path: Path) -> str:
     return path.read_text(encoding="utf-8-sig")
 
 
+@functools.cache
 def functions(source: str) -> dict[str, ast.FunctionDef]:
     """Return the functions of a module and the methods of its classes, by name. Raises SyntaxError."""
     return dict(_functions(ast.parse(source).body, ""))

@@ -1,5 +1,6 @@
 """`python -m course grade FOLDERS`: run our tests on the functions that students wrote, and count the points."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -20,7 +21,7 @@ from caption.errors import UserError, one_line
 from caption.progress import ProgressBar
 from course import worker
 from course.blank import functions, imported, read_source, transplant
-from course.holes import HOLES, choose, test_files
+from course.holes import HOLES, choose, graders
 from course.make import MANIFEST
 from course.tree import ROOT, TWIN, change, write_source, write_tree
 from preprocess.workers import available_cpus
@@ -69,7 +70,7 @@ class Grade:
         with tempfile.TemporaryDirectory(prefix="course-") as scratch:
             base = Path(scratch).resolve() / "base"
             base.mkdir()
-            write_tree(base, test_files(names))
+            write_tree(base, graders(names))
             with ThreadPoolExecutor(self.workers) as pool:
                 graded = pool.map(lambda job: grade(job[0], job[1], base, self.time_limit), jobs)
                 results = list(ProgressBar(graded, "grade", "holes", length=len(jobs)))
@@ -115,13 +116,14 @@ def grade(folder: Path, name: str, base: Path, time_limit: float) -> Result:
         tree = Path(scratch) / "tree"
         shutil.copytree(base, tree)
         for twin in hole.twins:
-            change(tree, twin, TWIN)
+            with contextlib.suppress(SyntaxError):  # a file that is not Python, in a homework, holds no answer
+                change(tree, twin, TWIN)
         for file, source in sources.items():
             write_source(tree / file, source)
         modules = [file.removesuffix(".py").replace("/", ".") for file in hole.files]
         reasons = worker.run_tests(tree, modules, hole.tests, time_limit)
     passed = sum(not reason for reason in reasons.values())
-    points = round(hole.points * passed / len(hole.tests), 1)
+    points = 0.0 if reasons[hole.tests[0]] else round(hole.points * passed / len(hole.tests), 1)
     first = next(filter(None, reasons.values()), "")
     return Result(str(folder), name, points, hole.points, passed, len(hole.tests), first)
 

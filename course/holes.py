@@ -1,8 +1,8 @@
 """The holes: functions that a student can be asked to write, and the tests that grade each. One hole is one entry.
 
 The functions' docstrings are the assignment, so every one of them states its equation and shapes. All tests of a hole
-must fail where it is blank, and pass with the code as it is; `tests/course` holds every entry to both, and to the wrong
-answers that are listed there.
+must fail where it is blank, and pass with the code as it is, even if the holes below it are blank, as they may be in a
+homework. `tests/course` holds every entry to that, and to the wrong answers that are listed there.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,8 @@ class Hole(NamedTuple):
     points: int
     title: str  # with the place in the paper
     functions: tuple[str, ...]  # to be written
-    # They grade: each brings the same part of the points; a parametrised test passes if all of its cases do.
+    # They grade. The first is the equation itself, without which there are no points; otherwise each brings the same
+    # part of them. A parametrised test passes if all of its cases do.
     tests: tuple[str, ...]
     hint: str
     twins: tuple[str, ...] = ()  # functions that hold the same equation, and are left out
@@ -35,7 +36,7 @@ DECODERS = "tests/decoders/test_decoders.py"
 SEARCH = "tests/test_search.py"
 COCO = "tests/evaluation/test_coco.py"
 
-# By name, in the order in which a caption is made.
+# By name, in the order in which they can be written.
 HOLES: dict[str, Hole] = {
     "additive_score": Hole(
         10,
@@ -46,7 +47,7 @@ HOLES: dict[str, Hole] = {
             f"{REFERENCE}::test_additive_scores_of_half_precision_are_summed_in_float32",
             f"{ATTENTION}::test_scores_by_their_equations",
             f"{ATTENTION}::test_concat_is_additive",
-            f"{ATTENTION}::test_gradients_numerically[additive--True]",
+            f"{REFERENCE}::test_gradients_of_additive_scores_equal_central_differences",
         ),
         "Every row q meets every region i of its image: give both an axis of length 1 where the other has its own, and "
         "let broadcasting do the rest. `upcast_float32` casts half precision, and leaves float64 alone.",
@@ -57,10 +58,10 @@ HOLES: dict[str, Hole] = {
         "Weights and context of soft attention, eq. 5 and 13",
         ("caption/ops/reference.py::attention_weights", "caption/ops/reference.py::weighted_sum"),
         (
+            f"{ATTENTION}::test_scaled_dot_is_pytorch_s",
+            f"{REFERENCE}::test_a_weighted_sum_is_the_expectation_of_the_values",
             f"{REFERENCE}::test_attention_weights_are_a_distribution_over_the_regions",
             f"{REFERENCE}::test_large_scores_have_weights_and_no_overflow",
-            f"{REFERENCE}::test_a_weighted_sum_is_the_expectation_of_the_values",
-            f"{ATTENTION}::test_scaled_dot_is_pytorch_s",
             f"{ATTENTION}::test_permuting_regions_permutes_weights[general-soft]",
         ),
         "Over which axis do the weights of one row sum to one? The context needs no loop: it is a batched matrix "
@@ -73,8 +74,6 @@ HOLES: dict[str, Hole] = {
         (
             f"{REFERENCE}::test_the_gate_is_a_number_for_each_row_that_scales_its_context",
             f"{REFERENCE}::test_the_gate_is_closed_half_open_or_open",
-            f"{DECODER}::test_show_attend_tell_by_its_equations",
-            f"{SEARCH}::test_what_is_reported_equals_rescoring",
         ),
         "f_beta is a linear layer with one output. The context is scaled by beta_t of its own row, and beta_t is "
         "returned without the axis of length 1.",
@@ -86,7 +85,6 @@ HOLES: dict[str, Hole] = {
         (
             f"{REFERENCE}::test_lstm_cell_is_pytorch_s",
             f"{REFERENCE}::test_the_gates_of_the_lstm_keep_write_and_show",
-            f"{DECODER}::test_show_attend_tell_by_its_equations",
             f"{DECODERS}::test_luong_by_its_equations",
             f"{DECODERS}::test_up_down_by_its_equations",
         ),
@@ -125,10 +123,9 @@ HOLES: dict[str, Hole] = {
         ("caption/attention/hard.py::HardAttention.attend",),
         (
             f"{HARD}::test_draws_follow_alpha_and_the_context_is_the_region",
+            f"{HARD}::test_samples_tell_the_probability_of_their_location_and_the_entropy",
             f"{HARD}::test_no_nan_where_alpha_is_zero_or_one",
-            f"{HARD}::test_the_estimator_s_expectation_is_the_gradient_of_the_bound",
-            f"{HARD}::test_entropy",
-            f"{HARD}::test_taking_the_expectation_mixes_in_soft_attention_s_gradient",
+            f"{HARD}::test_the_bound_is_a_bound",
             f"{HARD}::test_forward_equals_a_loop_of_step",
             f"{HARD}::test_straight_through_reads_the_sampled_location",
         ),
@@ -146,11 +143,12 @@ HOLES: dict[str, Hole] = {
             "caption/training/losses.py::reinforce_loss",
         ),
         (
+            f"{HARD}::test_the_estimator_s_expectation_is_the_gradient_of_the_bound[none-caption]",
             f"{HARD}::test_the_estimator_s_expectation_is_the_gradient_of_the_bound",
-            f"{HARD}::test_leave_one_out",
-            f"{HARD}::test_the_baseline_lowers_the_variance",
             f"{HARD}::test_baseline_is_the_moving_average",
+            f"{HARD}::test_the_baseline_lowers_the_variance",
             f"{HARD}::test_rewards_of_captions_of_different_lengths",
+            f"{HARD}::test_leave_one_out",
             f"{HARD}::test_leave_one_out_compares_the_draws_of_one_caption",
         ),
         "Begin with `config.reward` caption and `config.baseline` none, then moving_average. With to_go, a location is "
@@ -166,9 +164,10 @@ HOLES: dict[str, Hole] = {
         "The step of beam search",
         ("caption/search.py::best_continuations",),
         (
+            f"{SEARCH}::test_a_narrow_beam_is_a_list_that_is_sorted_and_cut[0.0]",
+            f"{SEARCH}::test_a_narrow_beam_is_a_list_that_is_sorted_and_cut",
             f"{SEARCH}::test_beam_of_one_is_greedy",
             f"{SEARCH}::test_full_width_beam_is_brute_force",
-            f"{SEARCH}::test_a_narrow_beam_is_a_list_that_is_sorted_and_cut",
             f"{SEARCH}::test_wider_than_all_captions_returns_them_all_and_no_more",
             f"{SEARCH}::test_what_is_reported_equals_rescoring",
             f"{SEARCH}::test_batch_of_three_is_three_of_one",
@@ -206,6 +205,6 @@ def choose(names: str) -> list[str]:
     return [name for name in HOLES if name in asked or not asked]
 
 
-def test_files(names: list[str]) -> list[str]:
+def graders(names: list[str]) -> list[str]:
     """Return the files of the tests that grade these holes, each once."""
     return sorted({test.split("::")[0] for name in names for test in HOLES[name].tests})

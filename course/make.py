@@ -8,7 +8,7 @@ from pathlib import Path
 from caption.errors import UserError
 from caption.files import atomic_folder
 from course.blank import first_line, functions, read_source
-from course.holes import HOLES, Hole, choose, test_files
+from course.holes import HOLES, Hole, choose, graders
 from course.tree import TWIN, change, copy, write_tree
 
 MANIFEST = "homework.json"  # the names of the holes
@@ -41,7 +41,7 @@ class Make:
 
 def make(folder: Path, names: list[str]) -> None:
     """Fill an empty folder with a homework of these holes."""
-    write_tree(folder, test_files(names))
+    write_tree(folder, graders(names))
     for name in REST:
         copy(name, folder)
     for name in names:
@@ -85,7 +85,7 @@ def _assignment(folder: Path, name: str) -> str:
         lines += [""]
     lines += [f"Hint: {hole.hint}", "", "Check it: `python -m course grade . --holes " + name + "`"]
     tests = "\n".join(f"- `{test}`" for test in hole.tests)
-    return "\n".join([*lines, "", "Its tests, each the same part of the points:", "", tests])
+    return "\n".join([*lines, "", "Its tests, the equation first:", "", tests])
 
 
 TABLE = "| hole | | points |\n|---|---|---|"
@@ -117,8 +117,10 @@ code, or to see a whole traceback, run a test itself: `python -m pytest NAME`, w
 2. Leave signatures as they are. Import nothing but the standard library, NumPy, PyTorch and what the file imports
    already.
 3. The tests in `tests/` are for you: changing them changes nothing, since the grader brings its own.
-4. An endless loop costs its own hole. A syntax error costs all holes in its file: grade once more before you hand in.
-5. This code runs on the equations of `caption/ops/reference.py` alone. The fast backends are left out, and so are a few
+4. The first test of a hole is the equation itself: without it, the hole has no points. Otherwise each of its tests
+   brings the same part of them.
+5. An endless loop costs its own hole. A syntax error costs all holes in its file: grade once more before you hand in.
+6. This code runs on the equations of `caption/ops/reference.py` alone. The fast backends are left out, and so are a few
    functions elsewhere that hold the same equation as one of yours; they say so when called, and are not yours to write.
 
 ## The holes"""

@@ -19,6 +19,7 @@ import pytest
 
 PRELOADED = ["torch", "torchvision", "h5py", "numpy", "pytest", "pycocotools.mask", "tyro", "nltk.translate.bleu_score"]
 OUTER = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST")  # of a pytest that we may run under
+OURS = ("caption", "preprocess", "conftest")
 MAX_REASON = 200  # characters
 
 
@@ -84,13 +85,16 @@ def _child(tree: str, modules: list[str], tests: list[str], log: str, started: A
         os.environ.pop(name, None)
     os.chdir(tree)
     sys.path[:] = [tree, *(path for path in sys.path if Path(path or ".").resolve() not in (ours, Path(tree)))]
+    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:  # imported with the main module again
+        del sys.modules[name]
     sys.dont_write_bytecode = True
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
     recorder = Recorder(Path(tree), Path(log))
     started.send(None)
-    for module in modules:  # first, since pytest would not tell what goes wrong while it reads conftest.py
+    sys.path.insert(1, str(Path(tree) / "tests"))
+    for module in (*modules, "conftest"):  # first, since pytest would not tell what goes wrong with conftest
         try:
             importlib.import_module(module)
         except BaseException as error:  # a student's file may even exit

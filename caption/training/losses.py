@@ -48,8 +48,8 @@ def doubly_stochastic(references: DecoderOutput) -> Tensor:
     """Return sum_i (1 - sum_t alpha_ti)^2 of eq. 14: attention should reach every location of the image.
 
     The sum is over the L locations, as printed in the paper, and over the captions. It is divided by the number of
-    words, like the cross-entropy, so that lambda weighs the two as eq. 14 does for any batch. Steps without a word have
-    attention weights of zero; rows without a caption do not count.
+    words, like the cross-entropy, so that lambda weighs the two as eq. 14 does for any batch. The weights alpha,
+    `references.weights` [B, Q, T, L], are zero at steps without a word; rows without a caption do not count.
     """
     assert references.weights is not None
     attended = references.weights.sum(2)  # [B, Q, L]

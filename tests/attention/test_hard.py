@@ -136,12 +136,21 @@ def test_leave_one_out(decoder, force, reward: str) -> None:
     torch.testing.assert_close(expectation(pairs), expected, atol=1e-9, rtol=1e-9)
 
 
-def test_entropy(decoder, force) -> None:
-    """lambda_e adds the gradient of the steps' entropies along the sampled path, as eq. 11 says. (That of the entropy
-    of all paths would hold the effect of early samples on later entropies, too.) Rows that took the expectation have an
-    entropy like the others."""
+def test_samples_tell_the_probability_of_their_location_and_the_entropy(decoder) -> None:
+    """Rows that took the expectation, and read it, have an entropy like the others, and the log-probability 0."""
+    memory = encode(decoder)._replace(sample_rows=torch.tensor([[True, False]]))
+    attended = decoder.attention(torch.ones(1, 2, 8, dtype=torch.double), memory)
+    torch.testing.assert_close(attended.context[0, 1], attended.weights[0, 1] @ memory.values[0])
     rows = decode(decoder, encode(decoder), [True, False])
     torch.testing.assert_close(rows.sample.entropy, -(rows.weights * rows.weights.log()).sum(-1))
+    sampled = rows.weights[:, 0].gather(-1, rows.sample.location[:, 0].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(rows.sample.log_probability[:, 0], sampled.log())
+    assert rows.sample.location[:, 1].eq(-1).all() and rows.sample.log_probability[:, 1].eq(0).all()
+
+
+def test_entropy(decoder, force) -> None:
+    """lambda_e adds the gradient of the steps' entropies along the sampled path, as eq. 11 says. (That of the entropy
+    of all paths would hold the effect of early samples on later entropies, too.)"""
     pairs = list(estimates(decoder, force, dataclasses.replace(EXACT, entropy=0.7)))
     force(PATHS)
     decoded = decode(decoder, encode(decoder), [True] * len(PATHS))

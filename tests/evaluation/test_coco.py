@@ -61,7 +61,7 @@ def test_bleu_uses_every_reference_and_is_a_corpus_score() -> None:
 
 
 def test_bleu_clips_by_the_reference_that_has_an_ngram_most_often() -> None:
-    """"the the the the" against references with two and one "the": two of four count, not three, and none of another
+    """ "the the the the" against references with two and one "the": two of four count, not three, and none of another
     image's. The closest length is 3, so that there is no penalty; of two equally close ones, it is the shorter."""
     references = [[["the", "cat", "the"], ["the", "dog"]], [["the"] * 4]]
     scores = scores_of([["the"] * 4, ["a"] * 4], references)

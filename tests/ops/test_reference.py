@@ -68,6 +68,11 @@ def test_additive_scores_of_half_precision_are_summed_in_float32() -> None:
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_of_additive_scores_equal_central_differences() -> None:
+    values = [doubles(*shape).requires_grad_() for shape in ((2, 3, 5), (2, 4, 5), (5,))]
+    assert torch.autograd.gradcheck(reference.additive_scores, values)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_attention_weights_are_a_distribution_over_the_regions(temperature: float) -> None:
     scores = doubles(2, 3, 4)

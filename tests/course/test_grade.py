@@ -1,0 +1,225 @@
+"""A homework's points: none where it is blank, all for the code as it is, fewer for any wrong answer."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from wrong_answers import WRONG_ANSWERS
+
+from caption.errors import UserError
+from course import grade
+from course.__main__ import main
+from course.blank import read_source, transplant
+from course.grade import Result
+from course.holes import HOLES, choose, graders
+from course.tree import write_source, write_tree
+from preprocess.workers import available_cpus
+
+ROOT = Path(__file__).parents[2]
+
+
+def fill(homework: Path, *names: str) -> None:
+    """Write the answers to holes into a homework."""
+    for function in (function for name in names for function in HOLES[name].functions):
+        file, called = function.split("::")
+        source = read_source(homework / file)
+        write_source(homework / file, transplant(source, called, read_source(ROOT / file)))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = read_source(path)
+    assert text.count(old) == 1, old
+    write_source(path, text.replace(old, new))
+
+
+def test_a_homework_half_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One answer is right, one wrong, one blank, one file is not Python any more, and one imports what has the answer.
+    Each costs what it is, whatever was done to the tests; an endless loop costs its hole alone."""
+    homework = tmp_path / "homework"
+    names = "additive_score,soft_context,gate,lstm_cell,beam,bleu"
+    main(["make", "--output", str(homework), "--holes", names])
+    fill(homework, "additive_score", "lstm_cell", "bleu")
+    reference = homework / "caption/ops/reference.py"
+    edit(reference, "i, f, o, g = torch.split", "i, f, g, o = torch.split")
+    endless = 'raise NotImplementedError("attention_weights is yours to write: hole soft_context")'
+    edit(reference, endless, "while True:\n        pass")
+    reference.write_bytes(b"\xef\xbb\xbf" + reference.read_bytes().replace(b"\n", b"\r\n"))  # as an editor may leave it
+    edit(homework / "caption/search.py", 'raise NotImplementedError("best_continuations', 'return (raise("')
+    edit(homework / "caption/evaluation/bleu.py", "from functools import partial\n", "import nltk\n")
+    shutil.rmtree(homework / "tests")
+    capsys.readouterr()
+    main(["grade", str(homework), "--json", "--holes", "additive_score,gate,lstm_cell,beam,bleu"])
+    found = {item["hole"]: item for item in json.loads(capsys.readouterr().out)}
+    points = {name: item["points"] for name, item in found.items()}
+    assert points == {"additive_score": 10, "gate": 0, "lstm_cell": 0, "beam": 0, "bleu": 0}
+    reasons = {name: item["reason"] for name, item in found.items()}
+    assert reasons["additive_score"] == ""
+    assert "NotImplementedError: gate_context is yours to write: hole gate" in reasons["gate"]
+    assert reasons["lstm_cell"].startswith("test_lstm_cell_is_pytorch_s: Tensor-likes are not close!")
+    assert reasons["beam"].startswith("caption/search.py, line ") and "syntax" in reasons["beam"]
+    line = read_source(homework / "caption/evaluation/bleu.py").split("\n").index("import nltk") + 1
+    assert reasons["bleu"].startswith(f"caption/evaluation/bleu.py, line {line}: imports nltk")
+    main(["grade", str(homework), "--csv", "--holes", "soft_context", "--time-limit", "1"])
+    assert capsys.readouterr().out == f"folder,soft_context,total\n{homework},0,0\n"
+
+
+def test_what_cannot_be_graded_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder to grade; give one that `python -m course make` made"):
+        main(["grade"])
+    with pytest.raises(UserError, match="nowhere: is no folder; give one"):
+        main(["grade", str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="holds no folder caption; give the folder that"):
+        main(["grade", str(tmp_path)])
+    (tmp_path / "caption").mkdir()
+    with pytest.raises(UserError, match="there is no hole 'beams'; known: additive_score"):
+        main(["grade", str(tmp_path), "--holes", "beams"])
+    with pytest.raises(UserError, match="--time-limit is 0.0, but must be above 0"):
+        main(["grade", str(tmp_path), "--time-limit", "0"])
+    with pytest.raises(UserError, match="give one of them"):
+        main(["grade", str(tmp_path), "--json", "--csv"])
+
+
+def test_a_file_that_is_lost_or_lacks_its_function_costs_its_holes(tmp_path: Path) -> None:
+    lost = grade.grade(tmp_path, "beam", tmp_path, 1.0)
+    assert (lost.points, lost.of, lost.reason) == (0, 15, "caption/search.py is missing")
+    (tmp_path / "caption").mkdir()
+    for content, reason in (
+        (b"def other(): pass", "caption/search.py: the function best_continuations is gone"),
+        (b"\xff", "caption/search.py cannot be read as Python: 'utf-8' codec can't decode"),
+        (b"x = '\0'", "caption/search.py cannot be read as Python: "),
+        (b"(" * 5000, "caption/search.py, line 1: "),
+    ):
+        (tmp_path / "caption/search.py").write_bytes(content)
+        assert grade.grade(tmp_path, "beam", tmp_path, 1.0).reason.startswith(reason) or content == b"x = '\0'"
+
+
+def test_points_are_printed_as_a_list_a_table_and_comma_separated_values() -> None:
+    results = [
+        Result(folder, hole, points, of, 1, 4, reason)
+        for folder in ("anna", "submissions/bo, b")
+        for hole, points, of, reason in (("gate", 2.5, 5, "test_x: assert 1 == 2"), ("lstm_cell", 10.0, 10, ""))
+    ]
+    assert grade.to_list(results[:2]) == (
+        "gate         2.5 of 5  1 of 4 tests  test_x: assert 1 == 2\n"
+        "lstm_cell    10 of 10  1 of 4 tests\n"
+        "total      12.5 of 15"
+    )
+    assert grade.to_table(results) == (
+        "folder             gate  lstm_cell  total\n"
+        "anna                2.5         10   12.5\n"
+        "submissions/bo, b   2.5         10   12.5\n"
+        "of                    5         10     15"
+    )
+    rows = [*csv.reader(io.StringIO(grade.to_csv(results)))]
+    assert rows == [["folder", "gate", "lstm_cell", "total"], ["anna", "2.5", "10", "12.5"],
+                    ["submissions/bo, b", "2.5", "10", "12.5"]]  # fmt: skip
+
+
+def test_the_holes_are_those_that_any_folder_was_made_with(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c", "d")]
+    for folder, content in zip(folders, ('{"holes": ["bleu", "gate"]}', '{"holes": ["beam"]}', "[", "[]"), strict=True):
+        folder.mkdir()
+        (folder / "homework.json").write_text(content)
+    assert grade.made_with(folders) == ["gate", "beam", "bleu"]
+    assert grade.made_with(folders[2:]) == list(HOLES)
+
+
+# The whole matrix: every hole blank, as it is, in a homework, and answered wrongly.
+
+
+def graded(jobs: list[Callable[[Path], Result]], tmp_path: Path) -> list[Result]:
+    """Run jobs that need the tree of all tests, as many at a time as there are processors."""
+    base = tmp_path / "base"
+    base.mkdir()
+    write_tree(base, graders(choose("")))
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        return list(pool.map(lambda job: job(base), jobs))
+
+
+def answer(folder: Path, name: str, change: Callable[[Path], None]) -> Callable[[Path], Result]:
+    """A job that grades one hole in a folder with its files as they are, but for a change."""
+    for file in HOLES[name].files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, folder / file)
+    change(folder)
+    return lambda base: grade.grade(folder, name, base, 120.0)
+
+
+@pytest.mark.slow
+def test_every_hole_has_all_points_as_it_is_and_loses_points_for_every_wrong_answer(tmp_path: Path) -> None:
+    cases = [(name, wrong) for name, answers in WRONG_ANSWERS.items() for wrong in [None, *answers]]
+    jobs = [
+        answer(
+            tmp_path / str(number),
+            name,
+            lambda folder, wrong=wrong: edit(folder / wrong.file, wrong.right, wrong.wrong) if wrong else None,
+        )
+        for number, (name, wrong) in enumerate(cases)
+    ]
+    results = graded(jobs, tmp_path)
+    right = {name: result for (name, wrong), result in zip(cases, results, strict=True) if wrong is None}
+    assert {name: (result.points, result.reason) for name, result in right.items()} == {
+        name: (hole.points, "") for name, hole in HOLES.items()
+    }
+    wrong = [(f"{name}: {case.name}", r) for (name, case), r in zip(cases, results, strict=True) if case is not None]
+    assert [case for case, result in wrong if not result.points < result.of] == []
+    assert all(result.reason.startswith("test_") for _, result in wrong)
+
+
+@pytest.mark.slow
+def test_a_homework_is_written_from_the_top(tmp_path: Path) -> None:
+    """Where the grader is the homework's own, the tests of a hole need the holes above it, and nothing below; where it
+    is ours, they need nothing else. A blank function passes no test."""
+    homework = tmp_path / "homework"
+    main(["make", "--output", str(homework)])
+    blank = graded([lambda base, name=name: grade.grade(homework, name, base, 120.0) for name in HOLES], tmp_path)
+    assert all((result.points, result.passed) == (0, 0) and "yours to write" in result.reason for result in blank)
+    for name in HOLES:
+        fill(homework, name)
+        command = [sys.executable, "-m", "course", "grade", ".", "--json", "--holes", name, "--time-limit", "120"]
+        done = subprocess.run(command, cwd=homework, capture_output=True, text=True, check=True)
+        (result,) = json.loads(done.stdout)
+        assert (result["points"], result["reason"]) == (HOLES[name].points, ""), name
+
+
+@pytest.mark.slow
+def test_a_finished_homework_captions_and_trains(tmp_path: Path) -> None:
+    """By the student's functions alone: what the trained model says is what it says here."""
+    homework = tmp_path / "homework"
+    main(["make", "--output", str(homework)])
+    fill(homework, *HOLES)
+    picture = [
+        "--checkpoint",
+        "pretrained/shapes",
+        "--image",
+        "examples/photos/shapes.png",
+        "--beam-size",
+        "3",
+        "--json",
+    ]
+    said = [json.loads(run("caption_image.py", *picture, cwd=folder)) for folder in (ROOT, homework)]
+    assert [item["caption"] for item in said[0]] == [item["caption"] for item in said[1]]
+    run(
+        "-m", "preprocess", "shapes", "--output", "shapes.h5", "--count", "40", "10", "10", "--size", "32", cwd=homework
+    )
+    run("train.py", "shapes-soft", "--data", "shapes.h5", "--output", "run", "--training.epochs", "1", cwd=homework)
+    edit(
+        homework / "caption/ops/reference.py",
+        "    i, f, o, g = torch.split",
+        '    raise ValueError("here")\n    i, f, o, g = torch.split',
+    )
+    with pytest.raises(subprocess.CalledProcessError) as stopped:
+        run("caption_image.py", *picture, cwd=homework)
+    assert "in lstm_cell" in stopped.value.stderr and "ValueError: here" in stopped.value.stderr
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout
