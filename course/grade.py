@@ -50,7 +50,7 @@ class Grade:
     holes: str = ""
     """Holes to grade, separated by commas; left out: those that the folders were made with."""
     time_limit: float = 60.0
-    """Seconds for the tests of one hole; what has no result by then has failed."""
+    """Seconds of processor time for the tests of one hole; what has no result by then has failed."""
     json: bool = False
     """Print every result as JSON."""
     csv: bool = False

@@ -7,8 +7,10 @@ nothing of ours, since `caption` is to come from the tree that is graded.
 import contextlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,17 +19,24 @@ from typing import Any
 
 import pytest
 
+try:
+    import resource
+except ImportError:  # on Windows, where the clock alone counts
+    resource = None  # type: ignore[assignment]
+
 PRELOADED = ["torch", "torchvision", "h5py", "numpy", "pytest", "pycocotools.mask", "tyro", "nltk.translate.bleu_score"]
 OUTER = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST")  # of a pytest that we may run under
+IDLE = 5  # times the limit of processor time, the limit by the clock
 OURS = ("caption", "preprocess", "conftest")
 MAX_REASON = 200  # characters
 
 
 def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds: float) -> dict[str, str]:
     """Run tests in a tree in which these modules are a student's. Return for each test the reason why it failed, in one
-    line, "" if it passed. After so many seconds the child is killed; what has not ended by then has failed.
+    line, "" if it passed. A parametrised test passes if all of its cases do.
 
-    A parametrised test passes if all of its cases do.
+    After so many seconds of processor time, so that other work on the machine takes nothing from them, or IDLE times as
+    many by the clock, the child is killed; what has not ended by then has failed.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -36,20 +45,19 @@ def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds:
     log = tree.with_name("log.jsonl")
     log.touch()
     ready, started = context.Pipe(duplex=False)
-    arguments = (str(tree), list(modules), list(tests), str(log), started)
+    arguments = (str(tree), list(modules), list(tests), str(log), seconds, started)
     child = context.Process(target=_child, args=arguments, daemon=True)
     child.start()
     started.close()
     with contextlib.suppress(EOFError):
         ready.recv()  # the time of the imports is not the student's
-    child.join(seconds)
-    stopped = child.is_alive()
-    if stopped:
-        child.kill()
-        child.join()
+    child.join(IDLE * seconds)
+    stopped = child.is_alive() or (resource is not None and child.exitcode == -signal.SIGXCPU)
+    child.kill()
+    child.join()
     cases, reasons, begun, general = _read(log)
     if stopped:
-        general = f"no result within {seconds:g} s: is there a loop without an end?"
+        general = f"no result within {seconds:g} s of processor time: is there a loop without an end?"
     elif not general:
         general = f"the process ended with exit code {child.exitcode}" if child.exitcode else "the test did not run"
     found = {}
@@ -77,7 +85,7 @@ def _read(log: Path) -> tuple[list[str], dict[str, str], set[str], str]:
     return cases, reasons, begun, error
 
 
-def _child(tree: str, modules: list[str], tests: list[str], log: str, started: Any) -> None:
+def _child(tree: str, modules: list[str], tests: list[str], log: str, seconds: float, started: Any) -> None:
     """Import the modules and run the tests, and write what becomes of them to the file `log`."""
     ours = Path(__file__).parents[1]
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
@@ -93,6 +101,9 @@ def _child(tree: str, modules: list[str], tests: list[str], log: str, started: A
             os.dup2(nowhere.fileno(), stream)
     recorder = Recorder(Path(tree), Path(log))
     started.send(None)
+    if resource is not None:
+        limit = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))  # SIGXCPU, and after 5 s more SIGKILL
     sys.path.insert(1, str(Path(tree) / "tests"))
     for module in (*modules, "conftest"):  # first, since pytest would not tell what goes wrong with conftest
         try:
@@ -145,7 +156,7 @@ def _name(case: str) -> str:
 
 def describe(error: BaseException, tree: Path) -> str:
     """Return an error as one line, with the innermost function and statement of the tree's code, if there is one."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).removesuffix(" Use -v to get more diff")
     kind = "" if isinstance(error, AssertionError) else type(error).__name__ + (": " if text else "")
     inside = [
         frame
