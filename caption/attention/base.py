@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from caption.errors import UserError
+
 
 class GumbelSoftmax(NamedTuple):
     """Gradients pass through relaxed samples of locations (Jang et al., 2017; Maddison et al., 2017)."""
@@ -28,6 +30,7 @@ class Memory(NamedTuple):
     argmax: bool = False  # that location is the most probable one, not a sample
     gumbel_softmax: GumbelSoftmax | None = None  # how gradients pass through samples; None: not at all
     forced: Tensor | None = None  # [B, Q or 1, T, M, L]: weights to read with at each step, whatever the query
+    mask: Tensor | None = None  # bool [B, L], False for padding, which gets no weight; None: every region is one
 
     def first(self, images: int, rows: int) -> "Memory":
         """Return the memory of the first `images` images and of their first `rows` rows, without a copy."""
@@ -38,15 +41,22 @@ class Memory(NamedTuple):
             return memory
         keys, values, mean = self.keys[:images], self.values[:images], self.mean[:images]
         mean_gates = None if self.mean_gates is None else self.mean_gates[:images]
-        return memory._replace(keys=keys, values=values, mean=mean, mean_gates=mean_gates)
+        mask = None if self.mask is None else self.mask[:images]
+        return memory._replace(keys=keys, values=values, mean=mean, mean_gates=mean_gates, mask=mask)
 
     def forced_weights(self, rows: int, first: int, steps: int = 1) -> Tensor | None:
         """Return `forced` for `rows` rows in so many steps from the first on [B, Q, steps, M, L]; its last step stands
-        for all beyond. None if the attention is free."""
+        for all beyond. What they give to padding is shared out evenly among the regions. None if the attention is
+        free."""
         if self.forced is None:
             return None
         step = torch.arange(first, first + steps, device=self.forced.device).clamp(max=self.forced.shape[2] - 1)
-        return self.forced[:, :, step].expand(-1, rows, -1, -1, -1)
+        forced = self.forced[:, :, step].expand(-1, rows, -1, -1, -1)
+        if self.mask is None:
+            return forced
+        mask = self.mask[:, None, None, None]  # [B, 1, 1, 1, L]
+        to_padding = forced.masked_fill(mask, 0).sum(-1, keepdim=True)  # [B, Q, steps, M, 1]
+        return forced.masked_fill(~mask, 0) + mask * to_padding / mask.sum(-1, keepdim=True)
 
 
 class Sample(NamedTuple):
@@ -76,8 +86,12 @@ class Attention(nn.Module):
     stochastic = False  # whether training samples locations
     heads = 1  # M
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding.
+
+        Raises UserError for a mask that `mask_regions` refuses, or that the attention cannot use.
+        """
         raise NotImplementedError
 
     def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
@@ -95,3 +109,35 @@ class Attention(nn.Module):
             return self.attend(query, memory, step)
         weights = forced.squeeze(2)  # [B, Q, M, L]
         return AttentionOutput(self.read(query, weights, memory), weights.mean(2), heads=weights)
+
+
+def mask_regions(regions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return regions [B, L, D] with zeros for padding, and the mean of the others [B, D]; `mask` is bool [B, L], False
+    for padding, or None.
+
+    Zeros, since a weight of 0 would not keep padding that is infinite or not a number out of the context.
+
+    Raises UserError for a mask of another type or shape, and for an image that is padding alone.
+    """
+    if mask is None:
+        return regions, regions.mean(1)
+    if mask.dtype != torch.bool or mask.shape != regions.shape[:2]:
+        raise UserError(
+            f"the mask is {mask.dtype} {list(mask.shape)}, but must be torch.bool {list(regions.shape[:2])}: True for "
+            "every region [B, L] that is not padding"
+        )
+    if not (filled := mask.any(1)).all():
+        raise UserError(
+            f"image {filled.long().argmin().item()} of the batch is masked everywhere, but must have a region to "
+            "attend to; leave it out"
+        )
+    regions = regions.masked_fill(~mask.unsqueeze(-1), 0)
+    return regions, regions.sum(1) / mask.sum(1, keepdim=True)
+
+
+def mask_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return scores [B, ..., L] with minus infinity where `mask` [B, L] is False: a weight and a gradient of exactly
+    zero."""
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask.view(len(mask), *[1] * (scores.dim() - 2), -1), -torch.inf)

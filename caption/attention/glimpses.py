@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from caption.attention.base import Attention, AttentionOutput, Memory, Sample
 from caption.attention.windows import Grid
 from caption.device import upcast_float32
+from caption.errors import UserError
 
 BOUND = 10.0  # of each parameter of the Gaussian grid: e^10 regions, or five images away
 SIGMA = 0.15  # of the retina's samples; the image reaches from -1 to 1
@@ -33,8 +34,15 @@ class _Glimpse(Attention):
         self.context_width, self.grid = width, grid
         self.output = nn.Linear(filters * region_width + extra, width)
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads: the regions [B, L, D], row by row; nothing is projected to keys."""
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads: the regions [B, L, D], row by row; nothing is projected to keys.
+
+        Raises UserError for a mask: a glimpse reads a whole grid.
+        """
+        if mask is not None:
+            raise UserError(
+                "decoder.attention draw and retina read a whole grid and can mask none of it; give soft or hard"
+            )
         return Memory(regions, regions, regions.mean(1))
 
     def filters(self, rows: Tensor, columns: Tensor) -> Tensor:

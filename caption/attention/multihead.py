@@ -8,7 +8,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caption.attention.base import Attention, AttentionOutput, Memory
+from caption.attention.base import Attention, AttentionOutput, Memory, mask_regions, mask_scores
 from caption.device import upcast_float32
 from caption.errors import UserError
 
@@ -34,22 +34,25 @@ class MultiHeadAttention(Attention):
         """Return keys and values [B, M, L, A / M] of regions [B, L, D]."""
         return split_heads(self.key(regions), self.heads), split_heads(self.value(regions), self.heads)
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding."""
+        regions, mean = mask_regions(regions, mask)
         keys, values = self.project(regions)
-        return Memory(keys, values, regions.to(keys.dtype).mean(1))
+        return Memory(keys, values, mean.to(keys.dtype), mask=mask)
 
     def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, H], the weights of the heads [B, Q, M, L] and their mean [B, Q, L]; queries are
         [B, Q, H]."""
-        weights = self.weights(query, memory.keys)
+        weights = self.weights(query, memory.keys, memory.mask)
         return AttentionOutput(self.read(query, weights, memory), weights.mean(2), heads=weights)
 
-    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return the weights of the heads [B, n, M, L] for queries [B, n, H]; keys are those of `project`."""
+    def weights(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the weights of the heads [B, n, M, L] for queries [B, n, H]; keys are those of `project`, and `mask`
+        bool [B, L] is False for padding."""
         queries = split_heads(self.query(query), self.heads)  # [B, M, n, A / M]
         scores = upcast_float32(queries @ keys.transpose(-1, -2)) / (math.sqrt(queries.shape[-1]) * self.temperature)
-        return scores.softmax(-1).transpose(1, 2)
+        return mask_scores(scores, mask).softmax(-1).transpose(1, 2)
 
     def weighted_sum(self, weights: Tensor, values: Tensor) -> Tensor:
         """Return contexts [B, n, H] for weights [B, n, M, L]; values are those of `project`."""
@@ -59,13 +62,16 @@ class MultiHeadAttention(Attention):
         """Return contexts [B, Q, H] for given weights of the heads [B, Q, M, L]."""
         return self.weighted_sum(weights, memory.values)
 
-    def contexts(self, query: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
+    def contexts(
+        self, query: Tensor, keys: Tensor, values: Tensor, causal: bool = False, mask: Tensor | None = None
+    ) -> Tensor:
         """Return `weighted_sum` of `weights`, by PyTorch's fused attention, which never has the weights in memory.
 
-        With `causal`, the n-th query does not attend to what comes after the n-th position.
+        With `causal`, and then without a mask, the n-th query does not attend to what comes after the n-th position.
         """
         queries = split_heads(self.query(query), self.heads) / self.temperature
-        return self.output(join_heads(F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)))
+        allowed = None if mask is None else mask[:, None, None]  # [B, 1, 1, L]
+        return self.output(join_heads(F.scaled_dot_product_attention(queries, keys, values, allowed, is_causal=causal)))
 
 
 def split_heads(values: Tensor, heads: int) -> Tensor:

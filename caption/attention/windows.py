@@ -8,12 +8,17 @@ around p_t of sigma = D / 2, and no longer sum to one.
 Luong's positions are words of a sentence, on a line. An image's regions are read as such a line, row by row, with
 S = L; or, on the plane, p_t is a row and a column, S the number of each, and a region is within D when its row and its
 column are. local_m walks the regions in reading order in both: at step t its centre is region t.
+
+A memory with padding, such as a batch of sentences, is such a line: S is the number of regions of each, padding comes
+after them, and the grid is one row of the most that there may be.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from caption.errors import UserError
 
 Grid = tuple[int, int]
 
@@ -34,25 +39,39 @@ class _Local(nn.Module):
     def __init__(self, grid: Grid, radius: int, plane: bool, query_width: int, width: int) -> None:
         super().__init__()
         rows, columns = grid
-        self.radius = radius
+        self.radius, self.plane = radius, plane
         index = torch.arange(rows * columns)
         positions = torch.stack([index // columns, index % columns], 1) if plane else index.unsqueeze(1)
         self.register_buffer("positions", positions.float(), persistent=False)
         self.register_buffer("lengths", torch.tensor(grid if plane else [rows * columns]).float(), persistent=False)
 
-    def offset(self, centre: Tensor) -> Tensor:
+    def lengths_of(self, mask: Tensor | None) -> Tensor:
+        """Return S: [1] or [2], or [B, 1, 1] of regions that `mask` bool [B, L] tells from padding.
+
+        Raises UserError for a mask on the plane.
+        """
+        if mask is None:
+            return self.lengths
+        if self.plane:
+            raise UserError("decoder.window_dims is 2d, but padded regions lie on no plane; give 1d, a line of them")
+        return mask.sum(1).to(self.lengths.dtype).view(-1, 1, 1)
+
+    def offset(self, centre: Tensor, mask: Tensor | None) -> Tensor:
         """Return the offset of each region from a centre [..., 1 or 2], along the line or along rows and columns, shape
         [..., L, 1 or 2]."""
-        return self.positions - centre.unsqueeze(-2)
+        positions = self.positions if mask is None else self.positions[: mask.shape[1]]
+        return positions - centre.unsqueeze(-2)
 
 
 class LocalMonotonic(_Local):
     """local-m: the window moves on by one region at every step."""
 
-    def forward(self, query: Tensor, step: int) -> Window:
+    def forward(self, query: Tensor, step: int, mask: Tensor | None = None) -> Window:
         """Return the window of step t, counted from 0, whatever the query; beyond the last region it stays there."""
-        centre = self.positions[min(step, len(self.positions) - 1)]  # p_t
-        return Window((self.offset(centre).abs() <= self.radius).all(-1))  # [L]
+        centre = self.positions[min(step, len(self.positions) - 1)]  # p_t, [1] or [2]
+        if mask is not None:
+            centre = torch.minimum(centre, self.lengths_of(mask) - 1)  # [B, 1, 1]
+        return Window((self.offset(centre, mask).abs() <= self.radius).all(-1))  # [L] or [B, 1, L]
 
 
 class LocalPredictive(_Local):
@@ -63,10 +82,11 @@ class LocalPredictive(_Local):
         self.hidden = nn.Linear(query_width, width, bias=False)  # W_p
         self.centre = nn.Linear(width, self.positions.shape[1], bias=False)  # v_p
 
-    def forward(self, query: Tensor, step: int) -> Window:
+    def forward(self, query: Tensor, step: int, mask: Tensor | None = None) -> Window:
         """Return the window [B, Q, L] of queries [B, Q, H] and the logarithm of the Gaussian in it."""
         fraction = torch.sigmoid(self.centre(torch.tanh(self.hidden(query))))  # [B, Q, 1 or 2]
-        offset = self.offset(self.lengths * fraction.to(self.lengths.dtype))  # from p_t, [B, Q, L, 1 or 2]
+        centre = self.lengths_of(mask) * fraction.to(self.lengths.dtype)  # p_t, [B, Q, 1 or 2]
+        offset = self.offset(centre, mask)  # [B, Q, L, 1 or 2]
         sigma = self.radius / 2
         return Window((offset.abs() <= self.radius).all(-1), -(offset**2).sum(-1) / (2 * sigma**2))
 

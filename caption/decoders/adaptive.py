@@ -43,9 +43,10 @@ class AdaptiveDecoder(RecurrentDecoder):
         init_embedding(self.embedding)
         tie_embeddings(config, self.embedding, self.output)
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
-        memory = super().prepare(self.region(regions))  # v_i, [B, L, H], and their mean v_g, [B, H]
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding."""
+        memory = super().prepare(self.region(regions), mask)  # v_i, [B, L, H], and their mean v_g, [B, H]
         return memory._replace(mean_gates=self.mean_to_gates(memory.mean))
 
     def recurrence(

@@ -35,8 +35,12 @@ class Decoder(Protocol):
     gated: bool  # whether its steps say how much the image counts, AttentionOutput.gate
     head_names: list[str]  # of the attention's heads, in the order of AttentionOutput.heads; none if it has one
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding.
+
+        Raises UserError for a mask that `attention.base.mask_regions` refuses, or that the attention cannot use.
+        """
 
     def start(self, memory: Memory, rows: int) -> Any:
         """Return the state before the first word, for `rows` rows of each image.
@@ -118,9 +122,10 @@ class RecurrentDecoder(nn.Module):
         [..., C]."""
         raise NotImplementedError
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
-        return self.attention.prepare(regions)
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding."""
+        return self.attention.prepare(regions, mask)
 
     def start(self, memory: Memory, rows: int) -> RecurrentState:
         """Return the state before the first word from the mean annotation vector, for `rows` rows of each image."""

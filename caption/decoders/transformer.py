@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from caption import ops
 from caption.attention import AttentionOutput, Grid, Memory, MultiHeadAttention
+from caption.attention.base import mask_regions
 from caption.config import DecoderConfig
 from caption.data.vocabulary import PAD
 from caption.decoders.base import DecoderOutput, shift_right
@@ -51,10 +52,10 @@ class Layer(nn.Module):
         self.pre = config.transformer.norm == "pre"
 
     def attend_regions(
-        self, x: Tensor, keys: Tensor, values: Tensor, forced: Tensor | None = None
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, forced: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return contexts [B, n, E] and weights [B, n, M, L] of positions [B, n, E]: `forced`, or the layer's own."""
-        weights = self.regions.weights(x, keys) if forced is None else forced
+        weights = self.regions.weights(x, keys, mask) if forced is None else forced
         return self.regions.weighted_sum(weights, values), weights
 
     def pre_norm(self, sublayer: int, x: Tensor) -> Tensor:
@@ -101,13 +102,15 @@ class TransformerDecoder(nn.Module):
     def _layers(self) -> list[Layer]:
         return cast(list[Layer], list(self.layers))
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding."""
+        regions, mean = mask_regions(regions, mask)
         projected = self.region(regions)  # [B, L, E]
         if self.grid_encoding is not None:
             projected = projected + self.grid_encoding
         keys, values = zip(*(layer.regions.project(projected) for layer in self._layers()), strict=True)
-        return Memory(torch.stack(keys, 1), torch.stack(values, 1), regions.mean(1))
+        return Memory(torch.stack(keys, 1), torch.stack(values, 1), mean, mask=mask)
 
     def _forced_weights(self, memory: Memory, rows: int, first: int, steps: int) -> Sequence[Tensor | None]:
         """Return `Memory.forced` of each layer in so many steps from the first on [B, Q steps, M, L]; else None."""
@@ -149,7 +152,7 @@ class TransformerDecoder(nn.Module):
             caches.append((keys, values))
             x = layer.add_residual(0, x, layer.words.contexts(row, keys, values).view_as(x))
             contexts, heads = layer.attend_regions(
-                layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], forced[n]
+                layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], memory.mask, forced[n]
             )
             region_weights.append(heads)
             x = layer.add_residual(1, x, contexts)
@@ -181,11 +184,13 @@ class TransformerDecoder(nn.Module):
             x = layer.add_residual(0, x, contexts.view_as(x))
             if need_weights or memory.forced is not None:
                 contexts, heads = layer.attend_regions(
-                    layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], forced[n]
+                    layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], memory.mask, forced[n]
                 )
                 region_weights.append(heads.mean(2))
             else:
-                contexts = layer.regions.contexts(layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n])
+                contexts = layer.regions.contexts(
+                    layer.pre_norm(1, x), memory.keys[:, n], memory.values[:, n], mask=memory.mask
+                )
             x = layer.add_residual(1, x, contexts)
             x = layer.add_residual(2, x, layer.feed_forward(layer.pre_norm(2, x)))
         positions = to_device(token_positions(lengths, steps), captions.device)

@@ -30,9 +30,10 @@ class UpDownDecoder(RecurrentDecoder):
         init_embedding(self.embedding)
         tie_embeddings(config, self.embedding, self.output)
 
-    def prepare(self, regions: Tensor) -> Memory:
-        """Return what every later step reads, computed once for each image; regions are [B, L, D]."""
-        memory = super().prepare(regions)
+    def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
+        """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
+        [B, L] is False where they are padding."""
+        memory = super().prepare(regions, mask)
         return memory._replace(mean_gates=self.mean_to_gates(memory.mean))
 
     def recurrence(
