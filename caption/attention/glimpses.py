@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from caption.attention.base import Attention, AttentionOutput, Memory, Sample
+from caption.attention.filterbank import Filterbank, FilterbankLayer
 from caption.attention.windows import Grid
 from caption.device import upcast_float32
 from caption.errors import UserError
 
-BOUND = 10.0  # of each parameter of the Gaussian grid: e^10 regions, or five images away
 SIGMA = 0.15  # of the retina's samples; the image reaches from -1 to 1
-SQUARES = 3  # g: width of a patch of the retina in squares; those of the smallest are as wide as a region
+SQUARES = 3  # g: width of a patch of a captioner's retina in squares; those of the smallest are as wide as a region
 
 
 class _Glimpse(Attention):
@@ -71,52 +71,25 @@ class DrawGlimpse(_Glimpse):
     def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
         """`size` is N. At first the filters cover the image, whatever the state."""
         super().__init__(region_width, width, grid, size * size)
-        self.size = size
-        self.stride = (max(grid) - 1) / max(size - 1, 1)  # delta for delta~ = 1; a single filter has no use for it
-        self.numbers = nn.Linear(query_width, 5)  # W of eq. 21
-        with torch.no_grad():  # centre, stride and strength as for 0; filters that just overlap
-            sigma = max(self.stride, 1.0) / 2
-            self.numbers.bias.copy_(torch.tensor([0.0, 0.0, 2 * math.log(sigma), 0.0, 0.0]))
+        self.numbers = FilterbankLayer(query_width, grid, size)
 
     def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, A], weights [B, Q, L] and the filters [B, Q, N N, L] for queries [B, Q, H]."""
-        x, y, log_variance, log_stride, log_strength = self.predict(query)
-        stride, variance = self.stride * log_stride.exp(), log_variance.exp()  # eq. 24
-        rows = self.filterbank(y, stride, variance, self.grid[0])  # F_Y, [B, Q, N, rows]
-        columns = self.filterbank(x, stride, variance, self.grid[1])  # F_X, [B, Q, N, columns]
-        filters = self.filters(rows, columns)  # [B, Q, N N, L]
-        context = self.output(log_strength.exp() * self.filtered(filters, memory))  # eq. 27
-        return AttentionOutput(context, filters.mean(2), heads=filters)
+        bank = self.numbers.filterbank(query)
+        filters = self.filters(bank.rows, bank.columns)  # [B, Q, N N, L]
+        return AttentionOutput(self.context(filters, bank, memory), filters.mean(2), heads=filters)
 
     def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
         """Return contexts [B, Q, A] for given filters [B, Q, N N, L], with the strength that the query predicts."""
-        *_, log_strength = self.predict(query)
-        return self.output(log_strength.exp() * self.filtered(weights, memory))
+        return self.context(weights, self.numbers.filterbank(query), memory)
 
-    def predict(self, query: Tensor) -> tuple[Tensor, ...]:
-        """Return g~_x, g~_y, log sigma^2, log delta~ and log gamma, eq. 21, each [B, Q, 1], for queries [B, Q, H].
-
-        Each is kept within BOUND, so that all values and gradients are finite; in the paper they have no bound.
-        """
-        return upcast_float32(self.numbers(query)).clamp(-BOUND, BOUND).unsqueeze(-1).unbind(-2)
-
-    def filterbank(self, position: Tensor, stride: Tensor, variance: Tensor, cells: int) -> Tensor:
-        """Return F [B, Q, N, cells], eq. 25-26, over `cells` rows or columns of the grid; g~, delta and sigma^2 are
-        [B, Q, 1].
-
-        The softmax over the cells is the division by Z; it is finite where a Gaussian lies so far outside that every
-        cell's exponential would be zero. Such a filter reads the border.
-        """
-        number = torch.arange(1, self.size + 1, device=position.device, dtype=position.dtype)
-        cell = torch.arange(1, cells + 1, device=position.device, dtype=position.dtype)
-        centre = (cells + 1) / 2 * (position + 1)  # eq. 22-23
-        mean = centre + (number - self.size / 2 - 0.5) * stride  # eq. 19-20, [B, Q, N]
-        distance = cell - mean.unsqueeze(-1)  # [B, Q, N, cells]
-        return (-(distance**2) / (2 * variance.unsqueeze(-1))).softmax(-1)
+    def context(self, filters: Tensor, bank: Filterbank, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, A] for filters [B, Q, N N, L], with the strength of `bank`."""
+        return self.output(bank.strength.squeeze(-1) * self.filtered(filters, memory))  # eq. 27
 
 
 class Retina(_Glimpse):
-    """RAM's glimpse: S patches around a place l, each twice as wide as the one before, and l itself. A patch is 3 x 3
+    """RAM's glimpse: S patches around a place l, each twice as wide as the one before, and l itself. A patch is g x g
     squares, each read as its mean; the smallest patch reads the grid bilinearly interpolated.
 
     l is a row and a column in [-1, 1], from edge to edge of the image. `Memory.sample_rows` says which rows sample it,
@@ -128,52 +101,84 @@ class Retina(_Glimpse):
     sides: Tensor
     offsets: Tensor
 
-    def __init__(self, query_width: int, region_width: int, width: int, grid: Grid, size: int) -> None:
-        """`size` is S. At first the centre is near the middle of the image."""
-        super().__init__(region_width, width, grid, size * SQUARES**2, extra=2)
+    def __init__(
+        self, query_width: int, region_width: int, width: int, grid: Grid, size: int, squares: int = SQUARES
+    ) -> None:
+        """`size` is S, `squares` is g. At first the centre is near the middle of the image."""
+        super().__init__(region_width, width, grid, size * squares**2, extra=2)
+        self.squares = squares
         sides = 2.0 ** torch.arange(size).unsqueeze(1)  # of squares, in regions, [S, 1]
         self.register_buffer("sides", sides, persistent=False)
-        self.register_buffer("offsets", sides * (torch.arange(SQUARES) - (SQUARES - 1) / 2), persistent=False)  # [S, g]
+        self.register_buffer("offsets", sides * (torch.arange(squares) - (squares - 1) / 2), persistent=False)  # [S, g]
         self.centre = nn.Linear(query_width, 2)
         nn.init.zeros_(self.centre.bias)
 
     def attend(self, query: Tensor, memory: Memory, step: int) -> AttentionOutput:
         """Return contexts [B, Q, A], weights [B, Q, L], filters [B, Q, K, L] and, unless `sample_rows` is None, the
+        samples [B, Q]."""
+        place, sample = self.choose(query, memory)
+        return self.read_at(place, memory)._replace(sample=sample)
+
+    def choose(self, query: Tensor, memory: Memory) -> tuple[Tensor, Sample | None]:
+        """Return the places l [B, Q, 2] to read at for queries [B, Q, H], and, unless `sample_rows` is None, the
         samples [B, Q].
 
         No gradient passes from what is read at a sampled place to the centre: that is REINFORCE's part.
         """
         centre = torch.tanh(upcast_float32(self.centre(query)))  # [B, Q, 2]
         if memory.sample_rows is None:
-            return self.read_at(centre, memory)
+            return centre, None
         chosen = centre.detach() if memory.argmax else sample_place(centre.detach())
         place = torch.where(memory.sample_rows.unsqueeze(-1), chosen, centre).clamp(-1, 1)
         log_probability = -((chosen - centre) ** 2).sum(-1) / (2 * SIGMA**2) - math.log(2 * math.pi * SIGMA**2)
-        sample = Sample(
+        return place, Sample(
             self.region(place).masked_fill(~memory.sample_rows, -1),
             log_probability.masked_fill(~memory.sample_rows, 0),
             torch.full_like(log_probability, 1 + math.log(2 * math.pi * SIGMA**2)),  # of the Gaussian, in nats
         )
-        return self.read_at(place, memory)._replace(sample=sample)
 
     def read_at(self, place: Tensor, memory: Memory) -> AttentionOutput:
         """Return contexts [B, Q, A], weights [B, Q, L] and filters [B, Q, K, L] of places l [B, Q, 2] in the image."""
+        filters = self.filters(*self.lines(place))  # [B, Q, S g g, L]
+        return AttentionOutput(self.context(filters, place, memory), filters.mean(2), heads=filters)
+
+    def glimpse(self, place: Tensor, memory: Memory) -> Tensor:
+        """Return contexts [B, Q, A] of places l [B, Q, 2], as `read_at` does, without its weights and filters.
+
+        One product after the other, over the rows and then over the columns, takes (rows + g) / (rows g) of the
+        arithmetic of the filters: less than a tenth on a grid of pixels.
+        """
+        rows, columns = self.lines(place)  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
+        plane = memory.values.view(len(memory.values), *self.grid, -1)  # [B, rows, columns, D]
+        strips = rows.flatten(1, 3).to(plane.dtype) @ plane.flatten(2)  # [B, Q S g, columns D]
+        strips = strips.view(*rows.shape[:4], *plane.shape[2:])  # [B, Q, S, g, columns, D]
+        patches = columns.to(plane.dtype).unsqueeze(3) @ strips  # [B, Q, S, g, g, D]
+        return self.project(patches.flatten(2), place)
+
+    def lines(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fraction of each row [B, Q, S, g, rows] and column [B, Q, S, g, columns] of the grid in every
+        square of the patches around l [B, Q, 2]."""
         rows, columns = (
             overlap((place[..., i, None, None] + 1) / 2 * cells + self.offsets, self.sides, cells)
             for i, cells in enumerate(self.grid)
-        )  # [B, Q, S, g, rows] and [B, Q, S, g, columns]
-        filters = self.filters(rows, columns)  # [B, Q, S g g, L]
-        return AttentionOutput(self.context(filters, place, memory), filters.mean(2), heads=filters)
+        )
+        return rows, columns
 
     def context(self, filters: Tensor, place: Tensor, memory: Memory) -> Tensor:
         """Return contexts [B, Q, A] for filters [B, Q, K, L] around places l [B, Q, 2]."""
-        read = self.filtered(filters, memory)  # [B, Q, S g g D]
+        return self.project(self.filtered(filters, memory), place)
+
+    def project(self, read: Tensor, place: Tensor) -> Tensor:
+        """Return contexts [B, Q, A] of what the squares read [B, Q, K D] and of where they are, l [B, Q, 2]."""
         return self.output(torch.cat([read, place.to(read.dtype)], -1))
 
     def read(self, query: Tensor, weights: Tensor, memory: Memory) -> Tensor:
         """Return contexts [B, Q, A] for given filters [B, Q, K, L]; l is the centre of mass of the smallest patch's
-        middle square: where the filters are the retina's own, l itself, but within half a region of the edge."""
-        middle = weights[:, :, SQUARES**2 // 2].view(*weights.shape[:2], *self.grid)  # [B, Q, rows, columns]
+        middle square, or four squares: where the filters are the retina's own, l itself, but near the edge."""
+        shape = (*weights.shape[:2], self.squares, self.squares, *self.grid)
+        patch = weights[:, :, : self.squares**2].reshape(shape)  # [B, Q, g, g, rows, columns]
+        inner = slice((self.squares - 1) // 2, self.squares // 2 + 1)
+        middle = patch[:, :, inner, inner].mean((2, 3))  # [B, Q, rows, columns]
         lines = middle.sum(3), middle.sum(2)  # [B, Q, rows], [B, Q, columns]
         place = [
             line @ ((torch.arange(cells, device=line.device, dtype=line.dtype) + 0.5) * 2 / cells - 1)

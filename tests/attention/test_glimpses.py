@@ -1,6 +1,7 @@
 """Glimpses, held against their equations in plain numbers; the retina's samples against their Gaussian."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from caption.attention import GLIMPSES, SELECTIONS, DrawGlimpse, Retina
 from caption.attention import glimpses as module
-from caption.attention.glimpses import BOUND, SIGMA
+from caption.attention.filterbank import BOUND
+from caption.attention.glimpses import SIGMA
 from caption.config import STOCHASTIC, Config, DecoderConfig, ReinforceConfig, SearchConfig, TrainingConfig
 from caption.data.vocabulary import END
 from caption.errors import UserError
@@ -38,9 +40,9 @@ def inputs(images: int = 3, rows: int = 2, seed: int = 1) -> tuple[Tensor, Tenso
     return torch.randn(images, rows, H, dtype=torch.double) / 2, torch.randn(images, L, D, dtype=torch.double)
 
 
-def grid_with(numbers: list[float], size: int = 3, seed: int = 0) -> DrawGlimpse:
+def grid_with(numbers: list[float], size: int = 3, seed: int = 0, grid: tuple[int, int] = GRID) -> DrawGlimpse:
     """A Gaussian grid whose five numbers are these, whatever the query."""
-    made: DrawGlimpse = make("draw", size, seed=seed)
+    made: DrawGlimpse = make("draw", size, grid, seed)
     with torch.no_grad():
         made.numbers.weight.zero_()
         made.numbers.bias.copy_(torch.tensor(numbers))
@@ -132,7 +134,48 @@ def test_at_first_the_grid_covers_the_image() -> None:
     assert weights.min() > 0.5 / 64 and weights.max() < 2 / 64
 
 
+def test_writing_is_the_adjoint_of_reading() -> None:
+    """<w, F_Y x F_X^T> = <F_Y^T w F_X, x>, eq. 27 and 29, each with its own power of gamma."""
+    query = inputs()[0]
+    bank = make("draw").numbers.filterbank(query)
+    plane, patch = torch.randn(3, 2, *GRID, dtype=torch.double), torch.randn(3, 2, 3, 3, dtype=torch.double)
+    gamma = bank.strength[..., 0, 0]
+    read = (patch * bank.read(plane)).sum((-1, -2)) / gamma
+    torch.testing.assert_close(read, (bank.write(patch) * plane).sum((-1, -2)) * gamma)
+
+
+def test_filters_on_the_cells_write_back_what_they_read() -> None:
+    """N = 4 on a 4 x 4 plane, one filter a cell; whatever the strength, as eq. 29 divides by it."""
+    bank = grid_with([0.0, 0.0, -BOUND, 0.0, 1.3], size=4, grid=(4, 4)).numbers.filterbank(torch.zeros(1, H).double())
+    plane = torch.randn(1, 4, 4, dtype=torch.double)
+    torch.testing.assert_close(bank.write(bank.read(plane)), plane)
+    torch.testing.assert_close(bank.read(plane), math.exp(1.3) * plane)
+
+
 # The retina.
+
+
+@pytest.mark.parametrize("squares", [1, 3, 4])
+def test_one_product_after_the_other_reads_what_the_filters_read(squares: int) -> None:
+    """Values, and gradients of regions and places."""
+    regions = inputs()[1].requires_grad_()
+    retina = far_from_uniform(Retina(H, D, 8, GRID, 3, squares))
+    place = torch.empty(3, 2, 2, dtype=torch.double).uniform_(-1, 1).requires_grad_()
+    memory = retina.prepare(regions)
+    results = retina.glimpse(place, memory), retina.read_at(place, memory).context
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(result.sin().sum(), (regions, place)) for result in results))
+
+
+@pytest.mark.parametrize("squares", [1, 3, 4])
+def test_the_place_is_told_by_the_filters(squares: int) -> None:
+    """Away from the edge, where squares pile up."""
+    torch.manual_seed(0)
+    retina = far_from_uniform(Retina(H, D, 8, (9, 11), 2, squares))
+    memory = retina.prepare(torch.randn(1, 99, D, dtype=torch.double))
+    place = torch.tensor([[[0.31, -0.18]]], dtype=torch.double)
+    attended = retina.read_at(place, memory)
+    torch.testing.assert_close(retina.read(place, attended.heads, memory), attended.context, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("place", [(0.0, 0.0), (-0.73, 0.41), (0.97, -0.99)])
@@ -194,7 +237,7 @@ def test_draws_are_gaussian_around_the_centre(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_location_is_the_cell_that_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a sample outside the image, whose log-probability stays its own, and on the very last edge."""
-    monkeypatch.setattr(module, "SQUARES", 1)
+    monkeypatch.setitem(GLIMPSES, "retina", functools.partial(Retina, squares=1))
     query, regions = inputs(1, 1)
     retina = retina_at((0.0, 0.0), 1)
     memory = retina.prepare(regions)._replace(sample_rows=SAMPLED)
@@ -275,7 +318,7 @@ def test_reinforce_gives_the_gradient_of_the_expected_reward(monkeypatch: pytest
 @pytest.mark.parametrize("size", [1, 3])
 def test_every_hypothesis_keeps_its_locations(monkeypatch: pytest.MonkeyPatch, attend: str, size: int) -> None:
     """Through the reordering of beams: the cell told is the one on which a single square lies most."""
-    monkeypatch.setattr(module, "SQUARES", 1)
+    monkeypatch.setitem(GLIMPSES, "retina", functools.partial(Retina, squares=1))
     monkeypatch.setitem(KINDS, "one square", {"attention": "retina", "glimpse_size": 1})
     decoder = make_kind("one square")
     torch.manual_seed(4)
