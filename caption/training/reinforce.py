@@ -44,12 +44,13 @@ def update_baseline(baseline: Tensor | None, rewards: Tensor) -> Tensor:
     return torch.where(rewards[1] > 0, updated, baseline)
 
 
-def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig, baseline: Tensor) -> Tensor:
-    """Return the reward less the baseline of each sampled location [B, Q, T], in nats.
+def advantages(rewards: Tensor, words: Tensor, config: ReinforceConfig, baseline: Tensor | None = None) -> Tensor:
+    """Return the reward less the baseline of each sampled location [B, Q, T], in the rewards' unit.
 
-    `rewards` [B, Q, T] are those of `word_rewards`; `baseline` [] is b, the moving average of log p(y | s, a). No
-    baseline depends on the sample that it is subtracted from (but for the very first b), so none changes the expected
-    gradient (Williams, 1992).
+    `rewards` [B, Q, T] are what each step earned, such as those of `word_rewards`, and `words` [B, Q, T] 1 at the steps
+    that there are, else 0. `baseline` [] is b, the moving average of a sequence's reward; the other baselines do not
+    read it. None depends on the sample that it is subtracted from (but for the very first b), so none changes the
+    expected gradient (Williams, 1992).
     """
     if config.reward == "caption":
         returns = rewards.sum(-1, keepdim=True).expand_as(rewards)  # log p(y | s, a)
@@ -61,11 +62,11 @@ def advantages(rewards: Tensor, decoded: DecoderOutput, config: ReinforceConfig,
         samples = returns.reshape(len(returns), -1, config.samples, returns.shape[-1])  # [B, Q / N, N, T]
         others = (samples.sum(2, keepdim=True) - samples) / (config.samples - 1)
         return (samples - others).flatten(1, 2)
+    assert baseline is not None
     baseline = baseline.nan_to_num()  # NaN: no caption has sampled locations yet, so no advantage is used
     if config.reward == "caption":
         return returns - baseline
-    words = unpack(rewards.new_ones(len(decoded.positions)), decoded.positions, rewards.shape)  # they share b evenly
-    return returns - baseline * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)
+    return returns - baseline * _to_go(words) / words.sum(-1, keepdim=True).clamp(min=1)  # the steps share b evenly
 
 
 def location_advantages(
@@ -82,4 +83,5 @@ def location_advantages(
     sums = reward_sum(rewards, decoded)
     if baseline is None:
         baseline = update_baseline(None, distributed.all_reduce(sums))
-    return advantages(rewards, decoded, config, baseline), sums
+    words = unpack(rewards.new_ones(len(decoded.positions)), decoded.positions, rewards.shape)  # [B, Q, T]
+    return advantages(rewards, words, config, baseline), sums

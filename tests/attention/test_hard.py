@@ -319,11 +319,11 @@ def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     decoded = decoder(memory, captions, torch.tensor([[3, 2]]))
     a, b, c, d, e = decoded.logits.log_softmax(-1).gather(-1, decoded.targets[:, None]).squeeze(1).tolist()
     to_go = dataclasses.replace(EXACT, reward="to_go")
-    rewards = reinforce.word_rewards(decoded)
-    earned = reinforce.advantages(rewards, decoded, to_go, torch.tensor(-6.0)).tolist()
+    rewards, words = reinforce.word_rewards(decoded), torch.tensor([[[1.0, 1, 1], [1, 1, 0]]])
+    earned = reinforce.advantages(rewards, words, to_go, torch.tensor(-6.0)).tolist()
     assert earned[0][0] == pytest.approx([a + b + c + 6, b + c + 4, c + 2])
     assert earned[0][1][:2] == pytest.approx([d + e + 6, e + 3])
-    whole = reinforce.advantages(rewards, decoded, EXACT, torch.tensor(-6.0)).tolist()
+    whole = reinforce.advantages(rewards, words, EXACT, torch.tensor(-6.0)).tolist()
     assert whole[0][0] == pytest.approx([a + b + c + 6] * 3)
 
 
@@ -335,7 +335,7 @@ def test_leave_one_out_compares_the_draws_of_one_caption(decoder) -> None:
     decoded = decoder(memory, captions, torch.tensor([[3, 3, 2, 2]]))
     rewards = reinforce.word_rewards(decoded)
     config = dataclasses.replace(EXACT, samples=2, baseline="leave_one_out")
-    earned = reinforce.advantages(rewards, decoded, config, ZERO)[0, :, 0]
+    earned = reinforce.advantages(rewards, rewards.ne(0), config)[0, :, 0]
     a, b, c, d = rewards[0].sum(-1)
     torch.testing.assert_close(earned, torch.stack([a - b, b - a, c - d, d - c]))
 
