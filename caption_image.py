@@ -44,6 +44,8 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
     from caption.captioner import Captioner
     from caption.data.photos import load_photos
     from caption.device import choose_device, set_tf32
+    from caption.explore import explorable, regions_entry
+    from caption.visualise.explorer import buttons
     from caption.visualise.figures import draw_attention
     from caption.visualise.html import write_page
 
@@ -65,6 +67,7 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
             "--heads draws figures of a model with several heads (--decoder.score multi_head, --decoder.name "
             "transformer): give --output with a figure's name or a folder, and no --compare-with"
         )
+    more = buttons(explorable(models[0])) if args.explore else {}
     torch.manual_seed(args.seed)
     searches = [args.search.for_attention(model.decoder.stochastic) for model in models]
     names = [run_folder(path).name for path in (args.checkpoint, args.compare_with)] if models[1:] else [""]
@@ -81,14 +84,15 @@ def caption_images(args: CaptioningConfig, paths: list[Path], figures: dict[Path
         for (path, photos), caption in zip(opened.items(), captions, strict=True):
             print_caption(caption, path if args.json or len(paths) > 1 else None, args.json)
             if args.output and not figures:
-                entries.append(caption.page_entry(str(path)))
+                regions = regions_entry(models[0], photos[0]) if args.explore else {}
+                entries.append(caption.page_entry(str(path)) | regions)
             if path in figures:
                 maps = [caption.maps("all heads"), *caption.head_maps()] if args.heads else [caption.maps(names[0])]
                 for model, search, photo, name in zip(models[1:], searches[1:], photos[1:], names[1:], strict=True):
                     maps.append(model.caption(photo, search, text=caption.words).maps(name))
                 draw_attention(np.asarray(photos[0].shown), caption.words, maps, figures[path], caption.separator)
     if entries:
-        write_page(Path(args.output), "Attention for each word", models[0].encoder.feature_grid, entries)
+        write_page(Path(args.output), "Attention for each word", models[0].encoder.feature_grid, entries, **more)
     if len(errors) == len(paths) == 1:
         raise errors[0]
     if errors:

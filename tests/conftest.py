@@ -33,6 +33,7 @@ from preprocess.__main__ import main as preprocess
 from preprocess.verify import compute_digests
 
 V, D, L = 11, 6, 5
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @functools.cache
@@ -263,3 +264,34 @@ def copy_file(source: Path, target: Path, drop_last_word: bool = False, words: l
 def random_images(count: int, size: int) -> torch.Tensor:
     """Return the same random images uint8 [B, 3, S, S] each time."""
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that must not use a network or throw an error."""
+    with strict_page(browser, viewport={"width": 1000, "height": 700}) as new:
+        yield new
+
+
+@contextlib.contextmanager
+def strict_page(browser: Any, **options: Any) -> Iterator[Any]:
+    """A page that must not use a network or throw an error, in a context with these options."""
+    context = browser.new_context(offline=True, **options)
+    new, errors = context.new_page(), []
+    new.on("pageerror", lambda error: errors.append(str(error)))
+    new.on("request", lambda request: request.url.startswith(("file:", "data:")) or errors.append(request.url))
+    yield new
+    context.close()
+    assert errors == []

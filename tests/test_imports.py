@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "errors", "files", "interrupt", "progress", "device", "exported", "checkpoint", "distributed", "config", "data",
     "ops", "attention", "encoders", "decoders", "search", "visualise", "describe", "captioner", "evaluation", "export",
-    "training",
+    "explore", "training",
 )  # fmt: skip
 
 

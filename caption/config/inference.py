@@ -1,4 +1,4 @@
-"""The options of evaluate.py and caption_image.py."""
+"""The options of evaluate.py, caption_image.py, caption.explore and caption.export."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +146,9 @@ class CaptioningConfig:
     """Another model, to draw its attention for the same words below."""
     heads: bool = False
     """If attention has several heads, draw each of them in the figures below their mean. A page has them all."""
+    explore: bool = False
+    """Give every image of a page a button that opens the explorer of its equations (`python -m caption.explore`); the
+    page then holds the decoder's weights."""
     json: bool = False
     """Print words, log-probability and attention weights as JSON, one object per image, instead of the caption."""
     device: str = "auto"
@@ -155,6 +158,29 @@ class CaptioningConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.explore and not self.output.lower().endswith(".html"):
+            raise UserError(
+                f"--explore puts a button on a page, but --output is {self.output!r}; give one that ends with .html, "
+                "or leave --explore out"
+            )
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    """Write a page for a browser that steps through the equations of a caption, and lets the reader move the light."""
+
+    image: str
+    """The image."""
+    output: str
+    """The page (.html); one that this program wrote before is replaced."""
+    checkpoint: str = str(PRETRAINED / "flickr8k")
+    """A run's best.pt, the folder of an exported model, or hf://owner/name; left out: the model of photographs that
+    comes with the code. Its decoder must be show_attend_tell, with soft or hard attention and one head."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.output.lower().endswith(".html"):
+            raise UserError(f"--output {self.output}: must be the name of a page; let it end with .html")
 
 
 @dataclass(frozen=True)

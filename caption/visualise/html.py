@@ -29,13 +29,20 @@ HELP = (
 )
 
 
-def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> None:
-    """Write a page for the entries of `image_entry`, everything in one file."""
-    write_text(path, page(title, grid, entries))
+def write_page(path: Path, title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]], **more: Any) -> None:
+    """Write a page for the entries of `image_entry`, everything in one file; see `page`."""
+    write_text(path, page(title, grid, entries, **more))
 
 
-def page(title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> str:
-    """Return a page for the entries of `image_entry`; without a title, the images alone, as in a notebook."""
+def page(
+    title: str,
+    grid: FeatureGrid,
+    entries: Sequence[dict[str, Any]],
+    assets: Sequence[str] = ("viewer",),
+    more: str = "",
+) -> str:
+    """Return a page for the entries of `image_entry`; without a title, the images alone, as in a notebook. `more` is a
+    script that runs after the page's own, with other `assets`."""
     heading = f'<h1>{html.escape(title)}</h1><p class="hint">{HELP}</p>' if title else ""
     body = f'{heading}<div id="controls"></div><div id="list"></div>'
     script = (
@@ -43,16 +50,15 @@ def page(title: str, grid: FeatureGrid, entries: Sequence[dict[str, Any]]) -> st
         "const viewers = entries.map((e) => new Viewer(e, grid, () => Promise.resolve(e.attention)));\n"
         'document.getElementById("list").append(...viewers.map((viewer) => viewer.element));\n'
         'addColourButton(document.getElementById("controls"));\n'
-        "viewers.reverse().forEach((viewer) => viewer.activate());\n"
+        "[...viewers].reverse().forEach((viewer) => viewer.activate());\n"
     )
-    return html_document(title, body, ["viewer"], script)
+    return html_document(title, body, assets, script + more)
 
 
 def html_document(title: str, body: str, assets: Sequence[str], script: str = "") -> str:
-    """Return a page with the assets of these names (without .css, .js) inlined, and with `script` after them."""
-    styles, scripts = (
-        "\n".join((ASSETS / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets) for kind in ("css", "js")
-    )
+    """Return a page with the assets of these names (.js, .css or both) inlined, and with `script` after them."""
+    paths = [[ASSETS / f"{name}.{kind}" for name in assets] for kind in ("css", "js")]
+    styles, scripts = ("\n".join(path.read_text(encoding="utf-8") for path in kind if path.exists()) for kind in paths)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -83,16 +89,23 @@ def image_entry(
 ) -> dict[str, Any]:
     """Return an image of `write_page` with its captions, best first; `heads` are the names of the attention heads, if
     there are several, and `separator` stands between two words."""
+    return {
+        **shown_entry(image, window, name),
+        "captions": [caption_entry(words, hypothesis, separator) for words, hypothesis in captions],
+        "attention": [attention_entry(words, hypothesis, heads) for words, hypothesis in captions],
+        "references": [],
+        "notes": "" if len(captions) > 1 else f"log-probability {captions[0][1].log_probability:.2f}",
+    }
+
+
+def shown_entry(image: Image.Image, window: CropBox, name: str) -> dict[str, Any]:
+    """Return an image as pages show it, with the part of it that the model saw."""
     content = base64.b64encode(encode_jpeg(to_array(image), 85)).decode()
     return {
         "image": f"data:image/jpeg;base64,{content}",
         "size": [image.height, image.width],
         "window": list(window),
         "name": name.encode("utf-8", "replace").decode(),  # file names may be in other encodings
-        "captions": [caption_entry(words, hypothesis, separator) for words, hypothesis in captions],
-        "attention": [attention_entry(words, hypothesis, heads) for words, hypothesis in captions],
-        "references": [],
-        "notes": "" if len(captions) > 1 else f"log-probability {captions[0][1].log_probability:.2f}",
     }
 
 

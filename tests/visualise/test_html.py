@@ -1,8 +1,6 @@
 """Pages in a real browser are lit where attention is."""
 
 import math
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,32 +20,7 @@ from caption.visualise.figures import MIN_BRIGHTNESS
 from caption.visualise.html import PIXELS, image_entry, write_page
 from caption.visualise.upsample import upsample
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 GRID = FeatureGrid(3, 3, 96, 10.0, 32.0)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page that must not use a network or throw an error."""
-    context = browser.new_context(viewport={"width": 1000, "height": 700}, offline=True)
-    new, errors = context.new_page(), []
-    new.on("pageerror", lambda error: errors.append(str(error)))
-    new.on("request", lambda request: request.url.startswith(("file:", "data:")) or errors.append(request.url))
-    yield new
-    context.close()
-    assert errors == []
 
 
 def hypothesis(words: int, seed: int, locations: list[int] | None = None) -> Hypothesis:

@@ -33,14 +33,19 @@ function upsample(weights, grid) {
   return map.map((value) => value / largest);
 }
 
+// Return the colour [red, green, blue] of a value in 0 to 1.
+function cividis(value) {
+  const position = value * (COLOURS.length - 1), below = Math.min(Math.floor(position), COLOURS.length - 2);
+  return COLOURS[below].map((from, k) => from + (position - below) * (COLOURS[below + 1][k] - from));
+}
+
 function paint(canvas, map) {
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
   map.forEach((value, i) => {
     let colour = [0, 0, 0], opacity = (1 - MIN_BRIGHTNESS) * (1 - value);
     if (inColour) {
-      const position = value * (COLOURS.length - 1), below = Math.min(Math.floor(position), COLOURS.length - 2);
-      colour = COLOURS[below].map((from, k) => from + (position - below) * (COLOURS[below + 1][k] - from));
+      colour = cividis(value);
       opacity = 0.7;
     }
     pixels.data.set([...colour, 255 * opacity], 4 * i);
@@ -192,7 +197,7 @@ class Viewer {
 }
 
 document.addEventListener("keydown", async (event) => {
-  if (!current || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName)) return;
+  if (!current || current.element.closest("[hidden]") || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT)$/.test(event.target.tagName)) return;
   const { key } = event, beams = current.data.captions.length;
   if (key === "ArrowRight" || key === "ArrowLeft") {
     const forward = getComputedStyle(current.caption).direction === "rtl" ? "ArrowLeft" : "ArrowRight";
