@@ -273,7 +273,7 @@ class Explorer {
     const size = addElement("label", panel, "size", "size of the spot ");
     this.size = Object.assign(addElement("input", size), { type: "range", min: 0.3, max: 3, step: 0.1, value: this.spot.radius });
     this.size.addEventListener("input", () => this.moveSpot({ radius: Number(this.size.value) }));
-    addChoice(panel, "for", { onward: "this word and all after it", alone: "this word alone" }, "onward", (value) => {
+    addChoice(panel, "for", { onward: "from this word on", alone: "this word alone" }, "onward", (value) => {
       this.onward = value === "onward";
     });
     if (this.model.stochastic)
