@@ -44,6 +44,7 @@ def make_captioner(**options: Any) -> Captioner:
     captioner = Captioner(ImageConfig(32, "squash"), encoder, config, Vocabulary(WORDS)).eval()
     for parameter in captioner.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    captioner.decoder.output.bias.data[END] += 2  # short captions
     return captioner
 
 
