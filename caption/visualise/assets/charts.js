@@ -1,6 +1,8 @@
 "use strict";
 // What the explorer draws numbers with: bars of a vector, and maps of the regions.
 
+const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+
 // Return a number as the page shows it: four decimals, or a power of ten if it is positive and below them.
 function format(x) {
   if (x > 0 && x < 0.00005) {
@@ -21,11 +23,12 @@ class Bars {
     this.track.tabIndex = 0;
     this.track.setAttribute("role", "slider");
     this.track.setAttribute("aria-label", name);
-    this.track.innerHTML = '<svg preserveAspectRatio="none" aria-hidden="true"><path class="cursor"/><path class="zero"/><path class="bar"/></svg>';
+    const paths = ["cursor", "zero", "bar"].map((part) => `<path class="${part}"/>`);
+    this.track.innerHTML = `<svg preserveAspectRatio="none" aria-hidden="true">${paths.join("")}</svg>`;
     this.output = addElement("span", element, "number");
     this.track.addEventListener("keydown", (event) => this.press(event));
-    for (const kind of ["pointermove", "pointerdown"])
-      this.track.addEventListener(kind, (event) => (kind === "pointerdown" || event.pointerType === "mouse") && this.point(event));
+    this.track.addEventListener("pointerdown", (event) => this.point(event));
+    this.track.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.point(event));
   }
 
   show(values, chosen) {
@@ -48,15 +51,15 @@ class Bars {
 
   press(event) {
     const n = this.values.length, { chosen } = this;
-    const moves = { ArrowRight: chosen + 1, ArrowUp: chosen + 1, ArrowLeft: chosen - 1, ArrowDown: chosen - 1, PageUp: chosen + 10, PageDown: chosen - 10, Home: 0, End: n - 1 };
+    const moves = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10, Home: -n, End: n };
     if (!(event.key in moves)) return;
     event.preventDefault();
-    this.choose(Math.min(n - 1, Math.max(0, moves[event.key])));
+    this.choose(clamp(chosen + moves[event.key], 0, n - 1));
   }
 
   point(event) {
     const box = this.track.getBoundingClientRect(), n = this.values.length;
-    this.choose(Math.min(n - 1, Math.max(0, Math.floor((n * (event.clientX - box.left)) / box.width))));
+    this.choose(clamp(Math.floor((n * (event.clientX - box.left)) / box.width), 0, n - 1));
   }
 }
 
@@ -82,13 +85,15 @@ function place(element, grid, region, rows = 1, columns = 1) {
 // Return the place of a pointer on the grid, in columns and rows from the centre of the first region.
 function gridPlace(event, frame, grid) {
   const box = frame.getBoundingClientRect();
-  const along = (position, length, count) => Math.min(count - 0.5, Math.max(-0.5, ((position / length) * grid.size - 0.5 - grid.first) / grid.step));
-  return { x: along(event.clientX - box.left, box.width, grid.columns), y: along(event.clientY - box.top, box.height, grid.rows) };
+  const along = (fraction, count) => clamp((fraction * grid.size - 0.5 - grid.first) / grid.step, -0.5, count - 0.5);
+  return {
+    x: along((event.clientX - box.left) / box.width, grid.columns),
+    y: along((event.clientY - box.top) / box.height, grid.rows),
+  };
 }
 
 function nearestRegion({ x, y }, grid) {
-  const nearest = (position, count) => Math.min(count - 1, Math.max(0, Math.round(position)));
-  return nearest(y, grid.rows) * grid.columns + nearest(x, grid.columns);
+  return clamp(Math.round(y), 0, grid.rows - 1) * grid.columns + clamp(Math.round(x), 0, grid.columns - 1);
 }
 
 const describeRegion = (region, grid) => `row ${Math.floor(region / grid.columns) + 1}, column ${(region % grid.columns) + 1}`;
@@ -108,7 +113,8 @@ class RegionMap {
     this.frame = frame;
     const scale = addElement("figcaption", figure, "scale");
     this.low = addElement("span", scale);
-    addElement("span", scale, "gradient").style.background = `linear-gradient(to right, ${COLOURS.map((colour) => `rgb(${colour})`)})`;
+    const colours = COLOURS.map((colour) => `rgb(${colour})`);
+    addElement("span", scale, "gradient").style.background = `linear-gradient(to right, ${colours})`;
     this.high = addElement("span", scale);
     for (const kind of ["pointermove", "pointerdown"])
       frame.addEventListener(kind, (event) => choose(nearestRegion(gridPlace(event, frame, grid), grid)));
@@ -122,6 +128,7 @@ class RegionMap {
     place(this.cell, this.grid, region);
     this.low.textContent = format(low);
     this.high.textContent = format(high);
-    this.frame.setAttribute("aria-label", `${this.name}: ${format(low)} to ${format(high)}, the largest at ${describeRegion(argmax(values), this.grid)}`);
+    const largest = describeRegion(argmax(values), this.grid);
+    this.frame.setAttribute("aria-label", `${this.name}: ${format(low)} to ${format(high)}, the largest at ${largest}`);
   }
 }

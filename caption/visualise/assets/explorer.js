@@ -2,7 +2,7 @@
 // The explorer: step through the equations of a caption, move its light, and see the next words change.
 
 const KEYS_HELP =
-  "Choose a word (arrow keys ← →) and read its equations from left to right, each with its own numbers. Then move the " +
+  "Choose a word (arrow keys ← →) and read the cards in order, equation by equation, each with its numbers. Then move the " +
   "light: click a region of the image, or choose a light below and drag it; by keys, go to the image by Tab, move by the arrow " +
   "keys, and press Enter. The words after it are written anew, the most probable at each step. Click one of the ten words to " +
   "write it instead.";
@@ -87,12 +87,12 @@ class Explorer {
   chooseRegion(region) {
     if (region === this.region) return;
     this.region = region;
-    this.showNumbers();
+    this.showRegion();
   }
 
   chooseUnit(kind, unit) {
     this.units[kind] = unit;
-    this.showNumbers();
+    this.showUnits();
   }
 
   // Read this word, or all from this word on, by this light; what was chosen after it is forgotten.
@@ -116,15 +116,15 @@ class Explorer {
   }
 
   lightRegion(region) {
+    const { columns } = this.grid;
     this.region = region;
-    if (this.lights[this.t].kind === "spot") this.moveSpot({ x: region % this.grid.columns, y: Math.floor(region / this.grid.columns) });
+    if (this.lights[this.t].kind === "spot") this.moveSpot({ x: region % columns, y: Math.floor(region / columns) });
     else this.setLight("cell");
   }
 
   writeWord(word) {
-    const before = { ...this.step };
     this.chosen.fill(null, this.t + 1);
-    this.chosen[this.t] = word === mostProbable(before.logProbabilities, this.t) ? null : word;
+    this.chosen[this.t] = word === mostProbable(this.step.logProbabilities, this.t) ? null : word;
     this.steps = this.decode(this.t);
     this.show();
   }
@@ -276,8 +276,9 @@ class Explorer {
     addChoice(panel, "for", { onward: "from this word on", alone: "this word alone" }, "onward", (value) => {
       this.onward = value === "onward";
     });
+    const reads = { expectation: "the expectation, eq. 13", location: "the most probable region, eq. 9" };
     if (this.model.stochastic)
-      addChoice(panel, "free light reads", { expectation: "the expectation, eq. 13", location: "the most probable region, eq. 9" }, "expectation", (value) => this.setHard(value === "location"));
+      addChoice(panel, "free light reads", reads, "expectation", (value) => this.setHard(value === "location"));
     const help = addElement("details", panel, "help");
     addElement("summary", help, "", "how to use this page");
     addElement("p", help, "", KEYS_HELP);
@@ -287,9 +288,11 @@ class Explorer {
     const card = (title) => {
       const item = addElement("li", this.cards, "card");
       addElement("h3", item, "", title);
-      return { item, equations: addElement("div", item, "equations"), body: addElement("div", item, "body"), numbers: addElement("p", item, "numbers") };
+      const [equations, body] = ["equations", "body"].map((name) => addElement("div", item, name));
+      return { equations, body, numbers: addElement("p", item, "numbers") };
     };
-    const bars = (to, name, text, kind, low = null, high = null) => new Bars(to.body, SYMBOLS[name], text, low, high, (unit) => this.chooseUnit(kind, unit));
+    const bars = (to, name, text, kind, low = null, high = null) =>
+      new Bars(to.body, SYMBOLS[name], text, low, high, (unit) => this.chooseUnit(kind, unit));
     const map = (to, name) => new RegionMap(to.body, this.data, this.grid, name, (region) => this.chooseRegion(region));
     const read = card("Read the word before"), scores = card("Score the regions"), weights = card("Weigh the regions");
     const image = card("Read the image"), beta = card("Gate the image"), gates = card("Open the LSTM's gates");
@@ -321,10 +324,12 @@ class Explorer {
     this.showLight();
     this.showWords();
     this.showEquations();
-    this.showNumbers();
-    const { t, steps } = this, p = Math.exp(this.step.logProbabilities[this.step.next]);
-    this.position.textContent = `word ${t + 1} of ${steps.length}: ${this.text(this.step.next)}`;
-    this.status.textContent = `word ${t + 1} of ${steps.length}: ${this.text(this.step.next)}, probability ${format(p)}, light ${LIGHTS[this.lights[t].kind]}; caption: ${this.sentence(steps)}`;
+    this.showRegion();
+    this.showUnits();
+    const { t, steps } = this, p = format(Math.exp(this.step.logProbabilities[this.step.next]));
+    const place = `word ${t + 1} of ${steps.length}: ${this.text(this.step.next)}`, light = LIGHTS[this.lights[t].kind];
+    this.position.textContent = place;
+    this.status.textContent = `${place}, probability ${p}, light ${light}; caption: ${this.sentence(steps)}`;
   }
 
   text(word) {
@@ -352,8 +357,10 @@ class Explorer {
       const moved = lights[t].kind === "free" ? "" : `, light ${LIGHTS[lights[t].kind]}`;
       button.setAttribute("aria-label", `${this.text(taken.next)}${moved}${chosen[t] === null ? "" : ", chosen by you"}`);
     });
-    const own = this.sentence(freeSteps), isFree = lights.every((light) => light === FREE) && chosen.every((word) => word === null);
-    this.free.textContent = isFree ? "the model's own caption, the most probable word at each step" : `with free light: ${own}`;
+    const isFree = lights.every((light) => light === FREE) && chosen.every((word) => word === null);
+    this.free.textContent = isFree
+      ? "the model's own caption, the most probable word at each step"
+      : `with free light: ${this.sentence(freeSteps)}`;
     this.resetButton.disabled = isFree;
   }
 
@@ -386,6 +393,7 @@ class Explorer {
     const { logProbabilities, logits, next } = this.step;
     const order = Array.from(logProbabilities.keys()).sort((a, b) => logProbabilities[b] - logProbabilities[a]).slice(0, TOP);
     if (!order.includes(next)) order[TOP - 1] = next;
+    const focused = this.words.contains(document.activeElement);
     this.words.replaceChildren();
     for (const word of order) {
       const button = addElement("button", addElement("li", this.words)), p = Math.exp(logProbabilities[word]);
@@ -395,8 +403,9 @@ class Explorer {
       button.setAttribute("aria-pressed", word === next);
       button.disabled = !mayWrite(word, this.t);
       button.title = button.disabled ? "never written here" : `logit ${format(logits[word])}`;
-      button.addEventListener("click", () => { this.writeWord(word); this.words.querySelector("[aria-pressed=true]").focus(); });
+      button.addEventListener("click", () => this.writeWord(word));
     }
+    if (focused) this.words.querySelector("[aria-pressed=true]").focus();
   }
 
   showEquations() {
@@ -416,30 +425,44 @@ class Explorer {
     for (const name of ["beta", "gates", "state", "output"]) put(name, EQUATIONS[name]());
   }
 
-  // The numbers of the chosen region, and of the chosen unit of each vector.
-  showNumbers() {
-    const { step: now, region, units, card, grid } = this, j = units.H, d = units.D;
-    const all = { ...now, hBefore: now.before.h, cBefore: now.before.c };
-    for (const [name, [bars, kind]] of Object.entries(this.bars)) bars.show(all[name], units[kind]);
+  say(card, text) {
+    this.card[card].numbers.textContent = text;
+  }
+
+  // The numbers of the chosen region.
+  showRegion() {
+    const { step: now, region, grid } = this, here = describeRegion(region, grid);
+    const e = format(now.e[region]), alpha = format(now.alpha[region]), weight = format(now.weights[region]);
+    const moved = now.weights !== now.alpha;
     for (const [name, map] of Object.entries(this.maps)) map.show(now[name], region);
-    const moved = now.weights !== now.alpha, used = moved ? `, read with ${format(now.weights[region])}` : "";
-    this.readout.textContent = `region ${region + 1} (${describeRegion(region, grid)}): e ${format(now.e[region])}, α ${format(now.alpha[region])}${used}`;
     this.cells.forEach((cell, n) => {
       cell.tabIndex = n === region ? 0 : -1;
       cell.classList.toggle("current", n === region);
-      cell.setAttribute("aria-label", `${describeRegion(n, grid)}: score ${format(now.e[n])}, weight ${format(now.weights[n])}`);
+      const numbers = `score ${format(now.e[n])}, weight ${format(now.weights[n])}`;
+      cell.setAttribute("aria-label", `${describeRegion(n, grid)}: ${numbers}`);
     });
-    const say = (name, text) => (card[name].numbers.textContent = text);
-    const x = (value) => format(value).replace(/^−.*/, "($&)");
-    say("read", this.t ? `y = “${this.text(now.word)}”` : `y = ${this.text(START)}; the state comes from the mean of the regions`);
-    say("scores", `e = ${format(now.e[region])} in ${describeRegion(region, grid)}`);
-    say("weights", `α = ${format(now.alpha[region])} in ${describeRegion(region, grid)}${moved ? `; not used: the light is ${this.lights[this.t].weights ? "moved" : "hard"}, ${format(now.weights[region])} here` : ""}`);
-    say("image", `z[${d + 1}] = ${format(now.z[d])}`);
-    say("beta", `β = σ(${format(now.fBeta)}) = ${format(now.beta)}`);
+    this.readout.textContent = `region ${region + 1} (${here}): e ${e}, α ${alpha}${moved ? `, read with ${weight}` : ""}`;
+    this.say("scores", `e = ${e} in ${here}`);
+    const why = this.lights[this.t].weights ? "not used, since the light was moved" : "the most probable region alone is read";
+    this.say("weights", `α = ${alpha} in ${here}${moved ? `; ${why}: ${weight} here` : ""}`);
+  }
+
+  // The numbers of the chosen unit of every vector, eq. 2 and 3 worked out for it, and the sums of the other cards.
+  showUnits() {
+    const { step: now, units } = this, j = units.H;
+    const vectors = { ...now, hBefore: now.before.h, cBefore: now.before.c };
+    for (const [name, [bars, kind]] of Object.entries(this.bars)) bars.show(vectors[name], units[kind]);
     this.meter.style.width = `${100 * now.beta}%`;
-    say("gates", `unit ${j + 1}: i = ${format(now.i[j])}, f = ${format(now.f[j])}, o = ${format(now.o[j])}, g = ${format(now.g[j])}`);
-    say("state", `unit ${j + 1}: c = ${x(now.f[j])} · ${x(now.before.c[j])} + ${x(now.i[j])} · ${x(now.g[j])} = ${format(now.c[j])}; h = ${x(now.o[j])} · tanh ${x(now.c[j])} = ${format(now.h[j])}`);
-    const [fromWord, fromState, fromImage, bias] = logitAddends(this.model, now, now.next);
-    say("output", `logit of “${this.text(now.next)}”: ${format(now.logits[now.next])} = ${x(fromWord)} by the word before + ${x(fromState)} by the state + ${x(fromImage)} by the image + ${x(bias)} bias`);
+    this.say("read", `y = “${this.text(now.word)}”${this.t ? "" : "; the state comes from the mean of the regions"}`);
+    this.say("image", `z[${units.D + 1}] = ${format(now.z[units.D])}`);
+    this.say("beta", `β = σ(${format(now.fBeta)}) = ${format(now.beta)}`);
+    const [i, f, o, g, c, h] = ["i", "f", "o", "g", "c", "h"].map((name) => format(now[name][j]));
+    this.say("gates", `unit ${j + 1}: i = ${i}, f = ${f}, o = ${o}, g = ${g}`);
+    const bracket = (text) => text.replace(/^−.*/, "($&)"), cBefore = bracket(format(now.before.c[j]));
+    const sum = `${f} · ${cBefore} + ${i} · ${bracket(g)}`;
+    this.say("state", `unit ${j + 1}: c = ${sum} = ${c}; h = ${o} · tanh ${bracket(c)} = ${h}`);
+    const [word, state, image, bias] = logitAddends(this.model, now, now.next).map((x) => bracket(format(x)));
+    const addends = `${word} by the word before + ${state} by the state + ${image} by the image + ${bias} bias`;
+    this.say("output", `logit of “${this.text(now.next)}”: ${format(now.logits[now.next])} = ${addends}`);
   }
 }
