@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow course lint benchmark check-gpu fuzz install clean
+.PHONY: demo test test-slow tutorial course lint benchmark check-gpu fuzz install clean
 
 install: .venv/installed
 
@@ -46,6 +46,10 @@ test: lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# The notebooks of docs/tutorial from top to bottom, and the time of each.
+tutorial: install
+	$(BIN)/python -m pytest -m slow --durations=0 tests/test_notebooks.py
 
 # The homework of docs/course.md: every hole blank, as it is, and answered wrongly (the slow tests of tests/course).
 course: install
