@@ -1,5 +1,6 @@
 """`python -m course grade FOLDERS`: run our tests on the functions that students wrote, and count the points."""
 
+import compileall
 import contextlib
 import csv
 import io
@@ -68,9 +69,7 @@ class Grade:
         names = choose(self.holes) if self.holes else made_with(folders)
         jobs = list(itertools.product(folders, names))
         with tempfile.TemporaryDirectory(prefix="course-") as scratch:
-            base = Path(scratch).resolve() / "base"
-            base.mkdir()
-            write_tree(base, graders(names))
+            base = prepare(Path(scratch), names)
             with ThreadPoolExecutor(self.workers) as pool:
                 graded = pool.map(lambda job: grade(job[0], job[1], base, self.time_limit), jobs)
                 results = list(ProgressBar(graded, "grade", "holes", length=len(jobs)))
@@ -102,6 +101,15 @@ def made_with(folders: Sequence[Path]) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError):  # a student may have lost it
             continue
     return [name for name in HOLES if name in found] or list(HOLES)
+
+
+def prepare(scratch: Path, names: Sequence[str]) -> Path:
+    """Make the tree that all grading of these holes begins with, and compile it once for all."""
+    base = scratch.resolve() / "base"
+    base.mkdir()
+    write_tree(base, graders(names))
+    compileall.compile_dir(base, quiet=2)
+    return base
 
 
 def grade(folder: Path, name: str, base: Path, time_limit: float) -> Result:

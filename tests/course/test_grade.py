@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from wrong_answers import WRONG_ANSWERS
@@ -18,11 +19,13 @@ from course import grade
 from course.__main__ import main
 from course.blank import read_source, transplant
 from course.grade import Result
-from course.holes import HOLES, choose, graders
-from course.tree import write_source, write_tree
+from course.holes import HOLES
+from course.tree import change, write_source
+from course.worker import run_tests
 from preprocess.workers import available_cpus
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 
 
 def fill(homework: Path, *names: str) -> None:
@@ -134,11 +137,9 @@ def test_the_holes_are_those_that_any_folder_was_made_with(tmp_path: Path) -> No
 # The whole matrix: every hole blank, as it is, in a homework, and answered wrongly.
 
 
-def graded(jobs: list[Callable[[Path], Result]], tmp_path: Path) -> list[Result]:
-    """Run jobs that need the tree of all tests, as many at a time as there are processors."""
-    base = tmp_path / "base"
-    base.mkdir()
-    write_tree(base, graders(choose("")))
+def graded(jobs: list[Callable[[Path], T]], tmp_path: Path) -> list[T]:
+    """Run jobs that begin with the tree of all tests, as many at a time as there are processors."""
+    base = grade.prepare(tmp_path, list(HOLES))
     with ThreadPoolExecutor(available_cpus()) as pool:
         return list(pool.map(lambda job: job(base), jobs))
 
@@ -175,40 +176,42 @@ def test_every_hole_has_all_points_as_it_is_and_loses_points_for_every_wrong_ans
 
 @pytest.mark.slow
 def test_a_homework_is_written_from_the_top(tmp_path: Path) -> None:
-    """Where the grader is the homework's own, the tests of a hole need the holes above it, and nothing below; where it
-    is ours, they need nothing else. A blank function passes no test."""
+    """A blank function passes no test; and the tests of a hole need the holes above it, but nothing below, so that they
+    pass in a homework that is written so far."""
     homework = tmp_path / "homework"
     main(["make", "--output", str(homework)])
-    blank = graded([lambda base, name=name: grade.grade(homework, name, base, 120.0) for name in HOLES], tmp_path)
-    assert all((result.points, result.passed) == (0, 0) and "yours to write" in result.reason for result in blank)
-    for name in HOLES:
-        fill(homework, name)
-        command = [sys.executable, "-m", "course", "grade", ".", "--json", "--holes", name, "--time-limit", "120"]
-        done = subprocess.run(command, cwd=homework, capture_output=True, text=True, check=True)
-        (result,) = json.loads(done.stdout)
-        assert (result["points"], result["reason"]) == (HOLES[name].points, ""), name
+
+    def written_to(name: str) -> Callable[[Path], dict[str, str]]:
+        def run(base: Path) -> dict[str, str]:
+            tree = tmp_path / name / "tree"
+            shutil.copytree(base, tree)
+            for below in list(HOLES)[list(HOLES).index(name) + 1 :]:
+                for function in HOLES[below].functions:
+                    change(tree, function, "raise NotImplementedError")
+            return run_tests(tree, [], HOLES[name].tests, 120.0)
+
+        return run
+
+    blank = [lambda base, name=name: grade.grade(homework, name, base, 120.0) for name in HOLES]
+    results = graded([*blank, *map(written_to, HOLES)], tmp_path)
+    for result in results[: len(HOLES)]:
+        assert (result.points, result.passed) == (0, 0) and "yours to write" in result.reason
+    assert [reason for reasons in results[len(HOLES) :] for reason in reasons.values() if reason] == []
 
 
 @pytest.mark.slow
 def test_a_finished_homework_captions_and_trains(tmp_path: Path) -> None:
-    """By the student's functions alone: what the trained model says is what it says here."""
+    """By the student's functions alone: what the trained model says is what it says here. Its own grader agrees."""
     homework = tmp_path / "homework"
     main(["make", "--output", str(homework)])
     fill(homework, *HOLES)
-    picture = [
-        "--checkpoint",
-        "pretrained/shapes",
-        "--image",
-        "examples/photos/shapes.png",
-        "--beam-size",
-        "3",
-        "--json",
-    ]
+    picture = "--checkpoint pretrained/shapes --image examples/photos/shapes.png --beam-size 3 --json".split()
     said = [json.loads(run("caption_image.py", *picture, cwd=folder)) for folder in (ROOT, homework)]
     assert [item["caption"] for item in said[0]] == [item["caption"] for item in said[1]]
-    run(
-        "-m", "preprocess", "shapes", "--output", "shapes.h5", "--count", "40", "10", "10", "--size", "32", cwd=homework
-    )
+    (result,) = json.loads(run("-m", "course", "grade", ".", "--json", "--holes", "gate", cwd=homework))
+    assert (result["points"], result["reason"]) == (HOLES["gate"].points, "")
+    small = "--output shapes.h5 --count 40 10 10 --size 32".split()
+    run("-m", "preprocess", "shapes", *small, cwd=homework)
     run("train.py", "shapes-soft", "--data", "shapes.h5", "--output", "run", "--training.epochs", "1", cwd=homework)
     edit(
         homework / "caption/ops/reference.py",
