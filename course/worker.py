@@ -28,7 +28,7 @@ PRELOADED = ["torch", "torchvision", "h5py", "numpy", "pytest", "pycocotools.mas
 OUTER = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST")  # of a pytest that we may run under
 IDLE = 5  # times the limit of processor time, the limit by the clock
 OURS = ("caption", "preprocess", "conftest")
-MAX_REASON = 200  # characters
+MAX_REASON = 130  # characters
 
 
 def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds: float) -> dict[str, str]:

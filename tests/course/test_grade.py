@@ -207,7 +207,7 @@ def test_a_finished_homework_captions_and_trains(tmp_path: Path) -> None:
     fill(homework, *HOLES)
     picture = "--checkpoint pretrained/shapes --image examples/photos/shapes.png --beam-size 3 --json".split()
     said = [json.loads(run("caption_image.py", *picture, cwd=folder)) for folder in (ROOT, homework)]
-    assert [item["caption"] for item in said[0]] == [item["caption"] for item in said[1]]
+    assert said[0]["caption"] == said[1]["caption"] and len(said[0]["caption"].split()) > 5
     (result,) = json.loads(run("-m", "course", "grade", ".", "--json", "--holes", "gate", cwd=homework))
     assert (result["points"], result["reason"]) == (HOLES["gate"].points, "")
     small = "--output shapes.h5 --count 40 10 10 --size 32".split()
