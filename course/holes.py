@@ -133,7 +133,7 @@ HOLES: dict[str, Hole] = {
         "`self.logits` gives log alpha_t up to a constant, `sample_location` and, for `memory.gumbel_softmax`, "
         "`sample_relaxed` choose. Rows that take the expectation have location -1 and log-probability 0. Keep log "
         "alpha throughout: 0 times the logarithm of 0 is no number.",
-        ("caption/attention/glimpses.py::Retina.attend",),
+        ("caption/attention/glimpses.py::Retina.choose",),
     ),
     "reinforce": Hole(
         20,

@@ -1,7 +1,7 @@
 """A copy of the code in which the equations of `caption/ops/reference.py` are computed by nothing else.
 
 The fast backends hold the same equations, and would stand in for a student's function: here they are empty or left out,
-and the switch that chooses them stays off.
+and the switch that chooses them stays off. So is the page that computes the decoder in a browser.
 """
 
 import shutil
@@ -12,7 +12,9 @@ from course.blank import blank, empty, read_source
 
 ROOT = Path(__file__).parents[1]
 EMPTIED = ("caption/ops/cpu.py", "caption/ops/exp_tanh.py", "caption/ops/triton.py")
-LEFT_OUT = ("caption/ops/kernels.c", "caption/ops/triton_kernels.py")  # read or imported by the emptied files alone
+EXPLORER = "caption/explore.py::explorable"
+# Read or imported by the emptied files, and by the explorer, alone.
+LEFT_OUT = ("caption/ops/kernels.c", "caption/ops/triton_kernels.py", "caption/visualise/assets/decoder.js")
 SWITCH = "caption/ops/switch.py::fast"
 OFF = "return False  # the fast backends are left out of the homework"
 TWIN = 'raise NotImplementedError("left out of the homework: it holds the equation of a function to write")'
@@ -30,6 +32,7 @@ def write_tree(folder: Path, tests: Iterable[str]) -> None:
     for name in EMPTIED:
         write_source(folder / name, empty(read_source(ROOT / name), "A fast backend, left out of the homework."))
     change(folder, SWITCH, OFF)
+    change(folder, EXPLORER, TWIN)
 
 
 def copy(name: str, folder: Path) -> None:

@@ -51,7 +51,7 @@ def test_no_line_of_an_answer_is_anywhere_in_a_homework(homework: Path) -> None:
 
 
 def test_what_is_not_blank_is_the_code_as_it_is(homework: Path) -> None:
-    """Every file of the packages but those of a hole, of a twin, of a fast backend and the switch."""
+    """Every file of the packages but those of a hole, of a twin, of a fast backend, the switch and the explorer."""
     changed = {
         path.relative_to(homework).as_posix()
         for folder in ("caption", "preprocess", "course", "tests")
@@ -60,11 +60,11 @@ def test_what_is_not_blank_is_the_code_as_it_is(homework: Path) -> None:
     }
     holes = {file.split("::")[0] for hole in HOLES.values() for file in (*hole.functions, *hole.twins)}
     assert changed == {*holes, "caption/ops/cpu.py", "caption/ops/exp_tanh.py", "caption/ops/triton.py",
-                       "caption/ops/switch.py"}  # fmt: skip
+                       "caption/ops/switch.py", "caption/explore.py"}  # fmt: skip
     left_out = {path.relative_to(ROOT) for path in ROOT.glob("caption/**/*.*") if "__pycache__" not in path.parts} - {
         path.relative_to(homework) for path in homework.glob("caption/**/*.*")
     }
-    assert {path.name for path in left_out} == {"kernels.c", "triton_kernels.py"}
+    assert {path.name for path in left_out} == {"kernels.c", "triton_kernels.py", "decoder.js"}
 
 
 def test_the_sheet_names_every_hole_with_its_line_and_points(homework: Path) -> None:

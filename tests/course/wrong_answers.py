@@ -31,7 +31,7 @@ SAMPLES = "samples = returns.reshape(len(returns), -1, config.samples, returns.s
 RANKS = "ranks = candidates / (lengths**length_penalty).unsqueeze(-1) if length_penalty else candidates"
 FINISHED = "candidates[..., PAD] = totals.masked_fill(~finished, -torch.inf)  # a finished hypothesis stays as it is"
 BEST = "return parent, best % candidates.shape[-1], candidates.flatten(1).gather(1, best)"
-MATCHES = "return np.bincount(counts.captions.text, np.minimum(counts.captions.times, limit), len(captions))"
+MATCHES = "np.bincount(counts.captions.text, np.minimum(counts.captions.times, limit), len(captions))"
 BREVITY = "np.exp(np.minimum(0, 1 - (sums[..., 9] + SMALL) / (sums[..., 8] + TINY)))"
 
 WRONG_ANSWERS: dict[str, list[WrongAnswer]] = {
