@@ -1,5 +1,7 @@
 """Deterministic soft attention, section 4.2."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +22,14 @@ class SoftAttention(Attention):
         self.context_width = region_width
         self.score = score
         self.temperature = temperature
-        self.window = window
+        self.window: Any = window
 
     def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
         [B, L] is False where they are padding."""
         regions, mean = mask_regions(regions, mask)
+        if mask is not None and self.window is not None:
+            self.window.check_mask(mask)
         values = to_autocast_dtype(regions).contiguous()
         return Memory(self.score.keys(values), values, mean, mask=mask)
 

@@ -45,15 +45,25 @@ class _Local(nn.Module):
         self.register_buffer("positions", positions.float(), persistent=False)
         self.register_buffer("lengths", torch.tensor(grid if plane else [rows * columns]).float(), persistent=False)
 
-    def lengths_of(self, mask: Tensor | None) -> Tensor:
-        """Return S: [1] or [2], or [B, 1, 1] of regions that `mask` bool [B, L] tells from padding.
-
-        Raises UserError for a mask on the plane.
-        """
-        if mask is None:
-            return self.lengths
+    def check_mask(self, mask: Tensor) -> None:
+        """Raise UserError for a mask [B, L] on the plane, of more regions than the grid has, or with padding before a
+        region."""
         if self.plane:
             raise UserError("decoder.window_dims is 2d, but padded regions lie on no plane; give 1d, a line of them")
+        if mask.shape[1] > len(self.positions):
+            raise UserError(
+                f"there are {mask.shape[1]} regions with padding, but the window's grid has {len(self.positions)}; "
+                "give it as many columns as the longest line of regions"
+            )
+        if (mask[:, 1:] & ~mask[:, :-1]).any():
+            raise UserError(
+                "a window needs padding after all regions, but the mask has some before; move it to the end"
+            )
+
+    def lengths_of(self, mask: Tensor | None) -> Tensor:
+        """Return S: [1] or [2], or [B, 1, 1] of regions that `mask` bool [B, L] tells from padding."""
+        if mask is None:
+            return self.lengths
         return mask.sum(1).to(self.lengths.dtype).view(-1, 1, 1)
 
     def offset(self, centre: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from caption import ops
 from caption.attention import AttentionOutput, Grid, Memory, SoftAttention
+from caption.attention.base import mask_regions
 from caption.attention.scores import TanhScore
 from caption.config import DecoderConfig
 from caption.decoders.base import RecurrentDecoder, RecurrentState, init_embedding, tie_embeddings
@@ -46,6 +47,8 @@ class AdaptiveDecoder(RecurrentDecoder):
     def prepare(self, regions: Tensor, mask: Tensor | None = None) -> Memory:
         """Return what every later step reads, computed once for each image; regions are [B, L, D], and `mask` bool
         [B, L] is False where they are padding."""
+        if mask is not None:  # or padding that is not a number would reach the gradient of W_a
+            regions, _ = mask_regions(regions, mask)
         memory = super().prepare(self.region(regions), mask)  # v_i, [B, L, H], and their mean v_g, [B, H]
         return memory._replace(mean_gates=self.mean_to_gates(memory.mean))
 

@@ -98,6 +98,8 @@ def test_decoders_and_searches_do_not_see_padding(kind: str) -> None:
     decoded = decoder(memory, CAPTIONS, WORDS)
     torch.testing.assert_close(decoder(memory, CAPTIONS, WORDS, need_weights=False).logits, decoded.logits)
     found = search(decoder, memory, SearchConfig(beam_size=3, max_length=5))
+    decoded.logits.square().sum().backward()  # padding reaches no weight's gradient, where it is projected first, too
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in decoder.parameters())
     logits = decoded.logits.split(WORDS.sum(1).tolist())
     for b, n in enumerate(LENGTHS):
         alone = decoder.prepare(regions[b : b + 1, :n])
@@ -142,6 +144,11 @@ def test_masks_that_mean_nothing_are_refused() -> None:
     for mask in (MASK.long(), MASK[:, :5]):
         with pytest.raises(UserError, match=r"must be torch.bool \[3, 6\]: True for every region"):
             attention.prepare(regions, mask)
+    for mask in (MASK.flip(1), MASK.flip(1) | MASK):  # before a region, or between two
+        with pytest.raises(UserError, match="padding after all regions"):
+            make("general", "local_p", "soft", 6).prepare(regions, mask)
+    with pytest.raises(UserError, match="6 regions with padding, but the window's grid has 4"):
+        make("general", "local_m", "soft", 4).prepare(regions, MASK)
     for kind in PLACED:
         with pytest.raises(UserError, match="read a whole grid"):
             make_kind(kind).prepare(regions, MASK)
