@@ -236,6 +236,31 @@ def test_the_caption_under_a_moved_light_is_that_of_greedy_search(
     assert written(page) == free
 
 
+def test_a_freed_caption_that_is_shorter_shows_its_last_word(
+    page: Any, tmp_path: Path, shapes_model: Captioner
+) -> None:
+    open_explorer(page, shapes_model, DRAWING, tmp_path)
+    free = page.locator(".word").count()
+    page.evaluate("explorer.lightRegion(7)")
+    assert page.locator(".word").count() > free
+    page.evaluate("explorer.choose(1000)")
+    page.get_by_role("button", name="free all light and words").click()
+    assert page.locator(".word").count() == free
+    assert page.locator(".word[aria-pressed=true]").count() == 1
+    assert page.locator(".position").inner_text().startswith(f"word {page.evaluate('explorer.t') + 1} of ")
+
+
+def test_a_light_chosen_again_acts_again(page: Any, tmp_path: Path, shapes_model: Captioner) -> None:
+    """First for a word alone, then from it on."""
+    open_explorer(page, shapes_model, DRAWING, tmp_path)
+    page.get_by_label("this word alone").check()
+    page.get_by_role("radio", name="even").check()
+    assert [float(step["weights"].max()) == 1 / 64 for step in read_steps(page)[:3]] == [True, False, False]
+    page.get_by_label("from this word on").check()
+    page.get_by_role("radio", name="even").click()
+    assert all(step["weights"].max() == 1 / 64 for step in read_steps(page))
+
+
 def test_the_caption_goes_on_from_a_word_that_was_chosen(page: Any, tmp_path: Path, shapes_model: Captioner) -> None:
     """As PyTorch's does after that word; <unknown> cannot be chosen, nor <end> as the first word."""
     memory, words = encode(shapes_model, DRAWING), shapes_model.vocabulary.words

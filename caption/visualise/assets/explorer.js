@@ -29,7 +29,7 @@ function addChoice(parent, legend, choices, chosen, choose) {
       const label = addElement("label", group), input = addElement("input", label);
       Object.assign(input, { type: "radio", name, value, checked: value === chosen });
       addElement("span", label, "", text);
-      input.addEventListener("change", () => choose(value));
+      input.addEventListener("click", () => choose(value)); // not "change": chosen again, it acts again
       return [value, input];
     }),
   );
@@ -148,8 +148,9 @@ class Explorer {
 
   reset() {
     this.lights.fill(FREE);
-    this.writeAgain(0);
-    this.choose(this.t);
+    this.chosen.fill(null);
+    this.steps = this.decode(0);
+    this.choose(this.t); // or the last word, if there are fewer now
   }
 
   press(event) {
