@@ -125,6 +125,7 @@ HOLES: dict[str, Hole] = {
         (
             f"{HARD}::test_draws_follow_alpha_and_the_context_is_the_region",
             f"{HARD}::test_samples_tell_the_probability_of_their_location_and_the_entropy",
+            f"{HARD}::test_the_probability_of_a_sample_and_the_entropy_have_gradients",
             f"{HARD}::test_no_nan_where_alpha_is_zero_or_one",
             f"{HARD}::test_the_bound_is_a_bound",
             f"{HARD}::test_forward_equals_a_loop_of_step",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from caption.errors import UserError
 from caption.files import atomic_folder
-from course.blank import first_line, functions, read_source
+from course.blank import first_line, functions, imported, read_source
 from course.holes import HOLES, Hole, choose, graders
 from course.tree import TWIN, change, copy, write_tree
 
-MANIFEST = "homework.json"  # the names of the holes
+MANIFEST = "homework.json"  # the names of the holes, and the packages that their files import
 PROGRAMS = ("train.py", "evaluate.py", "caption_image.py")
 # What a student needs beside the packages and the tests: the programs, the grader, and a model and an image to try.
 REST = (*PROGRAMS, "course", "requirements.txt", "LICENSE", "pretrained/shapes", "examples/photos/shapes.png")
@@ -33,7 +33,9 @@ class Make:
             raise UserError(f"--output {folder}: exists already; give the name of a new folder, or move that one away")
         with atomic_folder(folder) as part:
             make(part, names)
-        print(f"{folder}: {len(names)} holes, {sum(HOLES[name].points for name in names)} points")
+        print(
+            f"{folder}: {len(names)} hole{'s' * (len(names) > 1)}, {sum(HOLES[name].points for name in names)} points"
+        )
         for name in names:
             print(f"  {name}: {', '.join(places(folder, HOLES[name]))}")
         print(f"the students' sheet is {folder / 'README.md'}; to grade: python -m course grade {folder}")
@@ -50,7 +52,9 @@ def make(folder: Path, names: list[str]) -> None:
             change(folder, function, f"raise NotImplementedError({message!r})".replace("'", '"'))
         for twin in HOLES[name].twins:
             change(folder, twin, TWIN)
-    (folder / MANIFEST).write_text(json.dumps({"holes": names}) + "\n", encoding="utf-8")
+    imports = {file: sorted(imported(read_source(folder / file))) for name in names for file in HOLES[name].files}
+    manifest = json.dumps({"holes": names, "imports": imports})
+    (folder / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
     (folder / "README.md").write_text(sheet(folder, names), encoding="utf-8")
 
 

@@ -323,6 +323,8 @@ def test_rewards_of_captions_of_different_lengths(decoder) -> None:
     earned = reinforce.advantages(rewards, words, to_go, torch.tensor(-6.0)).tolist()
     assert earned[0][0] == pytest.approx([a + b + c + 6, b + c + 4, c + 2])
     assert earned[0][1][:2] == pytest.approx([d + e + 6, e + 3])
+    nothing = torch.zeros(1, 1, 3)  # a row without a word
+    assert reinforce.advantages(nothing, nothing, to_go, torch.tensor(-6.0)).eq(0).all()
     whole = reinforce.advantages(rewards, words, EXACT, torch.tensor(-6.0)).tolist()
     assert whole[0][0] == pytest.approx([a + b + c + 6] * 3)
 
@@ -433,6 +435,28 @@ def select(memory: Memory, decoder: ShowAttendTellDecoder, gumbel_softmax: Gumbe
     return decoder.attention(query, memory._replace(sample_rows=sampled, gumbel_softmax=gumbel_softmax))
 
 
+@pytest.mark.parametrize("window", ["", "local_p"])
+def test_the_probability_of_a_sample_and_the_entropy_have_gradients(window: str) -> None:
+    """Those of log alpha_t, with the factor of a window in it: by them REINFORCE and the entropy term train."""
+    torch.manual_seed(0)
+    attention = make_attention("general", window, attention="hard").double()
+    memory = attention.prepare(torch.randn(1, 6, D, dtype=torch.double))
+    query = torch.randn(1, 4, 8, dtype=torch.double)
+    logits, log_bias = attention.logits(query, memory, 2)
+    log_weights = (logits if log_bias is None else logits + log_bias).log_softmax(-1)  # [1, 4, 6]
+    attended = attention(query, memory._replace(sample_rows=torch.ones(1, 4, dtype=torch.bool)), 2)
+    torch.testing.assert_close(attended.weights, log_weights.exp())
+    location = attended.sample.location.unsqueeze(-1)
+    expected = log_weights.gather(-1, location).sum(), -(log_weights.exp() * log_weights.clamp(min=-100)).sum()
+    weights = [weight for name, weight in attention.named_parameters() if name.startswith("score")]
+    for value, its in zip(
+        (attended.sample.log_probability.sum(), attended.sample.entropy.sum()), expected, strict=True
+    ):
+        torch.testing.assert_close(value, its)
+        ours, theirs = (torch.autograd.grad(each, weights, retain_graph=True) for each in (value, its))
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_straight_through_reads_the_sampled_location(decoder) -> None:
     """To the bit what REINFORCE reads; rows that take the expectation do so here, too."""
     memory = encode(decoder)
@@ -442,6 +466,7 @@ def test_straight_through_reads_the_sampled_location(decoder) -> None:
     assert torch.equal(straight.context[0, :-1], memory.values[0, straight.sample.location[0, :-1]])
     weights = [*decoder.attention.parameters()]
     relaxed = select(memory, decoder, RELAXED)
+    assert not torch.isclose(relaxed.context[0, :-1], plain.context[0, :-1]).all()  # a mixture of regions
     ours, its = (torch.autograd.grad(each.context.sum(), weights, retain_graph=True) for each in (straight, relaxed))
     torch.testing.assert_close(ours, its)  # the sum is linear in what is selected: the same gradient
 

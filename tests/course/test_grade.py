@@ -89,6 +89,21 @@ def test_what_cannot_be_graded_is_named(tmp_path: Path) -> None:
         main(["grade", str(tmp_path), "--json", "--csv"])
 
 
+def test_both_graders_refuse_the_same_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a homework, where the only file is the student's own, knows what the file imported when it was made."""
+    file, own = "caption/ops/reference.py", HOLES["lstm_cell"].functions
+    main(["make", "--holes", "lstm_cell", "--output", str(tmp_path / "homework")])
+    fill(tmp_path / "homework", "lstm_cell")
+    for root in (ROOT, tmp_path / "homework"):
+        monkeypatch.setattr(grade, "ROOT", root)
+        assert grade.student_source(tmp_path / "homework", file, own)
+    edit(tmp_path / "homework" / file, "import torch\n", "import nltk\nimport torch\n")
+    for root in (ROOT, tmp_path / "homework"):
+        monkeypatch.setattr(grade, "ROOT", root)
+        with pytest.raises(grade.Unusable, match="imports nltk, which a solution must do without"):
+            grade.student_source(tmp_path / "homework", file, own)
+
+
 def test_a_file_that_is_lost_or_lacks_its_function_costs_its_holes(tmp_path: Path) -> None:
     lost = grade.grade(tmp_path, "beam", tmp_path, 1.0)
     assert (lost.points, lost.of, lost.reason) == (0, 15, "caption/search.py is missing")

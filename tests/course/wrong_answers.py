@@ -136,6 +136,12 @@ WRONG_ANSWERS: dict[str, list[WrongAnswer]] = {
     ],
     "deep_output": [
         WrongAnswer(
+            "drops out the context, too",
+            OUTPUT,
+            "+ self.context_to_output(context)",
+            "+ self.context_to_output(self.dropout(context))",
+        ),
+        WrongAnswer(
             "the authors' tanh", OUTPUT, "self.output(self.dropout(joined))", "self.output(self.dropout(joined.tanh()))"
         ),
         WrongAnswer(
@@ -175,6 +181,25 @@ WRONG_ANSWERS: dict[str, list[WrongAnswer]] = {
             "context = ops.weighted_sum(selected,",
             "context = ops.weighted_sum(chosen.to(weights.dtype),",
         ),
+        WrongAnswer(
+            "no gradient of the probability",
+            HARD,
+            "log_probability = log_weights.gather(-1, location.unsqueeze(-1)).squeeze(-1)",
+            "log_probability = log_weights.detach().gather(-1, location.unsqueeze(-1)).squeeze(-1)",
+        ),
+        WrongAnswer(
+            "no gradient of the entropy",
+            HARD,
+            "-(weights * log_weights.clamp(min=-100)).sum(-1),",
+            "-(weights * log_weights.clamp(min=-100)).sum(-1).detach(),",
+        ),
+        WrongAnswer("ignores relaxed samples", HARD, "if memory.gumbel_softmax is None:", "if True:"),
+        WrongAnswer(
+            "forgets the window's factor",
+            HARD,
+            "log_weights = self.add_bias(*self.logits(query, memory, step)).log_softmax(-1)  # [B, Q, L]",
+            "log_weights = self.logits(query, memory, step)[0].log_softmax(-1)",
+        ),
         WrongAnswer("always the most probable", HARD, LOCATION, "location = log_weights.argmax(-1)"),
         WrongAnswer(
             "sampled from even weights",
@@ -207,6 +232,9 @@ WRONG_ANSWERS: dict[str, list[WrongAnswer]] = {
         WrongAnswer("0 times infinity", HARD, "log_weights.clamp(min=-100)", "log_weights"),
     ],
     "reinforce": [
+        WrongAnswer(
+            "divides by no words", REINFORCE, "words.sum(-1, keepdim=True).clamp(min=1)", "words.sum(-1, keepdim=True)"
+        ),
         WrongAnswer("no baseline", REINFORCE, "        return returns - baseline\n", "        return returns\n"),
         WrongAnswer(
             "baseline added", REINFORCE, "        return returns - baseline\n", "        return returns + baseline\n"

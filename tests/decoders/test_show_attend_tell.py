@@ -69,6 +69,13 @@ def test_the_output_layer_drops_out_the_state_and_the_sum(decoder: ShowAttendTel
     torch.testing.assert_close(decoder.output_layer(embedded, hidden, context), without)
     decoder.state_dropout.p, decoder.dropout.p = 0.0, 1.0
     torch.testing.assert_close(decoder.output_layer(embedded, hidden, context), decoder.output.bias.expand(4, V))
+    calls = []
+    hook = decoder.dropout.register_forward_hook(lambda layer, inputs, output: calls.append(inputs[0]))
+    decoder.output_layer(embedded, hidden, context)
+    hook.remove()
+    joined = embedded + decoder.hidden_to_output(hidden) + decoder.context_to_output(context)
+    assert len(calls) == 1  # of the sum alone
+    torch.testing.assert_close(calls[0], joined)
 
 
 def test_forward_equals_a_loop_of_step(decoder: ShowAttendTellDecoder) -> None:
