@@ -87,7 +87,9 @@ def wait_for_more(output: Path, before: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("store", ["pixels", "jpeg", pytest.param("features", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "store", ["pixels", *(pytest.param(store, marks=pytest.mark.slow) for store in ("jpeg", "features"))]
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     source: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +123,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     Verify(str(killed)).run()
 
 
-@pytest.mark.parametrize("store", ["pixels", pytest.param("jpeg", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
 def test_a_run_killed_at_any_write_ends_with_the_same_bytes(source: Path, tmp_path: Path, store: str) -> None:
     """Kill before every call that writes to the HDF5 file or renames it."""
     complete, killed = tmp_path / "complete.h5", tmp_path / "killed.h5"

@@ -127,9 +127,11 @@ def assert_same(one: Path, other: Path) -> None:
     "flags",
     [
         [],
-        ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"],
+        pytest.param(
+            ["--training.accumulation-steps", "2", "--training.label-smoothing", "0.1"], marks=pytest.mark.slow
+        ),
         ["--training.batch-by", "lengths"],
-        ["--decoder.name", "transformer", "--decoder.embedding-dim", "16"],
+        pytest.param(["--decoder.name", "transformer", "--decoder.embedding-dim", "16"], marks=pytest.mark.slow),
         "--decoder.attention hard --training.reinforce.soft-probability 0 --training.reinforce.entropy 0.1".split(),
     ],
 )

@@ -61,14 +61,21 @@ def equal(a, b) -> bool:
             ["--training.schedule", "plateau", "--training.optimizer", "rmsprop", "--training.batch-by", "lengths"],
         ),
         (7, False, ["--decoder.attention", "hard", "--training.reinforce.samples", "2"]),  # samples and baseline
-        (7, False, ["--decoder.attention", "hard", "--training.reinforce.estimator", "straight_through"]),
+        pytest.param(
+            7,
+            False,
+            ["--decoder.attention", "hard", "--training.reinforce.estimator", "straight_through"],
+            marks=pytest.mark.slow,
+        ),
         (
             12,
             False,
             ["--training.self-critical.first-epoch", "3", "--training.scheduled-sampling", "0.5"],
         ),  # and sampled captions
         (7, True, ["--decoder.name", "transformer", "--training.checkpoint-steps", "3", "--training.horizontal-flip"]),
-        (7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"]),
+        pytest.param(
+            7, False, ["--decoder.attention", "retina", "--training.reinforce.baseline", "none"], marks=pytest.mark.slow
+        ),
         (14, False, ["--training.precision", "fp16", "--training.accumulation-steps", "2"]),  # and the loss scale
     ],
 )
