@@ -152,7 +152,7 @@ class Retina(_Glimpse):
         plane = memory.values.view(len(memory.values), *self.grid, -1)  # [B, rows, columns, D]
         strips = rows.flatten(1, 3).to(plane.dtype) @ plane.flatten(2)  # [B, Q S g, columns D]
         strips = strips.view(*rows.shape[:4], *plane.shape[2:])  # [B, Q, S, g, columns, D]
-        patches = columns.to(plane.dtype).unsqueeze(3) @ strips  # [B, Q, S, g, g, D]
+        patches = torch.einsum("bqsic, bqsrcd -> bqsrid", columns.to(plane.dtype), strips)  # [B, Q, S, g, g, D]
         return self.project(patches.flatten(2), place)
 
     def lines(self, place: Tensor) -> tuple[Tensor, Tensor]:
