@@ -114,9 +114,12 @@ class Layout(NamedTuple):
         return a * x + b * y + self.shift[0], c * x + d * y + self.shift[1]
 
 
-def sample_layout(rng: random.Random, text: str, side: int) -> Layout:
-    """Return a random font, height, rotation, slant and position with which the string lies within the image."""
-    font, max_height = rng.choice(FONTS), rng.uniform(*FONT_HEIGHT) * side
+def sample_layout(rng: random.Random, text: str, side: int, heights: tuple[float, float] = FONT_HEIGHT) -> Layout:
+    """Return a random font, height, rotation, slant and position with which the string lies within the image.
+
+    `heights` are the smallest and the largest height of the font, as fractions of the side.
+    """
+    font, max_height = rng.choice(FONTS), rng.uniform(*heights) * side
     spacing, slant = rng.uniform(0, MAX_SPACING), rng.uniform(-MAX_SLANT, MAX_SLANT)
     angle = math.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
     sine, cosine = math.sin(angle), math.cos(angle)
@@ -176,14 +179,21 @@ def draw_string(text: str, size: int, seed: str) -> Image.Image:
     layout = sample_layout(rng, text, SUPERSAMPLING * size)
     background, foreground = _sample_colours(rng)
     image = Image.new("RGB", (SUPERSAMPLING * size,) * 2, background)
-    image.paste(foreground, mask=_draw_mask(layout, text, SUPERSAMPLING * size))
+    image.paste(foreground, mask=draw_mask(layout, text, SUPERSAMPLING * size))
     image = image.resize((size, size), Image.Resampling.BOX)
     pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0, MAX_BLUR))), np.float64)
     pixels = pixels + np.random.default_rng(rng.getrandbits(64)).normal(0, rng.uniform(0, MAX_NOISE), pixels.shape)
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def _draw_mask(layout: Layout, text: str, side: int) -> Image.Image:
+def draw_white(text: str, size: int, rng: random.Random, heights: tuple[float, float]) -> Image.Image:
+    """Draw a string in white on black: mode L, size x size, laid out as `sample_layout` does."""
+    side = SUPERSAMPLING * size
+    mask = draw_mask(sample_layout(rng, text, side, heights), text, side)
+    return mask.resize((size, size), Image.Resampling.BOX)
+
+
+def draw_mask(layout: Layout, text: str, side: int) -> Image.Image:
     """Draw the mask of the characters, mode L, side x side: the upright line, then slanted and rotated."""
     font, (x, y) = read_font(layout.font, layout.height), (side // 8, side // 2)
     line = Image.new("L", (side * 5 // 4, side))

@@ -94,7 +94,7 @@ def test_all_characters_lie_in_the_image() -> None:
         layout = sample_layout(random.Random(number), text, side)
         corners = np.array(boxes(layout, text))
         assert corners.min() >= 0 and corners.max() <= side
-        ink = np.asarray(module._draw_mask(layout, text, side)) > 127
+        ink = np.asarray(module.draw_mask(layout, text, side)) > 127
         rows, columns = np.nonzero(ink)
         low, high = corners.min((0, 1)), corners.max((0, 1))
         assert ink.sum() > 100 and columns.min() >= low[0] - 2 and columns.max() <= high[0] + 2
