@@ -47,7 +47,7 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# The notebooks of docs/tutorial from top to bottom, and the time of each.
+# All notebooks, those of docs/tutorial and the quickstart, from top to bottom, and the time of each.
 tutorial: install
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_notebooks.py
 

@@ -12,13 +12,12 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 TUTORIAL = [path for path in NOTEBOOKS if path.parent.name == "tutorial"]
-# `make tutorial` runs those of docs/tutorial, which take minutes together.
-TO_RUN = [pytest.param(path, marks=[pytest.mark.slow] * (path in TUTORIAL)) for path in NOTEBOOKS]
 MAX_BYTES = 600_000
 ABSOLUTE = re.compile(r"(?<![\w.:/-])(?:/(?:home|root|tmp|usr|opt|mnt|var|work|Users)/|[A-Z]:\\)")
 
 
-@pytest.mark.parametrize("path", TO_RUN, ids=lambda path: path.stem)
+@pytest.mark.slow  # `make tutorial` runs them
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_is_stored_with_its_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     stored = shown(notebook)

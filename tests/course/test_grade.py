@@ -42,6 +42,7 @@ def edit(path: Path, old: str, new: str) -> None:
     write_source(path, text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_a_homework_half_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One answer is right, one wrong, one blank, one file is not Python any more, and one imports what has the answer.
     Each costs what it is, whatever was done to the tests; an endless loop costs its hole alone."""
