@@ -37,7 +37,6 @@ from caption.data.dataset import Batch, CaptionDataset, build_loader, pad_captio
 from caption.data.sampler import sequential_batches
 from caption.data.vocabulary import END, Vocabulary
 from caption.device import choose_device, to_cpu, to_device
-from caption.errors import UserError
 from caption.evaluation.bootstrap import intervals
 from caption.evaluation.calibration import (
     Forecasts,
@@ -48,7 +47,7 @@ from caption.evaluation.calibration import (
     reliability,
     scale,
 )
-from caption.evaluation.grounding import Instances, read_instances
+from caption.evaluation.grounding import Instances, read_scenes
 from caption.evaluation.scene_truth import Slot, find_slots, judge_slots, reword
 from caption.evaluation.subject import open_model
 from caption.search import search
@@ -272,12 +271,7 @@ def main(arguments: list[str]) -> None:
     device = choose_device(args.device)
     captioner = open_model(args.checkpoint, args.data, device)
     data = CaptionDataset(args.data, args.split)
-    instances = read_instances(args.instances, data)
-    if instances is None or not instances.has_scenes:
-        raise UserError(
-            f"--instances {args.instances!r}: lacks the scenes of drawn shapes; give the file that "
-            "python -m preprocess shapes wrote"
-        )
+    instances = read_scenes(args.instances, data)
     with ops.reuse_weights(captioner.decoder):
         val = reference_words(captioner, CaptionDataset(args.data, "val"))
         temperature = fit_temperature(*val)

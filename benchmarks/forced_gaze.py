@@ -46,7 +46,8 @@ from caption.data.scenes import COLOURS, SHAPES, SIZE_WORDS, SceneObject
 from caption.data.vocabulary import END
 from caption.encoders.grid import FeatureGrid
 from caption.errors import UserError
-from caption.evaluation.grounding import Instances, read_instances
+from caption.evaluation.calibration import wilson_interval
+from caption.evaluation.grounding import Instances, read_scenes
 from caption.evaluation.subject import open_model
 from caption.search import Hypothesis, search
 
@@ -140,7 +141,7 @@ def cases(image: int, scene: dict[str, SceneObject], covered: dict[str, Values],
 
 
 class Outcome(NamedTuple):
-    """What a caption says under a forced gaze."""
+    """A caption under a forced gaze, and whether it names what it should."""
 
     case: Case
     named: bool  # the noun phrase names the target
@@ -204,14 +205,6 @@ def move_gaze(captioner: Captioner, data: CaptionDataset, instances: Instances, 
     return outcomes
 
 
-def wilson(fraction: float, count: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a fraction of so many independent trials, in percent (Wilson, 1927)."""
-    z = 1.959964
-    centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return a line for every kind of case. The cases of an image count as one trial of the interval, since they are
     not independent of each other."""
@@ -224,7 +217,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         chosen = [outcome for outcome in outcomes if (outcome.case.name, outcome.case.kind) == (name, kind)]
         images = len({outcome.case.image for outcome in chosen})
         named, unsized, as_free = (100 * float(np.mean([outcome[n] for outcome in chosen])) for n in (1, 2, 3))
-        low, high = wilson(named / 100, images)
+        low, high = (100 * bound for bound in wilson_interval(named / 100 * images, images))
         lines.append(
             f"{name:14}{kind:12}{images:8}{len(chosen):7}{named:9.1f}{f'{low:.1f} to {high:.1f}':>16}{unsized:16.1f}"
             f"{as_free:11.1f}"
@@ -291,12 +284,7 @@ def main(arguments: list[str]) -> None:
     captioner.check_search(config)
     explore.explorable(captioner)
     data = CaptionDataset(args.data, args.split)
-    instances = read_instances(args.instances, data)
-    if instances is None or not instances.has_scenes:
-        raise UserError(
-            f"--instances {args.instances!r}: lacks the scenes of drawn shapes; give the file that "
-            "python -m preprocess shapes wrote"
-        )
+    instances = read_scenes(args.instances, data)
     outcomes = move_gaze(captioner, data, instances, config)
     images = len({outcome.case.image for outcome in outcomes})
     print(measure.machine(device))

@@ -153,6 +153,18 @@ def read_instances(path: str, split: CaptionDataset) -> Instances | None:
     return instances
 
 
+def read_scenes(path: str, split: CaptionDataset) -> Instances:
+    """Return the instances of a split of drawn shapes. Raises UserError when the file annotates other images, or has no
+    scenes."""
+    instances = read_instances(path, split)
+    if instances is None or not instances.has_scenes:
+        raise UserError(
+            f"--instances {path!r}: lacks the scenes of drawn shapes; give the file that "
+            "python -m preprocess shapes wrote"
+        )
+    return instances
+
+
 def grounding_scores(counts: Sequence[GroundingCounts], suffix: str = "") -> list[Score]:
     """Return percentages over all words that name an object; `suffix`, added to the names, says of which captions."""
     table = np.array(counts, np.float64).reshape(-1, len(GroundingCounts._fields))

@@ -82,6 +82,13 @@ def test_a_reliability_curve_follows_the_truth() -> None:
     assert len(reliability(forecast(0))) == 7 < BINS
 
 
+def test_an_interval_of_a_fraction_is_that_of_the_literature() -> None:
+    """Newcombe (1998): 81 of 263, 15 of 148 and 0 of 20 by the score method."""
+    for hits, count, low, high in ((81, 263, 25.53, 36.62), (15, 148, 6.24, 16.05), (0, 20, 0, 16.11)):
+        interval = [100 * bound for bound in wilson_interval(hits, count)]
+        assert interval == pytest.approx((low, high), abs=0.01)
+
+
 def test_wilson_intervals_cover_the_fraction() -> None:
     generator = np.random.default_rng(0)
     for fraction in (0.02, 0.5, 0.97):
