@@ -46,10 +46,10 @@ function addExploreButton(viewer, model) {
     scrollTo(0, 0);
   };
   button.addEventListener("click", () => {
-    const made = main !== null;
-    main = main || addElement("main", document.body);
+    const isNew = main === null;
+    if (isNew) main = addElement("main", document.body);
     show(true);
-    if (!made) new Explorer(main, model, viewer.data, () => { show(false); button.focus(); });
+    if (isNew) new Explorer(main, model, viewer.data, () => { show(false); button.focus(); });
     main.querySelector(".word[aria-pressed=true]").focus();
   });
 }
@@ -68,8 +68,8 @@ class Explorer {
     this.choose(0);
   }
 
-  decode(kept = 0) {
-    return decode(this.model, this.memory, this.lights.map((light) => light.weights), this.chosen, this.hard, this.steps, kept);
+  decode(kept = 0, lights = this.lights, chosen = this.chosen) {
+    return decode(this.model, this.memory, lights.map((light) => light.weights), chosen, this.hard, this.steps, kept);
   }
 
   get step() {
@@ -137,11 +137,7 @@ class Explorer {
 
   setHard(hard) {
     this.hard = hard;
-    this.steps = [];
-    const { lights, chosen } = this;
-    Object.assign(this, { lights: lights.map(() => FREE), chosen: chosen.map(() => null) });
-    this.freeSteps = this.decode();
-    Object.assign(this, { lights, chosen });
+    this.freeSteps = this.decode(0, this.lights.map(() => FREE), this.chosen.map(() => null));
     this.steps = this.decode();
     this.choose(this.t);
   }
