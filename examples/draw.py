@@ -63,9 +63,9 @@ class DrawConfig:
     batch_size: Annotated[int, "at least 1"] = 50
     """Images in a step of training."""
     learning_rate: Annotated[float, "positive"] = 2e-3
-    """Of Adam; it falls to zero as a cosine."""
+    """Peak learning rate of Adam, which falls to zero as a cosine."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
-    """Of the digits, the weights and z."""
+    """Seed of the digits, the weights and z."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -79,7 +79,7 @@ def draw_digits(split: str, count: int, seed: int) -> Tensor:
 
 
 class State(NamedTuple):
-    """What the decoder has at hand after a step."""
+    """The decoder's state, the canvas and the window after a step."""
 
     hidden: Tensor  # h_dec [B, H]
     cell: Tensor  # [B, H]

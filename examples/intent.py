@@ -139,12 +139,17 @@ class IntentConfig:
     word_dropout: Annotated[float, "in [0, 1)"] = 0.3
     """Fraction of words that training replaces by the unknown word: the fraction of such words in the test."""
     steps: Annotated[int, "at least 1"] = 300
+    """Steps of training."""
     batch_size: Annotated[int, "at least 1"] = 64
+    """Sentences in a step of training."""
     learning_rate: Annotated[float, "positive"] = 5e-3
+    """Learning rate of Adam."""
     runs: Annotated[int, "at least 1"] = 5
     """Trainings of each model, from different random weights; accuracies are their mean."""
     output: str = "runs/intent"
+    """Folder of intent.png and accuracy.json."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
+    """Seed of the sentences and of the first training; each further training has the next."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -186,12 +191,12 @@ def main(arguments: list[str]) -> None:
                 name: accuracy(models[trained_even], tests, vocabulary, even)
                 for name, (trained_even, even) in COLUMNS.items()
             }
-            shown = [example for n in range(0, len(tests), 2 * FILLINGS["test"]) for example in tests[n : n + 1]]
+            shown = tests[:: 2 * FILLINGS["test"]]  # the first of every other template
             draw(models[False], shown, vocabulary, Path(args.output, "intent.png"))
         values = {name: score.value for name, score in scores.items()}
         print(score_table(values, dict(zip(values, intervals(list(scores.values())), strict=True))))
         for name in list(COLUMNS)[1:]:
-            print(f"A: attention, B: {name.replace(',', '')}")
+            print(f"A: attention, B: {name}")
             print(comparison_table(compare([scores["attention"]], [scores[name]])))
         write_text(Path(args.output, "accuracy.json"), json.dumps(values, indent=2) + "\n")
 

@@ -45,7 +45,7 @@ from preprocess.strings import draw_white
 SIZE = 60  # of an image in pixels
 DRAWN, HEIGHTS = 48, (0.5, 0.65)  # digits are drawn so large, in fonts of these fractions of it: 17 to 26 pixels high
 PIECE = 8  # of the clutter, in pixels: at most so high and wide
-COLOURS = colormaps["rainbow"]  # of glimpses, first to last
+COLOURS = colormaps["cool"]  # of glimpses, first to last: told apart on black and on white, and without red and green
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -76,9 +76,9 @@ class RamConfig:
     batch_size: Annotated[int, "at least 1"] = 64
     """Images in a step of training."""
     learning_rate: Annotated[float, "positive"] = 1e-3
-    """Of Adam; it falls to zero as a cosine."""
+    """Peak learning rate of Adam, which falls to zero as a cosine."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
-    """Of the images, the weights and the samples."""
+    """Seed of the images, the weights and the samples."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -190,13 +190,13 @@ def scale(images: Tensor) -> Tensor:
 def train(model: nn.Module, data: Data, config: RamConfig) -> None:
     """Minimise the cross-entropy, RAM's in expectation."""
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
-    batches = -(-len(data.labels) // config.batch_size)
+    batches, reinforce = -(-len(data.labels) // config.batch_size), config.reinforce()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches)
     for _ in range(config.epochs):
         for batch in torch.split(torch.randperm(len(data.labels)), config.batch_size):
             images, labels = scale(data.images[batch]), data.labels[batch]
             if isinstance(model, Ram):
-                loss = ram_loss(model, images, labels, config.reinforce())
+                loss = ram_loss(model, images, labels, reinforce)
             else:
                 loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()

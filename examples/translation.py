@@ -197,13 +197,17 @@ class TranslationConfig:
     hidden_dim: Annotated[int, "at least 1"] = 64
     """H, and D of both directions together."""
     steps: Annotated[int, "at least 1"] = 2000
+    """Steps of training, of each model."""
     batch_size: Annotated[int, "at least 1"] = 64
+    """Sources in a step of training."""
     learning_rate: Annotated[float, "positive"] = 3e-3
-    """It falls to nothing linearly."""
+    """Peak learning rate of Adam, which falls linearly to a hundredth."""
     test_dates: Annotated[int, "at least 1"] = 2000
     """Dates that training does not see, in any format; as many sources of them test."""
     output: str = "runs/translation"
+    """Folder of translation.png and exact_match.json."""
     seed: Annotated[int, "a seed, in [0, 2**32)"] = 1
+    """Seed of the dates, the weights and the batches."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -217,7 +217,7 @@ def test_a_homework_is_written_from_the_top(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_finished_homework_captions_and_trains(tmp_path: Path) -> None:
-    """By the student's functions alone: what the trained model says is what it says here. Its own grader agrees."""
+    """A trained model says by the student's functions what it says by ours, and the homework's own grader agrees."""
     homework = tmp_path / "homework"
     main(["make", "--output", str(homework)])
     fill(homework, *HOLES)

@@ -82,7 +82,7 @@ def read_steps(page: Any) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def expected_steps(captioner: Captioner, memory: Any, steps: list[dict[str, Any]], forced: list[Any]) -> list[Any]:
-    """What PyTorch computes for the same words, under the weights that are forced at each step, or None."""
+    """Return the steps of PyTorch for the same words; `forced` are the weights to read with at each step, or None."""
     decoder, found = captioner.decoder, []
     state = decoder.start(memory, 1)
     for taken, weights in zip(steps, forced, strict=True):
