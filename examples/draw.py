@@ -5,8 +5,8 @@
 Gregor et al., 2015, "DRAW: a recurrent neural network for image generation", equations by their numbers. An encoder
 reads the image x and what the canvas still lacks of it, a decoder writes to the canvas; between them are latent
 variables z_t. Both see the image through the library's N x N Gaussian filters (`attention.filterbank`). The same model
-without attention (eq. 17-18) reads and writes all pixels at every step, by linear layers. Both are trained on the same
-digits, and the bound on -log p(x) of held-out digits is compared image by image.
+without attention (eq. 17-18) reads and writes all pixels at every step. Both are trained on the same digits, and the
+bound on -log p(x) of held-out digits is compared image by image.
 """
 
 import json
@@ -95,14 +95,13 @@ class Draw(nn.Module):
         self.steps, self.size, self.attention = config.steps, config.patch, attention
         size, width = config.patch, config.width
         self.canvas = nn.Parameter(torch.full((SIZE, SIZE), -3.0))  # c_0
-        self.encoder = nn.LSTMCell(2 * size**2 + width, width)
+        self.encoder = nn.LSTMCell(2 * (size if attention else SIZE) ** 2 + width, width)
         self.posterior = nn.Linear(width, 2 * config.latent)
         self.decoder = nn.LSTMCell(config.latent, width)
         if attention:
             self.read_window, self.write_window = (FilterbankLayer(width, (SIZE, SIZE), size) for _ in range(2))
             self.patch = nn.Linear(width, size**2)  # W of eq. 28
         else:
-            self.pixels_read = nn.Linear(2 * SIZE**2, 2 * size**2)
             self.pixels_written = nn.Linear(width, SIZE**2)  # W of eq. 18
 
     def start(self, images: int) -> State:
@@ -111,9 +110,9 @@ class Draw(nn.Module):
         return State(zeros, zeros, self.canvas.expand(images, -1, -1))
 
     def read(self, image: Tensor, error: Tensor, hidden: Tensor) -> Tensor:
-        """Return what the encoder reads of the image and of its error [B, SIZE, SIZE], shape [B, 2 N N]."""
+        """Return what the encoder reads of the image and of its error [B, SIZE, SIZE], a row for each image."""
         if not self.attention:
-            return self.pixels_read(torch.cat([image, error], 1).flatten(1))  # eq. 17
+            return torch.cat([image, error], 1).flatten(1)  # eq. 17
         window = self.read_window.filterbank(hidden)
         return torch.cat([window.read(image), window.read(error)], 1).flatten(1)  # eq. 27
 
@@ -126,20 +125,21 @@ class Draw(nn.Module):
         patch = self.patch(hidden).view(len(hidden), self.size, self.size)  # w_t [B, N, N], eq. 28
         return State(hidden, cell, state.canvas + window.write(patch), window)  # eq. 29
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return L^x and L^z of images [B, SIZE, SIZE], in nats [B] each; their sum is the bound on -log p(x)."""
+    def forward(self, image: Tensor) -> Tensor:
+        """Return L^x of images [B, SIZE, SIZE], and the term of L^z of every step, in nats [1 + T, B]. Their sum is
+        the bound on -log p(x)."""
         state = self.start(len(image))
         hidden = cell = torch.zeros_like(state.hidden)  # of the encoder
-        latent_loss = image.new_zeros(len(image))
+        latent_losses = []
         for _ in range(self.steps):
             error = image - state.canvas.sigmoid()  # eq. 3
             read = self.read(image, error, state.hidden)  # eq. 4
             hidden, cell = self.encoder(torch.cat([read, state.hidden], 1), (hidden, cell))  # eq. 5
             mean, log_sigma = self.posterior(hidden).chunk(2, 1)  # eq. 1-2
             latent = mean + log_sigma.exp() * torch.randn_like(mean)  # eq. 6
-            latent_loss = latent_loss + divergence(mean, log_sigma)
+            latent_losses.append(divergence(mean, log_sigma))
             state = self.write(latent, state)
-        return image_loss(state.canvas, image), latent_loss
+        return torch.stack([image_loss(state.canvas, image), *latent_losses])
 
     @torch.no_grad()
     def generate(self, count: int) -> list[State]:
@@ -168,7 +168,7 @@ def train(model: Draw, images: Tensor, config: DrawConfig) -> None:
     for epoch in range(config.epochs):
         total = 0.0
         for batch in torch.split(images[torch.randperm(len(images))], config.batch_size):
-            bound = torch.stack(model(batch)).sum(0)  # [B]
+            bound = model(batch).sum(0)  # [B]
             optimizer.zero_grad()
             bound.mean().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -180,9 +180,9 @@ def train(model: Draw, images: Tensor, config: DrawConfig) -> None:
 
 @torch.no_grad()
 def bounds(model: Draw, images: Tensor, samples: int = 4) -> Nats:
-    """Return the bound of each image in nats [N], mean over samples of z."""
-    values = [torch.stack(model(batch)).sum(0) for _ in range(samples) for batch in torch.split(images, 500)]
-    return torch.cat(values).view(samples, -1).mean(0).double().numpy()
+    """Return L^x of N images and the term of L^z of every step, in nats [1 + T, N], means over samples of z."""
+    values = [torch.cat([model(batch) for batch in torch.split(images, 500)], 1) for _ in range(samples)]
+    return torch.stack(values).mean(0).double().numpy()
 
 
 def show(model: Draw, path: Path, count: int = 8) -> None:
@@ -217,9 +217,11 @@ def main(arguments: list[str]) -> None:
             model, start = Draw(config, attention=name == "with attention"), time.monotonic()
             print(f"{name}: {sum(weights.numel() for weights in model.parameters())} weights")
             train(model, images, config)
-            values = bounds(model, held_out)
+            pixels, *divergences = bounds(model, held_out)
+            values = pixels + sum(divergences)
             scores.append(Score(name, np.stack([values, np.ones_like(values)], 1), ratio))
-            print(f"trained for {time.monotonic() - start:.0f} s")
+            print(f"trained for {time.monotonic() - start:.0f} s; KL in nats, step by step:", end=" ")
+            print(*(f"{term.mean():.2f}" for term in divergences))
         show(model, output / "draw.png")
         for score, (low, high) in zip(scores, intervals(scores), strict=True):
             print(f"{score.name}: bound {score.value:.2f} ({low:.2f} to {high:.2f}) nats on {len(held_out)} digits")

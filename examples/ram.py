@@ -4,9 +4,9 @@
 
 Mnih et al., 2014, "Recurrent models of visual attention". The library's retina reads g x g squares at S scales around a
 place l_t, a recurrence gathers what it has read, and chooses the next place: l_t ~ N(tanh(W h_t-1), sigma^2 I). The
-places are trained by the library's REINFORCE. Two departures, each nearer to Show, Attend and Tell: the core is an
-LSTM, and a glimpse is rewarded by the log-probability of the true digit from its step on, where the paper gives 1 for a
-right answer at the end. With that reward the gradient is that of the expected cross-entropy.
+places are trained by the library's REINFORCE. Two departures are nearer to Show, Attend and Tell (README.md has all):
+the core is an LSTM, and a glimpse is rewarded by the log-probability of the true digit from its step on, where the
+paper gives 1 for a right answer at the end. With that reward the gradient is that of the expected cross-entropy.
 
 The paper's fully connected and convolutional nets, and a net that pools, all of as many weights, see the same images
 as often.

@@ -9,8 +9,8 @@ have the encoder of the former (the latter's goes forward alone), and both decod
 LSTMs. A source of L words, digits and signs is to them an image of L regions; the padding of a batch is masked.
 
 `none` has no attention: one vector, the encoder's last state, is all that the decoder reads of the source, at every
-step (Cho et al., 2014; Sutskever et al., 2014, give it as the first state alone). A source is one to three dates, one
-after the other, to ask for more than one vector holds.
+step, as in Cho et al., 2014 (in Sutskever et al., 2014, it is the first state alone). A source is one to three dates,
+one after the other, to ask for more than one vector holds.
 """
 
 import json
@@ -212,6 +212,7 @@ class TranslationConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        require(len(self.scores) > 0, "scores", "empty", "one or several scores")
         require(self.hidden_dim % 2 == 0, "hidden_dim", self.hidden_dim, "even: half is of each direction")
         require(self.test_dates < COUNT, "test_dates", self.test_dates, f"below {COUNT}, the days of a century")
 
@@ -224,12 +225,14 @@ def main(arguments: list[str]) -> None:
     vocabulary, rng = read_vocabulary(known[:2000]), random.Random(args.seed)
     tests = {count: [write_pair(unknown, count, rng) for _ in unknown] for count in range(1, MOST + 1)}
     models, exact, bounds = {}, {}, {}
+    for score in args.scores:  # all, so that an unknown one is refused before the first is trained
+        torch.manual_seed(args.seed)
+        models[score] = Translator(args.order, score, args.hidden_dim, vocabulary)
     with locked_folder(Path(args.output)):
-        for score in args.scores:
-            torch.manual_seed(args.seed)
-            start, model = time.perf_counter(), Translator(args.order, score, args.hidden_dim, vocabulary)
+        for score, model in models.items():
+            start = time.perf_counter()
             train(model, known, args.steps, args.batch_size, args.learning_rate, args.seed)
-            models[score] = model.eval()
+            model.eval()
             print(f"{args.order}, {score}: trained in {time.perf_counter() - start:.0f} s", flush=True)
             for count, pairs in tests.items():
                 written = model.translate([source for source, _ in pairs])

@@ -111,7 +111,7 @@ def test_the_bound_is_above_the_negative_log_likelihood(attention: bool) -> None
             z[:, 0]
         )  # log p(x, z)
         evidence = torch.logsumexp(joint, 0) + math.log(step)
-        samples = torch.stack(model(image.expand(4_000, -1, -1))).sum(0)
+        samples = model(image.expand(4_000, -1, -1)).sum(0)
         mean, log_sigma = posterior(model, image)
         q = Normal(mean, log_sigma.exp()).log_prob(z[:, 0])
         gap = (q.exp() * (q - (joint - evidence))).sum() * step

@@ -123,7 +123,12 @@ def test_a_short_run_of_translation_ends_and_writes_its_files(tmp_path: Path, ca
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     for main, arguments, message in (
-        (translation.main, ["--scores", "cosine"], "decoder.score is 'cosine', but must be one of additive, concat"),
+        (
+            translation.main,
+            ["--scores", "dot", "cosine"],
+            "decoder.score is 'cosine', but must be one of additive, concat",
+        ),
+        (translation.main, ["--scores", "--seed", "1"], "scores is empty, but must be one or several"),
         (translation.main, ["--hidden-dim", "9"], "hidden_dim is 9, but must be even"),
         (translation.main, ["--test-dates", "40000"], "test_dates is 40000, but must be below 36525"),
         (intent.main, ["--score", "cosine"], "decoder.score is 'cosine', but must be one of additive, concat"),
