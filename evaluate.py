@@ -19,7 +19,7 @@ from caption.evaluation.bootstrap import compare
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.generate import gather_captions, generate
 from caption.evaluation.grounding import GroundingCounts, read_instances
-from caption.evaluation.metrics import score_captions
+from caption.evaluation.metrics import METRICS, score_captions
 from caption.evaluation.report import write_report
 from caption.evaluation.reserve import reserve
 from caption.evaluation.results import arrange_captions, collect_results, read_scores, to_json
@@ -97,7 +97,8 @@ def write_scores(subject: Subject, collected: Captions) -> None:
     results = collect_results(evaluation, split, captions, hypotheses, args.seed)
     settings = dataclasses.asdict(args)
     settings |= {"precision": subject.precision, "device": str(subject.device), "image_count": len(split)}
-    described = signature(args.data, args.split, subject.references, settings["search"], subject.precision)
+    programs = [metric.name for metric in METRICS if metric.needs == "java" and metric.name in results.scores]
+    described = signature(args.data, args.split, subject.references, subject.search, args.instances, programs)
     write_text(args.results_path, to_json({**settings, "signature": described}, results))
     captions_path = _write_results(subject, captions)
     print(f"{args.checkpoint} on {subject.summary}\n{score_table(results.scores, results.intervals)}")

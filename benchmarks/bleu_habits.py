@@ -300,11 +300,11 @@ def main(arguments: list[str]) -> None:
     references = training.references()
     own = [references[index] for index in sampled], write(captioner, training, sampled, config, device, precision).best
     study = Study(captioner, data.references(), captions, force(captioner, data, device, precision), own)
-    summary = describe_search(dataclasses.asdict(config), precision)
+    summary = describe_search(dataclasses.asdict(config), precision, args.seed)
     print(measure.machine(device))
     print(f"{args.checkpoint} on {args.data}, {args.split}: {len(data)} images, {summary}; {count} images of train")
     print(table(study, args.seed))
-    print("signature:", signature(args.data, args.split, study.references, dataclasses.asdict(config), precision))
+    print("signature:", signature(args.data, args.split, study.references, summary))
 
 
 if __name__ == "__main__":

@@ -63,10 +63,11 @@ def model_card(name: str, captioner: Captioner, folder: Path, notes: str = "") -
 
 def _score_lines(content: dict[str, Any]) -> list[str]:
     """Return the table of what evaluate.py wrote."""
+    search = describe_search(content["search"], content["precision"], content["seed"])
     lines = [
         f"## Scores, split `{content['split']}` of `{Path(content['data']).name}`",
         "",
-        f"{content['image_count']:,} images, {describe_search(content['search'], content['precision'])}.",
+        f"{content['image_count']:,} images, {search}.",
         "",
         "| | score | 95 % interval |",
         "|---|---|---|",

@@ -1,5 +1,6 @@
 """scores_SPLIT.json, which an evaluation writes and a comparison reads."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,25 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from caption.config import SearchConfig
 from caption.data.dataset import CaptionDataset
 from caption.errors import UserError, reading
 from caption.evaluation.bootstrap import Interval, intervals
 from caption.evaluation.caption_set import CaptionSet
 from caption.evaluation.metrics import Evaluation
 from caption.search import Hypothesis
+
+# A search in words: what differs from the default.
+SEARCH_WORDS = {
+    "max_length": "at most {} words",
+    "min_length": "at least {} words",
+    "length_penalty": "length penalty {}",
+    "no_repeat_ngram": "no {}-gram twice",
+    "suppress_unknown": "<unknown> allowed",
+    "temperature": "temperature {}",
+    "top_p": "top p {}",
+}
+LOCATIONS = {"expectation": [], "argmax": ["the most probable locations"], "sample": ["sampled locations"]}
 
 
 class Results(NamedTuple):
@@ -85,7 +99,7 @@ def read_scores(folder: str, split: str) -> Scored:
     with reading(path, remedy):
         content = json.loads(path.read_text(encoding="utf-8"))
         captions = {int(image["image_id"]): str(image["caption"]) for image in content["images"]}
-        search = describe_search(content["search"], content["precision"])
+        search = describe_search(content["search"], content["precision"], content["seed"])
         return Scored(folder, str(content["data"]), search, captions)
 
 
@@ -99,11 +113,15 @@ def arrange_captions(scored: Scored, split: CaptionDataset) -> list[str]:
     return [scored.captions[image_id] for image_id in split.image_ids]
 
 
-def describe_search(search: Mapping[str, Any], precision: str) -> str:
-    """Return in words how captions were generated; `search` has the fields of SearchConfig."""
-    beams = search["beam_size"]
-    method = f"the most probable of {beams} samples" if search["method"] == "sample" else f"beam {beams}"
-    method += f", top p {search['top_p']}" if search.get("top_p", 1) != 1 else ""  # older scores have none
-    penalty = f", length penalty {search['length_penalty']}" if search["length_penalty"] else ""
-    locations = {"expectation": "", "argmax": ", the most probable locations", "sample": ", sampled locations"}
-    return method + penalty + locations[search["hard_attention"]] + ("" if precision == "fp32" else f", {precision}")
+def describe_search(search: Mapping[str, Any], precision: str, seed: int) -> str:
+    """Return in words how captions were generated, with all that differs from the default. `search` has the fields of
+    SearchConfig; the seed counts where words or locations are sampled."""
+    beams, samples = search["beam_size"], search["method"] == "sample"
+    parts = [f"the most probable of {beams} samples" if samples else f"beam {beams}"]
+    for field in dataclasses.fields(SearchConfig):
+        value = search.get(field.name, field.default)  # older scores lack top_p
+        if field.name in SEARCH_WORDS and value != field.default and (samples or field.name != "temperature"):
+            parts.append(SEARCH_WORDS[field.name].format(value))
+    parts += LOCATIONS[search["hard_attention"]]
+    parts += [f"seed {seed}"] if samples or search["hard_attention"] == "sample" else []
+    return ", ".join(parts + ([] if precision == "fp32" else [precision]))

@@ -3,25 +3,32 @@
 
 import hashlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import caption
 from caption.data.hdf5 import read_manifest
-from caption.evaluation.results import describe_search
 
 PTB = "PTB as in CoreNLP 3.4.1"  # caption.evaluation.ptb
 
 
 def signature(
-    data: str | Path, split: str, references: Sequence[Sequence[str]], search: Mapping[str, Any], precision: str
+    data: str | Path,
+    split: str,
+    references: Sequence[Sequence[str]],
+    search: str,
+    instances: str | Path = "",
+    programs: Sequence[str] = (),
 ) -> str:
-    """Return the number of images and of references for each, the tokens, the search, the digest of the split, and the
-    versions of this program and of PyTorch. Equal signatures of equal models mean equal scores."""
+    """Return the number of images and of references for each, the tokens, the search (in the words of `describe_search`),
+    the digests of the split and of the file of instances, pycocoevalcap's version where its `programs`, such as METEOR,
+    scored, and the versions of this program and of PyTorch.
+
+    Equal signatures of equal models mean equal scores, but for the rounding of another device.
+    """
     counts = sorted({len(each) for each in references})
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "0"
     return " | ".join(
@@ -29,9 +36,11 @@ def signature(
             f"images {len(references)}",
             f"references {number}",
             f"tokens {tokens(read_manifest(data)['words'])}",
-            describe_search(search, precision),
+            search,
             f"data {split} {split_digest(data, split)}",
-            f"version {version()}",
+            *([f"instances {file_digest(instances)}"] if instances else []),
+            *([f"{' and '.join(programs)} of pycocoevalcap {metadata.version('pycocoevalcap')}"] if programs else []),
+            f"show-attend-and-tell {version()}",
             f"torch {torch.__version__}",
         ]
     )
@@ -46,6 +55,12 @@ def split_digest(data: str | Path, split: str) -> str:
     """Return eight digits that differ between splits of other images or captions."""
     digests = sorted(item for item in read_manifest(data)["digests"].items() if item[0].startswith(f"{split}/"))
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:8]
+
+
+def file_digest(path: str | Path) -> str:
+    """Return eight digits of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def version() -> str:

@@ -37,7 +37,7 @@ class Subject(NamedTuple):
     @property
     def search(self) -> str:
         """How captions are generated, in words."""
-        return describe_search(dataclasses.asdict(self.args.search), self.precision)
+        return describe_search(dataclasses.asdict(self.args.search), self.precision, self.args.seed)
 
     @property
     def summary(self) -> str:

@@ -48,16 +48,21 @@ def test_json_has_no_nan_and_one_line_per_image() -> None:
         (
             SearchConfig(length_penalty=0.5, hard_attention="sample"),
             "bf16",
-            "beam 3, length penalty 0.5, sampled locations, bf16",
+            "beam 3, length penalty 0.5, sampled locations, seed 7, bf16",
         ),
-        (SearchConfig(method="sample", beam_size=5), "fp32", "the most probable of 5 samples"),
-        (SearchConfig(method="sample", beam_size=5, top_p=0.9), "fp32", "the most probable of 5 samples, top p 0.9"),
+        (SearchConfig(method="sample", beam_size=5), "fp32", "the most probable of 5 samples, seed 7"),
+        (SearchConfig(max_length=9, suppress_unknown=False), "fp32", "beam 3, at most 9 words, <unknown> allowed"),
+        (
+            SearchConfig(method="sample", beam_size=5, top_p=0.9, temperature=0.5),
+            "fp32",
+            "the most probable of 5 samples, temperature 0.5, top p 0.9, seed 7",
+        ),
     ],
 )
 def test_a_search_is_described_by_what_differs_from_the_default(
     search: SearchConfig, precision: str, text: str
 ) -> None:
-    assert describe_search(vars(search), precision) == text
+    assert describe_search(vars(search), precision, seed=7) == text
 
 
 def test_damaged_scores_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -65,6 +70,7 @@ def test_damaged_scores_are_refused_in_one_line(tmp_path: Path) -> None:
         "data": "d.h5",
         "search": vars(SearchConfig()),
         "precision": "fp32",
+        "seed": 1,
         "images": [{"image_id": 1, "caption": "a"}],
     }
     path = tmp_path / "scores_test.json"
