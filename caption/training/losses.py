@@ -58,7 +58,7 @@ def doubly_stochastic(references: DecoderOutput) -> Tensor:
 
 
 def reinforce_loss(references: DecoderOutput, locations: Sample, location_advantages: Tensor) -> Tensor:
-    """Return a term with the gradient -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) / N, eq. 11-12.
+    """Return a term with the gradient -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) / N, section 4.1.
 
     `location_advantages` [B, Q, T] come from `reinforce.location_advantages`. The value itself has no meaning.
     Captions that used the expectation have log p(s) = 0 and contribute nothing.
@@ -67,7 +67,7 @@ def reinforce_loss(references: DecoderOutput, locations: Sample, location_advant
 
 
 def location_entropy(references: DecoderOutput, locations: Sample) -> Tensor:
-    """Return the mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats, which eq. 11 rewards."""
+    """Return the mean over the words of H[s_t] = -sum_i alpha_ti log alpha_ti, in nats, which section 4.1 rewards."""
     return locations.entropy.sum() / word_count(references)
 
 

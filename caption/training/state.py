@@ -31,7 +31,7 @@ class TrainState:
     best_score: float = -1.0
     best_epoch: int = 0
     lr_reductions: int = 0  # times that schedule plateau has halved the learning rate
-    baseline: Tensor | None = None  # [], b of eq. 12, on the device
+    baseline: Tensor | None = None  # [], b of section 4.1, on the device
     # Of the current epoch:
     sums: dict[str, Tensor] = field(default_factory=dict)  # logged values times words, on the device
     words: int = 0
