@@ -181,12 +181,12 @@ def check_fits(path: str | Path, vocabulary: Vocabulary, image: ImageConfig) -> 
     if own.word_kind != vocabulary.word_kind:
         raise UserError(
             f"{path}: its words are {own.word_kind}, the model's {vocabulary.word_kind}; make the file again with "
-            f"--words {vocabulary.word_kind}, --vocabulary and the model's training data"
+            f"--words {vocabulary.word_kind}, --vocabulary and the model"
         )
     if own.digest != vocabulary.digest:
         raise UserError(
             f"{path}: its vocabulary ({len(own)} words, digest {own.digest[:8]}) is not the model's ({len(vocabulary)} "
-            f"words, {vocabulary.digest[:8]}); make the file again with --vocabulary and the model's training data"
+            f"words, {vocabulary.digest[:8]}); make the file again with --vocabulary and the model"
         )
     stored = read_image_config(path)
     if stored != image:

@@ -8,8 +8,9 @@ from typing import Literal
 from caption.config import EncoderConfig
 from caption.config.validation import require
 from caption.data.hdf5 import read_vocabulary
-from caption.errors import UserError
-from caption.files import locked
+from caption.data.vocabulary import Vocabulary
+from caption.errors import UserError, reading
+from caption.files import HUB, locked
 from preprocess import journal
 from preprocess.workers import available_cpus
 
@@ -29,7 +30,8 @@ class Output:
     device: str = "auto"
     """Device of the encoder."""
     vocabulary: str = ""
-    """Use the vocabulary of this data file instead of counting the words of the train split."""
+    """Use the vocabulary of this data file or model (best.pt, an export, hf://owner/name) instead of counting the words
+    of the train split."""
     words: Literal["auto", "ptb", "unicode", "characters"] = "auto"
     """Tokeniser of the captions. ptb: for English; unicode: splits at Unicode's word boundaries, for other languages
     with spaces; characters: takes each character, with its marks, as a word, for Chinese, Japanese, Thai and others
@@ -63,13 +65,24 @@ def choose_words(options: Output) -> str:
     """Return the kind of words, one of WORDS. Raises UserError if the file of --vocabulary has others."""
     if not options.vocabulary:
         return "ptb" if options.words == "auto" else options.words
-    theirs = read_vocabulary(options.vocabulary).word_kind
+    theirs = given_vocabulary(options.vocabulary).word_kind
     if options.words not in ("auto", theirs):
         raise UserError(
             f"--words is {options.words}, but the words of --vocabulary {options.vocabulary} are {theirs}; leave out "
             "one of the two"
         )
     return theirs
+
+
+def given_vocabulary(source: str) -> Vocabulary:
+    """Return the vocabulary of a data file, or of a model in any form that `checkpoint.load` takes."""
+    if not (source.startswith(HUB) or source.endswith(".pt") or Path(source).is_dir()):
+        return read_vocabulary(source)
+    from caption import checkpoint  # with PyTorch, which preprocessing does without
+
+    content = checkpoint.load(source)
+    with reading(source, "give another model, or a data file"):
+        return Vocabulary(content["vocabulary"], content.get("words", "ptb"))
 
 
 def check_free(options: Output) -> None:

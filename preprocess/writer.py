@@ -13,7 +13,7 @@ import numpy as np
 from PIL.Image import Image
 
 from caption.config import ImageConfig
-from caption.data.hdf5 import SPLITS, read_vocabulary
+from caption.data.hdf5 import SPLITS
 from caption.data.images import BadImage, encode_jpeg, fit_image, reuse_memory, to_array
 from caption.data.vocabulary import SPECIALS, Vocabulary
 from caption.data.words import unspaced_notice
@@ -23,7 +23,7 @@ from caption.progress import ProgressBar
 from preprocess import journal
 from preprocess.datafile import complete_file
 from preprocess.journal import Journal, work_folder
-from preprocess.options import Output, check_free, parse_shard
+from preprocess.options import Output, check_free, given_vocabulary, parse_shard
 from preprocess.records import Listing, Problem
 from preprocess.report import equal_images, format_size, print_summary, write_report
 from preprocess.stores import CHUNK, FeatureStore, JpegStore, PixelStore, RecordEncoder
@@ -123,7 +123,7 @@ def write(
 
 def _choose_vocabulary(listing: Listing, options: Output) -> Vocabulary:
     if options.vocabulary:
-        return read_vocabulary(options.vocabulary)
+        return given_vocabulary(options.vocabulary)
     vocabulary = listing.vocabulary(options.min_count)
     if len(vocabulary) == len(SPECIALS):
         raise UserError(f"no word occurs {options.min_count} times in the train split; give a lower --min-count")

@@ -1,5 +1,6 @@
 """Exported models: the same to the bit, whole or absent, from a folder or from the Hub."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -167,6 +168,8 @@ def test_a_new_run_begins_from_an_export(run: Path, shapes: Path, tmp_path: Path
     export.main(["--checkpoint", str(run / "best.pt"), "--output", str(tmp_path / "model")])
     flags = ["--data", str(shapes), "--output", str(tmp_path / "new"), "--init-from", str(tmp_path / "model")]
     widths = ["--decoder.embedding-dim", "16", "--decoder.hidden-dim", "24", "--decoder.attention-dim", "16"]
-    other = Captioner(captioner.image, captioner.configs["encoder"], captioner.configs["decoder"], captioner.vocabulary)
-    setup.load_weights(other, parse_preset(["shapes-soft", *flags, *widths], "train.py", ""))
-    assert torch.equal(other.decoder.output.bias, captioner.decoder.output.bias)
+    for image in (captioner.image, dataclasses.replace(captioner.image, interpolation="bicubic")):
+        other = Captioner(image, captioner.configs["encoder"], captioner.configs["decoder"], captioner.vocabulary)
+        line = setup.load_weights(other, parse_preset(["shapes-soft", *flags, *widths], "train.py", ""))
+        assert torch.equal(other.decoder.output.bias, captioner.decoder.output.bias)
+        assert ("its images had" in line) == (image != captioner.image)

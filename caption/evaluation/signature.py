@@ -23,7 +23,7 @@ def signature(
     instances: str | Path = "",
     programs: Sequence[str] = (),
 ) -> str:
-    """Return the number of images and of references for each, the tokens, the search (in the words of `describe_search`),
+    """Return the number of images and of references for each, the tokens, the search in the words of `describe_search`,
     the digests of the split and of the file of instances, pycocoevalcap's version where its `programs`, such as METEOR,
     scored, and the versions of this program and of PyTorch.
 

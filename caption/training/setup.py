@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from caption import checkpoint, distributed, ops
 from caption.captioner import Captioner, check_features, check_fits
-from caption.config import Config
+from caption.config import Config, ImageConfig
+from caption.config.validation import from_dict
 from caption.data import dataset, embeddings, hdf5
 from caption.data.dataset import Batch, CaptionDataset
 from caption.data.sampler import BucketSampler, sequential_batches
@@ -115,7 +116,8 @@ def check_same_data(path: str, found: dict[str, str], trained_on: dict[str, str]
 
 def load_weights(captioner: Captioner, config: Config) -> str:
     """Load the weights of `init_from`, and return a line that says what is new: of words that its model did not have,
-    the rows of the embedding and of the output layer. Raises UserError if its shapes differ."""
+    the rows of the embedding and of the output layer; another one if its images had another form. Raises UserError if
+    its encoder or its shapes differ."""
     content = checkpoint.load(config.init_from)
     with reading(config.init_from, "give another run's best.pt"):
         source, weights, words = Vocabulary(content["vocabulary"]), content["model"], captioner.vocabulary.words
@@ -123,9 +125,21 @@ def load_weights(captioner: Captioner, config: Config) -> str:
         if source.words != words:
             rows = source.encode(words[index] for index in known)
             weights = adopt_words(weights, captioner.state_dict(), rows, known)
+        encoder, image = content["configs"]["encoder"]["name"], from_dict(ImageConfig, content["configs"]["image"])
+        if encoder != (ours := captioner.encoder.name):
+            raise UserError(
+                f"init_from {config.init_from}: its encoder is {encoder}, but encoder.name is {ours}; give "
+                f"--encoder.name {encoder}"
+            )
         checkpoint.load_weights(captioner, weights, f"init_from {config.init_from}")
     others = f"; the other {len(words) - len(known)} begin anew" if len(known) < len(words) else ""
-    return f"init_from {config.init_from}: {len(known)} of {len(words)} words are its own{others}"
+    line = f"init_from {config.init_from}: {len(known)} of {len(words)} words are its own{others}"
+    if image == captioner.image:
+        return line
+    return (
+        f"{line}\nits images had {image}, those of {config.data} have {captioner.image}; it knows more of data made "
+        f"with --size {image.size} --fit {image.fit} --interpolation {image.interpolation}"
+    )
 
 
 def adopt_words(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caption import checkpoint
 from caption.data.dataset import CaptionDataset
 from caption.data.hdf5 import read_image_config, read_manifest, read_vocabulary
 from caption.data.vocabulary import UNKNOWN
@@ -141,6 +142,18 @@ def test_the_vocabulary_of_another_file_can_be_used(tmp_path: Path, image_folder
         build(tmp_path, *args)
     path = build(tmp_path, *args, "--vocabulary", str(shapes))
     assert read_vocabulary(path).digest == read_vocabulary(shapes).digest
+
+
+def test_the_vocabulary_of_a_model_can_be_used(tmp_path: Path, image_folder: Path) -> None:
+    """Whoever has a model, and not the data that it was trained on, can score and caption images of their own."""
+    model = Path(__file__).parents[2] / "pretrained" / "shapes"
+    args = ["flickr8k", "--images", str(image_folder), "--text", str(flickr(tmp_path, test=NAMES))]
+    content = checkpoint.load(model)
+    for source in (str(model), str(tmp_path / "best.pt")):
+        if source != str(model):
+            checkpoint.save(Path(source), content)
+        own = read_vocabulary(build(tmp_path, *args, "--vocabulary", source, "--overwrite"))
+        assert (own.words, own.word_kind) == (content["vocabulary"], content["words"])
 
 
 def test_bad_images_stop_or_are_left_out_and_reported(

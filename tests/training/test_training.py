@@ -262,6 +262,8 @@ def test_init_from_loads_the_weights_of_another_run(shapes: Path, tmp_path: Path
     assert equal(second["model"]["decoder.output.weight"], first["model"]["decoder.output.weight"])
     with pytest.raises(UserError, match="init_from .*: its weights do not fit: has other shapes for decoder"):
         run(shapes, tmp_path / "third", *start, "--decoder.hidden-dim", "8")
+    with pytest.raises(UserError, match="its encoder is small_cnn, but encoder.name is recurrent_cnn; give"):
+        run(shapes, tmp_path / "third", *start, "--encoder.name", "recurrent_cnn")
 
 
 @pytest.mark.parametrize("decoder", [[], ["--decoder.tie-embeddings"]], ids=["", "tied"])
