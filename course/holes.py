@@ -152,9 +152,9 @@ HOLES: dict[str, Hole] = {
             f"{HARD}::test_rewards_of_captions_of_different_lengths",
             f"{HARD}::test_leave_one_out_compares_the_draws_of_one_caption",
         ),
-        "Begin with `config.reward` caption and `config.baseline` none, then moving_average. With to_go, a location is "
-        "credited with the words from its step on (`_to_go`), and b is spread evenly over a caption's words. "
-        "leave_one_out: rows N by N are samples of one caption. The loss is minimised: mind the sign.",
+        "Begin with `config.reward` caption and `config.baseline` none, then moving_average. `_to_go` sums from each "
+        "step on, rewards as well as words. Where no caption has sampled, and in a row without words, mind 0/0. The "
+        "loss is minimised: mind the sign.",
         (
             "caption/training/losses.py::self_critical_loss",
             "caption/training/self_critical.py::CaptionSampler.__call__",

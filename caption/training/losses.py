@@ -60,8 +60,8 @@ def doubly_stochastic(references: DecoderOutput) -> Tensor:
 def reinforce_loss(references: DecoderOutput, locations: Sample, location_advantages: Tensor) -> Tensor:
     """Return a term with the gradient -sum_t (log p(y | s, a) - b) d log p(s_t | s_<t, a) / N, section 4.1.
 
-    `location_advantages` [B, Q, T] come from `reinforce.location_advantages`. The value itself has no meaning.
-    Captions that used the expectation have log p(s) = 0 and contribute nothing.
+    `location_advantages` [B, Q, T] come from `reinforce.location_advantages`, and N is the number of words. The value
+    itself has no meaning. Captions that used the expectation have log p(s) = 0 and contribute nothing.
     """
     return -(location_advantages * locations.log_probability).sum() / word_count(references)
 

@@ -34,8 +34,9 @@ def reward_sum(rewards: Tensor, decoded: DecoderOutput) -> Tensor:
 def update_baseline(baseline: Tensor | None, rewards: Tensor) -> Tensor:
     """Return b_k = 0.9 b_(k-1) + 0.1 log p(y | s_k, a) [], with the mean over the captions that sampled locations.
 
-    `rewards` [2] is the `reward_sum` of the whole batch. The first b is that mean itself: from 0, b would be useless
-    for twenty steps. It is NaN until a caption has sampled locations.
+    `rewards` [2] is the `reward_sum` of the whole batch. The first b, where `baseline` is None or NaN, is that mean
+    itself: from 0, b would be useless for twenty steps. A batch in which no caption sampled leaves b as it is; if there
+    is none yet, it is NaN.
     """
     mean = rewards[0] / rewards[1]
     if baseline is None:
@@ -48,9 +49,18 @@ def advantages(rewards: Tensor, words: Tensor, config: ReinforceConfig, baseline
     """Return the reward less the baseline of each sampled location [B, Q, T], in the rewards' unit.
 
     `rewards` [B, Q, T] are what each step earned, such as those of `word_rewards`, and `words` [B, Q, T] 1 at the steps
-    that there are, else 0. `baseline` [] is b, the moving average of a sequence's reward; the other baselines do not
-    read it. None depends on the sample that it is subtracted from (but for the very first b), so none changes the
-    expected gradient (Williams, 1992).
+    that there are, else 0. `config.reward` is "caption", the sum over all steps, or "to_go", the sum from the
+    location's step on. `config.baseline` is one of
+
+    - "none";
+    - "moving_average", `baseline` [], the b of `update_baseline`; NaN counts as 0. With "to_go", each word of the row
+      has an equal part of b, and a location the parts of the words from its step on. A row without words then has
+      advantage 0;
+    - "leave_one_out", the mean reward at that step of the caption's other samples. Each caption has `config.samples`
+      rows, one after the other.
+
+    None depends on the sample that it is subtracted from (but for the very first b), so none changes the expected
+    gradient (Williams, 1992).
     """
     if config.reward == "caption":
         returns = rewards.sum(-1, keepdim=True).expand_as(rewards)  # log p(y | s, a)
