@@ -64,9 +64,12 @@ class Grade:
         require(self.workers >= 1, "--workers", self.workers, "at least 1")
         if self.json and self.csv:
             raise UserError("--json and --csv are two ways to print the same; give one of them")
-        folders = [Path(folder) for folder in self.folders]
-        check_folders(folders)
+        folders = check_folders([Path(folder) for folder in self.folders])
         names = choose(self.holes) if self.holes else made_with(folders)
+        for folder in folders:
+            if ours := [name for name in names if name not in (holes_of(folder) or names)]:
+                named = f"hole{'s' * (len(ours) > 1)} {', '.join(ours)}"
+                print(f"{folder}: was made without the {named}, whose points are for our own code", file=sys.stderr)
         jobs = list(itertools.product(folders, names))
         with tempfile.TemporaryDirectory(prefix="course-") as scratch:
             base = prepare(Path(scratch), names)
@@ -81,26 +84,37 @@ class Grade:
             print(to_table(results) if len(folders) > 1 else to_list(results))
 
 
-def check_folders(folders: Sequence[Path]) -> None:
-    """Raises UserError if there is no folder, if one does not exist, or if none of them can be a homework."""
-    if not folders:
+def check_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the folders among the paths, and name the files, which may stand beside them, on standard error.
+
+    Raises UserError if there is no folder, if one does not exist, or if none of them can be a homework.
+    """
+    if not paths:
         raise UserError("no folder to grade; give one that `python -m course make` made, or several")
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: is no folder; give one that `python -m course make` made")
+    folders = [path for path in paths if not path.is_file()]
+    for path in folders or paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: is no folder; give one that `python -m course make` made")
+    for path in paths:
+        if path.is_file():
+            print(f"{path}: is no folder, and is not graded", file=sys.stderr)
     if not any((folder / "caption").is_dir() for folder in folders):
         raise UserError(f"{folders[0]}: holds no folder caption; give the folder that `python -m course make` made")
+    return folders
 
 
 def made_with(folders: Sequence[Path]) -> list[str]:
     """Return the holes that the folders were made with, in the order of HOLES; all, if no folder tells."""
-    found: set[str] = set()
-    for folder in folders:
-        try:
-            found |= set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["holes"])
-        except (OSError, ValueError, KeyError, TypeError):  # a student may have lost it
-            continue
+    found = set().union(*map(holes_of, folders))
     return [name for name in HOLES if name in found] or list(HOLES)
+
+
+def holes_of(folder: Path) -> set[str]:
+    """Return the holes that a folder was made with; none, if it does not tell."""
+    try:
+        return set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["holes"])
+    except (OSError, ValueError, KeyError, TypeError):  # a student may have lost it
+        return set()
 
 
 def prepare(scratch: Path, names: Sequence[str]) -> Path:

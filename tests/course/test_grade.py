@@ -90,6 +90,35 @@ def test_what_cannot_be_graded_is_named(tmp_path: Path) -> None:
         main(["grade", str(tmp_path), "--json", "--csv"])
 
 
+def test_files_beside_the_folders_are_named_and_stop_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anna, notes = tmp_path / "anna", tmp_path / "notes.txt"
+    (anna / "caption").mkdir(parents=True)
+    notes.touch()
+    main(["grade", str(anna), str(notes), "--holes", "beam", "--csv"])
+    shown = capsys.readouterr()
+    assert shown.out == f"folder,beam,total\n{anna},0,0\n"
+    assert shown.err == f"{notes}: is no folder, and is not graded\n"
+    with pytest.raises(UserError, match=r"notes.txt: is no folder; give one that"):
+        main(["grade", str(notes)])
+
+
+def test_a_hole_that_a_folder_was_made_without_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its points are for our own code."""
+    for name, content in (("anna", '{"holes": ["gate"]}'), ("bo", '{"holes": ["gate", "beam"]}'), ("cem", "lost")):
+        (tmp_path / name / "caption").mkdir(parents=True)
+        (tmp_path / name / "homework.json").write_text(content)
+    folders = [str(tmp_path / name) for name in ("anna", "bo", "cem")]
+    said = f"{tmp_path / 'anna'}: was made without the hole beam, whose points are for our own code\n"
+    main(["grade", *folders, "--holes", "beam,gate"])
+    assert capsys.readouterr().err == said
+    main(["grade", *folders])
+    assert capsys.readouterr().err == said
+    main(["grade", folders[0]])
+    assert capsys.readouterr().err == ""
+
+
 def test_both_graders_refuse_the_same_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a homework, where the only file is the student's own, knows what the file imported when it was made."""
     file, own = "caption/ops/reference.py", HOLES["lstm_cell"].functions
