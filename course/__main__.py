@@ -1,5 +1,7 @@
 """`python -m course {make, grade}`: homework from this code, and its points (docs/course.md)."""
 
+import signal
+
 if __name__ == "__main__":
     import caption.interrupt  # noqa: F401  before the imports that take time
 
@@ -16,4 +18,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends like Ctrl-C, and leaves nothing behind
     run(main)

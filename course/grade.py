@@ -6,12 +6,14 @@ import csv
 import io
 import itertools
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -73,9 +75,14 @@ class Grade:
         jobs = list(itertools.product(folders, names))
         with tempfile.TemporaryDirectory(prefix="course-") as scratch:
             base = prepare(Path(scratch), names)
-            with ThreadPoolExecutor(self.workers) as pool:
-                graded = pool.map(lambda job: grade(job[0], job[1], base, self.time_limit), jobs)
+            pool = ThreadPoolExecutor(self.workers)
+            until_closed, open_end = multiprocessing.Pipe(duplex=False)
+            try:
+                graded = pool.map(lambda job: grade(job[0], job[1], base, self.time_limit, until_closed), jobs)
                 results = list(ProgressBar(graded, "grade", "holes", length=len(jobs)))
+            finally:  # when interrupted: children end at once, and no other hole is begun
+                open_end.close()
+                pool.shutdown(cancel_futures=True)
         if self.json:
             print(json.dumps([result._asdict() for result in results], indent=2, ensure_ascii=False))
         elif self.csv:
@@ -126,9 +133,9 @@ def prepare(scratch: Path, names: Sequence[str]) -> Path:
     return base
 
 
-def grade(folder: Path, name: str, base: Path, time_limit: float) -> Result:
+def grade(folder: Path, name: str, base: Path, time_limit: float, until_closed: Connection) -> Result:
     """Return the points of a hole in a folder. Its tests run in a copy of `base` with the student's files of this hole
-    alone, in which the functions of all other holes are ours."""
+    alone, in which the functions of all other holes are ours; they end when the pipe is closed, as `run_tests` says."""
     hole = HOLES[name]
     try:
         sources = {file: student_source(folder, file, hole.functions) for file in hole.files}
@@ -143,7 +150,7 @@ def grade(folder: Path, name: str, base: Path, time_limit: float) -> Result:
         for file, source in sources.items():
             write_source(tree / file, source)
         modules = [file.removesuffix(".py").replace("/", ".") for file in hole.files]
-        reasons = worker.run_tests(tree, modules, hole.tests, time_limit)
+        reasons = worker.run_tests(tree, modules, hole.tests, time_limit, until_closed)
     passed = sum(not reason for reason in reasons.values())
     points = 0.0 if reasons[hole.tests[0]] else round(hole.points * passed / len(hole.tests), 1)
     first = next(filter(None, reasons.values()), "")

@@ -12,8 +12,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,15 @@ OURS = ("caption", "preprocess", "conftest")
 MAX_REASON = 130  # characters
 
 
-def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds: float) -> dict[str, str]:
+def run_tests(
+    tree: Path, modules: Sequence[str], tests: Sequence[str], seconds: float, until_closed: Connection
+) -> dict[str, str]:
     """Run tests in a tree in which these modules are a student's. Return for each test the reason why it failed, in one
     line, "" if it passed. A parametrised test passes if all of its cases do.
 
     After so many seconds of processor time, so that other work on the machine takes nothing from them, or IDLE times as
-    many by the clock, the child is killed; what has not ended by then has failed.
+    many by the clock, the child is killed; what has not ended by then has failed. So it is when the other end of the
+    pipe `until_closed` is closed, if only by the end of this process.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -45,13 +50,13 @@ def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds:
     log = tree.with_name("log.jsonl")
     log.touch()
     ready, started = context.Pipe(duplex=False)
-    arguments = (str(tree), list(modules), list(tests), str(log), seconds, started)
+    arguments = (str(tree), list(modules), list(tests), str(log), seconds, started, until_closed)
     child = context.Process(target=_child, args=arguments, daemon=True)
     child.start()
     started.close()
     with contextlib.suppress(EOFError):
         ready.recv()  # the time of the imports is not the student's
-    child.join(IDLE * seconds)
+    wait([child.sentinel, until_closed], IDLE * seconds)
     stopped = child.is_alive() or (resource is not None and child.exitcode == -signal.SIGXCPU)
     child.kill()
     child.join()
@@ -59,7 +64,7 @@ def run_tests(tree: Path, modules: Sequence[str], tests: Sequence[str], seconds:
     if stopped:
         general = f"no result within {seconds:g} s of processor time: is there a loop without an end?"
     elif not general:
-        general = f"the process ended with exit code {child.exitcode}" if child.exitcode else "the test did not run"
+        general = f"the process ended with exit code {child.exitcode} before the test had"
     found = {}
     for test in tests:
         missed = [case for case in cases if case == test or case.startswith(f"{test}[")] or [test]
@@ -85,8 +90,23 @@ def _read(log: Path) -> tuple[list[str], dict[str, str], set[str], str]:
     return cases, reasons, begun, error
 
 
-def _child(tree: str, modules: list[str], tests: list[str], log: str, seconds: float, started: Any) -> None:
+def _end_with(until_closed: Connection) -> None:
+    """End this process when the other end of the pipe is closed."""
+    wait([until_closed])
+    os._exit(1)
+
+
+def _child(
+    tree: str,
+    modules: list[str],
+    tests: list[str],
+    log: str,
+    seconds: float,
+    started: Connection,
+    until_closed: Connection,
+) -> None:
     """Import the modules and run the tests, and write what becomes of them to the file `log`."""
+    threading.Thread(target=_end_with, args=(until_closed,), daemon=True).start()
     ours = Path(__file__).parents[1]
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     for name in OUTER:

@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import multiprocessing
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from preprocess.workers import available_cpus
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
+UNTIL_CLOSED, _OPEN_END = multiprocessing.Pipe(duplex=False)  # by the end of the tests
 
 
 def fill(homework: Path, *names: str) -> None:
@@ -47,7 +52,7 @@ def test_a_homework_half_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """One answer is right, one wrong, one blank, one file is not Python any more, and one imports what has the answer.
     Each costs what it is, whatever was done to the tests; an endless loop costs its hole alone."""
     homework = tmp_path / "homework"
-    names = "additive_score,soft_context,gate,lstm_cell,beam,bleu"
+    names = "additive_score,soft_context,gate,lstm_cell,doubly_stochastic,beam,bleu"
     main(["make", "--output", str(homework), "--holes", names])
     fill(homework, "additive_score", "lstm_cell", "bleu")
     reference = homework / "caption/ops/reference.py"
@@ -55,23 +60,58 @@ def test_a_homework_half_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     endless = 'raise NotImplementedError("attention_weights is yours to write: hole soft_context")'
     edit(reference, endless, "while True:\n        pass")
     reference.write_bytes(b"\xef\xbb\xbf" + reference.read_bytes().replace(b"\n", b"\r\n"))  # as an editor may leave it
+    exits = 'raise NotImplementedError("doubly_stochastic is yours to write: hole doubly_stochastic")'
+    edit(homework / "caption/training/losses.py", exits, "import os\n    os._exit(0)")
     edit(homework / "caption/search.py", 'raise NotImplementedError("best_continuations', 'return (raise("')
     edit(homework / "caption/evaluation/bleu.py", "from functools import partial\n", "import nltk\n")
     shutil.rmtree(homework / "tests")
     capsys.readouterr()
-    main(["grade", str(homework), "--json", "--holes", "additive_score,gate,lstm_cell,beam,bleu"])
+    main(["grade", str(homework), "--json", "--holes", names.replace("soft_context,", "")])
     found = {item["hole"]: item for item in json.loads(capsys.readouterr().out)}
     points = {name: item["points"] for name, item in found.items()}
-    assert points == {"additive_score": 10, "gate": 0, "lstm_cell": 0, "beam": 0, "bleu": 0}
+    zero = dict.fromkeys(("gate", "lstm_cell", "doubly_stochastic", "beam", "bleu"), 0)
+    assert points == {"additive_score": 10, **zero}
     reasons = {name: item["reason"] for name, item in found.items()}
     assert reasons["additive_score"] == ""
     assert "NotImplementedError: gate_context is yours to write: hole gate" in reasons["gate"]
     assert reasons["lstm_cell"].startswith("test_lstm_cell_is_pytorch_s: Tensor-likes are not close!")
+    ended = "test_doubly_stochastic_by_hand: the process ended with exit code 0 before the test had"
+    assert reasons["doubly_stochastic"] == ended
     assert reasons["beam"].startswith("caption/search.py, line ") and "syntax" in reasons["beam"]
     line = read_source(homework / "caption/evaluation/bleu.py").split("\n").index("import nltk") + 1
     assert reasons["bleu"].startswith(f"caption/evaluation/bleu.py, line {line}: imports nltk")
     main(["grade", str(homework), "--csv", "--holes", "soft_context", "--time-limit", "1"])
     assert capsys.readouterr().out == f"folder,soft_context,total\n{homework},0,0\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_every_process_and_sigterm_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
+    """Even while a loop of a student's never returns to Python, but where the grader itself is killed; and the holes
+    that wait are not begun."""
+    homework, temporary, fifo = tmp_path / "homework", tmp_path / "temporary", tmp_path / "fifo"
+    temporary.mkdir()
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    file = homework / "caption/ops/reference.py"
+    file.parent.mkdir(parents=True)
+    endless = "sum(iter(int, 1))" if number == signal.SIGTERM else "while True: pass"
+    begun = f"open_until_the_end = open({str(fifo)!r}, 'w')\nprint('begun', file=open_until_the_end, flush=True)\n"
+    file.write_text(f"{read_source(ROOT / 'caption/ops/reference.py')}\n{begun}{endless}\n")
+    command = [sys.executable, "-m", "course", "grade", str(homework), "--holes", "gate,lstm_cell", "--workers", "1"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as grader:
+        assert select.select([reader], [], [], 90)[0] and os.read(reader, 100) == b"begun\n"
+        grader.send_signal(number)
+        _, said = grader.communicate(
+            timeout=20
+        )  # the grader and what it started, but for the hole's process, closed it
+    assert (
+        select.select([reader], [], [], 20)[0] and os.read(reader, 100) == b""
+    )  # so did the hole's process, and no other
+    os.close(reader)
+    if number == signal.SIGTERM:
+        assert (grader.returncode, said, [*temporary.iterdir()]) == (130, b"", [])
 
 
 def test_what_cannot_be_graded_is_named(tmp_path: Path) -> None:
@@ -135,7 +175,7 @@ def test_both_graders_refuse_the_same_imports(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_file_that_is_lost_or_lacks_its_function_costs_its_holes(tmp_path: Path) -> None:
-    lost = grade.grade(tmp_path, "beam", tmp_path, 1.0)
+    lost = grade.grade(tmp_path, "beam", tmp_path, 1.0, UNTIL_CLOSED)
     assert (lost.points, lost.of, lost.reason) == (0, 15, "caption/search.py is missing")
     (tmp_path / "caption").mkdir()
     for content, reason in (
@@ -145,7 +185,8 @@ def test_a_file_that_is_lost_or_lacks_its_function_costs_its_holes(tmp_path: Pat
         (b"(" * 5000, "caption/search.py, line 1: "),
     ):
         (tmp_path / "caption/search.py").write_bytes(content)
-        assert grade.grade(tmp_path, "beam", tmp_path, 1.0).reason.startswith(reason) or content == b"x = '\0'"
+        found = grade.grade(tmp_path, "beam", tmp_path, 1.0, UNTIL_CLOSED).reason
+        assert found.startswith(reason) or content == b"x = '\0'"
 
 
 def test_points_are_printed_as_a_list_a_table_and_comma_separated_values() -> None:
@@ -195,7 +236,7 @@ def answer(folder: Path, name: str, change: Callable[[Path], None]) -> Callable[
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / file, folder / file)
     change(folder)
-    return lambda base: grade.grade(folder, name, base, 120.0)
+    return lambda base: grade.grade(folder, name, base, 120.0, UNTIL_CLOSED)
 
 
 @pytest.mark.slow
@@ -233,11 +274,11 @@ def test_a_homework_is_written_from_the_top(tmp_path: Path) -> None:
             for below in list(HOLES)[list(HOLES).index(name) + 1 :]:
                 for function in HOLES[below].functions:
                     change(tree, function, "raise NotImplementedError")
-            return run_tests(tree, [], HOLES[name].tests, 120.0)
+            return run_tests(tree, [], HOLES[name].tests, 120.0, UNTIL_CLOSED)
 
         return run
 
-    blank = [lambda base, name=name: grade.grade(homework, name, base, 120.0) for name in HOLES]
+    blank = [lambda base, name=name: grade.grade(homework, name, base, 120.0, UNTIL_CLOSED) for name in HOLES]
     results = graded([*blank, *map(written_to, HOLES)], tmp_path)
     for result in results[: len(HOLES)]:
         assert (result.points, result.passed) == (0, 0) and "yours to write" in result.reason
