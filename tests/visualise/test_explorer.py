@@ -289,14 +289,19 @@ def test_the_caption_goes_on_from_a_word_that_was_chosen(page: Any, tmp_path: Pa
     assert page.evaluate("[mayWrite(END, 0), mayWrite(END, 1), mayWrite(UNKNOWN, 1)]") == [False, True, False]
 
 
+STOPS = "button, input, summary, [role=gridcell], [role=slider]"
+
+
 def test_a_session_by_keyboard_alone(page: Any, tmp_path: Path, shapes_model: Captioner) -> None:
-    """Words, the spot, one region, the scope, a number of a vector and another word; what has the focus is outlined."""
+    """Words, the spot, one region, the scope, a number of a vector and another word; what has the focus is outlined.
+    Tab stops at nothing without a purpose, such as a box that could be scrolled."""
     open_explorer(page, shapes_model, DRAWING, tmp_path)
     focused = "document.activeElement.getAttribute('role') || document.activeElement.className || document.activeElement.tagName"  # noqa: E501
 
     def tab_to(what: str) -> None:
         for _ in range(30):
             page.keyboard.press("Tab")
+            assert page.evaluate(f"document.activeElement.matches({json.dumps(STOPS)})"), page.evaluate(focused)
             if page.evaluate(f"document.activeElement.matches({json.dumps(what)})"):
                 style = "(() => { const e = document.activeElement, s = getComputedStyle(e.type === 'radio' ? e.parentElement : e); return s.outlineStyle + s.outlineWidth; })()"  # noqa: E501
                 assert page.evaluate(style) == "solid3px", what
