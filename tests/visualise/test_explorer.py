@@ -348,11 +348,12 @@ def test_a_session_by_keyboard_alone(page: Any, tmp_path: Path, shapes_model: Ca
 
 
 def test_the_explorer_fits_a_phone(browser: Any, tmp_path: Path, shapes_model: Captioner) -> None:
-    """Nothing is wider than the screen, targets are large, a tap lights one region, and a finger drags the spot."""
-    with strict_page(browser, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
+    """Nothing is wider than the screen, targets are large, and a tap lights one region. The image stays where it is
+    while a finger drags the spot, whatever becomes of the caption; on its side, the phone shows all of the image."""
+    with strict_page(browser, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True) as page:
         open_explorer(page, shapes_model, DRAWING, tmp_path)
-        fits = "document.documentElement.scrollWidth <= 360"
-        assert page.evaluate(fits)
+        width = "document.documentElement.scrollWidth"
+        assert page.evaluate(width) == 360
         for target in page.locator("button:visible, .choice label:visible, [role=slider]:visible").all():
             box = target.bounding_box()
             assert box["height"] >= 35 and box["width"] >= 24, target.text_content()
@@ -360,13 +361,32 @@ def test_the_explorer_fits_a_phone(browser: Any, tmp_path: Path, shapes_model: C
         box = page.locator(".stage .window").bounding_box()
         page.touchscreen.tap(box["x"] + 5.5 / 8 * box["width"], box["y"] + 3.5 / 8 * box["height"])
         assert page.evaluate("[explorer.lights[0].kind, explorer.lights[0].region]") == ["cell", 3 * 8 + 5]
+        assert page.locator(".stage .window").bounding_box() == box
         page.get_by_label("spot", exact=True).tap()
         box = page.locator(".stage .window").bounding_box()
         page.touchscreen.tap(box["x"] + 2 / 8 * box["width"], box["y"] + 6 / 8 * box["height"])
         light = page.evaluate("explorer.lights[0]")
         assert (light["kind"], light["spot"]["x"], light["spot"]["y"]) == ("spot", pytest.approx(1.5, abs=0.05), pytest.approx(5.5, abs=0.05))  # fmt: skip # noqa: E501
         assert page.evaluate("getComputedStyle(explorer.frame).touchAction") == "none"
-        assert page.evaluate(fits)
+        page.evaluate("scrollTo(0, 0)")
+        box, lines = page.locator(".stage .window").bounding_box(), set()
+        finger = page.context.new_cdp_session(page)
+        for region in (0, 10, 19, 28, 21, 30, 37, 51, 57):
+            row, column = divmod(region, 8)
+            x, y = (start + (n + 0.5) / 8 * box["width"] for start, n in ((box["x"], column), (box["y"], row)))
+            kind = "touchMove" if lines else "touchStart"
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+            follows = "([x, y]) => Math.hypot(explorer.spot.x - x, explorer.spot.y - y) < 0.1"
+            page.wait_for_function(follows, arg=[column, row], timeout=10_000)  # a touch arrives with a later frame
+            assert page.locator(".stage .window").bounding_box() == box
+            lines.add(page.evaluate("explorer.caption.lastChild.offsetTop"))
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert len(lines) > 1  # words were written on more lines and on fewer
+        assert page.evaluate(width) == 360
+        page.set_viewport_size({"width": 640, "height": 320})
+        box, bar = (page.locator(part).bounding_box() for part in (".stage .window", ".walk"))
+        assert box["width"] > 200 and box["y"] >= 0 and box["y"] + box["height"] <= bar["y"]
+        assert page.evaluate(width) == 640
 
 
 def test_the_image_is_lit_where_the_light_was_dragged(page: Any, tmp_path: Path, shapes_model: Captioner) -> None:
@@ -389,6 +409,7 @@ def test_the_image_is_lit_where_the_light_was_dragged(page: Any, tmp_path: Path,
     assert abs(x - 48) <= 4 and abs(y - 24) <= 4 and darkness[50:, :20].min() > 150
     page.mouse.click(box["x"] + 5, box["y"] + 5)  # where there is a spot, a click moves it
     assert page.evaluate("[explorer.lights[0].kind, explorer.region]") == ["spot", 0]
+    assert page.locator(".stage .window").bounding_box() == box
 
 
 def test_the_button_on_a_page_of_captions_opens_the_explorer(
@@ -406,6 +427,7 @@ def test_the_button_on_a_page_of_captions_opens_the_explorer(
         page.get_by_role("button", name="explore the equations").nth(n).click()
         assert not page.locator("article").first.is_visible()
         explorer = page.locator(".explorer:visible")
+        assert explorer.get_by_text("greedy search's caption").is_visible()
         words = captioner.vocabulary.decode(greedy(captioner, encode(captioner, image)))
         shown = explorer.locator(".word span:last-child").all_text_contents()
         assert [word for word in shown if word != "<end>"] == words

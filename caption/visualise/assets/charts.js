@@ -66,7 +66,8 @@ class Bars {
 // The image of an entry in its own shape, with a frame around the part that the model saw.
 function addImage(parent, data) {
   const figure = addElement("div", parent, "image");
-  figure.style.aspectRatio = `${data.size[1]} / ${data.size[0]}`;
+  figure.style.aspectRatio = data.size[1] / data.size[0];
+  figure.style.setProperty("--ratio", data.size[1] / data.size[0]);
   Object.assign(addElement("img", figure), { src: data.image, alt: "", draggable: false });
   const frame = addElement("div", figure, "window");
   ["left", "top", "width", "height"].forEach((side, n) => (frame.style[side] = `${100 * data.window[n]}%`));

@@ -6,6 +6,7 @@ const KEYS_HELP =
   "light: click a region of the image, or choose a light below and drag it; by keys, go to the image by Tab, move by the arrow " +
   "keys, and press Enter. The words after it are written anew, the most probable at each step. Click one of the ten words to " +
   "write it instead.";
+const GREEDY = "greedy search's caption: the most probable word at each step; beam search may find another";
 const LIGHTS = { free: "free", even: "even", spot: "spot", cell: "one region" };
 const MARKS = { even: "▦", spot: "◎", cell: "▣" }; // over a word whose light was moved
 const TOP = 10; // words shown
@@ -181,7 +182,9 @@ class Explorer {
     this.caption = addText("div", top, "caption");
     this.caption.setAttribute("role", "toolbar");
     this.caption.setAttribute("aria-label", "words of the caption");
-    this.free = addText("p", top, "free");
+    const free = addElement("p", top, "free");
+    this.greedy = addElement("span", free, "", GREEDY);
+    this.free = addText("span", free);
     const bar = addElement("div", top, "walk");
     const button = (text, label, act) => {
       const made = addElement("button", bar, "", text);
@@ -355,10 +358,12 @@ class Explorer {
       button.setAttribute("aria-label", `${this.text(taken.next)}${moved}${chosen[t] === null ? "" : ", chosen by you"}`);
     });
     const isFree = lights.every((light) => light === FREE) && chosen.every((word) => word === null);
-    this.free.textContent = isFree
-      ? "the model's own caption, the most probable word at each step"
-      : `with free light: ${this.sentence(freeSteps)}`;
+    this.free.textContent = `with free light: ${this.sentence(freeSteps)}`;
+    this.greedy.style.visibility = isFree ? "visible" : "hidden"; // the other one keeps its place
+    this.free.style.visibility = isFree ? "hidden" : "visible";
     this.resetButton.disabled = isFree;
+    const { offsetTop, offsetHeight } = this.caption.children[this.t];
+    this.caption.scrollTop = offsetTop - this.caption.offsetTop - (this.caption.clientHeight - offsetHeight) / 2;
   }
 
   addWord(t) {
