@@ -74,11 +74,12 @@ def test_captions_are_written_as_the_servers_take_them_and_nothing_else(
 def test_features_are_captioned_without_references(shapes: Path, info: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "weights.pth")
-    encoder = EncoderConfig("mobilenet_v2", str(tmp_path / "weights.pth"))
+    encoder = EncoderConfig("mobilenet_v2", str(tmp_path / "weights.pth"), "features.6")
     decoder = DecoderConfig(embedding_dim=16, hidden_dim=24, attention_dim=16)
     model = Captioner(ImageConfig(32, "squash"), encoder, decoder, read_vocabulary(shapes))
     checkpoint.save(tmp_path / "best.pt", model.to_checkpoint())
     options = ["--store", "features", "--encoder.name", encoder.name, "--encoder.weights", encoder.weights]
+    options += ["--encoder.layer", encoder.layer]
     data = build(info, shapes, tmp_path / "features.h5", "test", *options, "--device", "cpu")
     written = caption(tmp_path / "best.pt", data, "--captions-only")
     assert [entry["image_id"] for entry in written] == IDS

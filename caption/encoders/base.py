@@ -65,7 +65,6 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1))
         self.finetuned = _finetuned_parameters(self.backbone, config)
         self.fine_tune(bool(self.finetuned))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.feature_grid, self.width = self._measure(image_size)
 
     @property
@@ -74,22 +73,23 @@ class Encoder(nn.Module):
         return self.feature_grid.rows, self.feature_grid.columns
 
     def _measure(self, image_size: int) -> tuple[FeatureGrid, int]:
-        """Return where the regions lie, and D, by encoding a black image."""
+        """Return where the regions lie, and D, by encoding a black image, from now on with the channels last."""
         strides = _Strides()
         try:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             with torch.no_grad(), contextlib.ExitStack() as hooks:
                 for module in self.backbone.modules():
                     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
                         hooks.enter_context(module.register_forward_hook(strides.record))
                 regions = self.eval()(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
             side = math.isqrt(regions.shape[1])
-            if side**2 != regions.shape[1] or side == 0:
-                raise ValueError(f"{regions.shape[1]} regions are no square grid")
-        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
+            if side**2 != regions.shape[1] or side < 2:
+                raise ValueError(f"no square map of two regions or more to a side: {regions.shape[1]} in all")
+        except Exception as error:  # of any layer of any model: it has no common ancestor
             raise UserError(
                 f"encoder {self.name} cannot make regions of images of {image_size} pixels ({one_line(error)}); make "
-                "the data with another --size (vit_b_16 needs 224), or choose another encoder.layer"
-            ) from None
+                "the data with the --size that the model was trained with, or give another encoder.layer or model"
+            ) from error
         self.train()
         return strides.feature_grid(side, image_size), int(regions.shape[2])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from caption.config import EncoderConfig, ImageConfig
@@ -24,9 +25,22 @@ from caption.errors import UserError, one_line
 def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbone:
     """Return a model of timm up to `config.layer`, by default its last features. See `BackboneBuilder`.
 
-    Features of the last layer are those that the model's classifier would pool. Position embeddings are resampled to
-    images of this size, after the weights are loaded.
+    The last features are those that the model's classifier would pool or, where timm cannot leave out the pooling, the
+    last that it returns as a map. Position embeddings are resampled to images of this size, after the weights are
+    loaded. Whatever a model raises becomes a UserError.
     """
+    try:
+        return _build(config, image_size, load_weights)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # of a thousand models: it has no common ancestor
+        raise UserError(
+            f"encoder {config.name} cannot be cut ({type(error).__name__}: {one_line(error)}); give another "
+            "encoder.layer, or another model"
+        ) from error
+
+
+def _build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbone:
     timm = _import_timm(config.name)
     if config.padding != "torchvision":
         raise UserError("encoder.padding is tensorflow, but timm's models know their own padding; leave it out")
@@ -40,14 +54,15 @@ def build(config: EncoderConfig, image_size: int, load_weights: bool) -> Backbon
     names = network.state_dict().keys()
     statistics = timm.data.resolve_model_data_config(network)
     if config.layer:
-        _cut(network, config)
+        _cut(network, _index(network, config))
     else:
-        network.reset_classifier(0, "")  # no classes, no pooling
-        network.register_forward_hook(_as_map)
+        _drop_classifier(network)
     if load_weights and from_file:
         load_file(network, names, config)
     if hasattr(network, "set_input_size"):
         _set_image_size(network, config.name, image_size)
+    if not config.layer and not _gives_map(network, image_size):
+        _cut(network, -1, norm=True)
     return Backbone(network, config.layer, statistics["mean"], statistics["std"])
 
 
@@ -89,18 +104,42 @@ def _create(timm: ModuleType, config: EncoderConfig, pretrained: bool) -> Any:
         ) from None
 
 
-def _cut(network: Any, config: EncoderConfig) -> None:
-    """Drop the layers behind `config.layer`, and let the network return that layer's map.
-
-    Raises UserError for a layer whose features timm does not return.
-    """
+def _index(network: Any, config: EncoderConfig) -> int:
+    """Return the position of `config.layer` among the features that timm returns. Raises UserError if it is none."""
     layers = [str(info["module"]) for info in network.feature_info]
     if config.layer not in layers:
         raise UserError(f"encoder.layer {config.layer!r} has no features in {config.name}; known: {', '.join(layers)}")
-    (index,) = network.prune_intermediate_layers([layers.index(config.layer)], prune_norm=True, prune_head=True)
+    return layers.index(config.layer)
+
+
+def _cut(network: Any, layer: int, norm: bool = False) -> None:
+    """Drop what is behind a layer, and let the network return that layer's map, after the model's last norm or not."""
+    (index,) = network.prune_intermediate_layers([layer], prune_norm=not norm, prune_head=True)
     # Bound to the instance: with a module around it, names of weights would not be timm's.
-    network.forward = partial(network.forward_intermediates, indices=[index], intermediates_only=True)
+    network.forward = partial(network.forward_intermediates, indices=[index], norm=norm, intermediates_only=True)
     network.register_forward_hook(lambda network, inputs, outputs: outputs[0])
+
+
+def _drop_classifier(network: Any) -> None:
+    """Drop the classifier and the pooling, or the classifier alone where timm's model insists on pooling."""
+    try:
+        network.reset_classifier(0, "")
+    except AssertionError:
+        network.reset_classifier(0)
+
+
+def _gives_map(network: Any, image_size: int) -> bool:
+    """Return whether the network without its classifier gives a map of more than one region, which it then returns."""
+    as_map = network.register_forward_hook(_as_map)
+    try:
+        with torch.no_grad():
+            features = network.eval()(torch.zeros(1, 3, image_size, image_size))
+        if features.dim() == 4 and features[0, 0].numel() > 1:
+            return True
+    except Exception:  # such as a list, or tokens of which the first are no patches
+        pass
+    as_map.remove()
+    return False
 
 
 def _set_image_size(network: Any, name: str, image_size: int) -> None:

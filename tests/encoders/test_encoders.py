@@ -135,8 +135,12 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
         (EncoderConfig(name="resnet18", finetune_from="maxpool"), "'maxpool' has no weights in resnet18"),
         (EncoderConfig(name="googlenet", layer="aux1"), "'aux1' does not run in googlenet; its outermost are conv1"),
         (EncoderConfig(name="resnet18", finetune_from="layer9"), "'layer9' names no weights of resnet18"),
-        (EncoderConfig(name="vit_b_16"), "cannot make regions of images of 64 pixels.*vit_b_16 needs 224"),
+        (
+            EncoderConfig(name="vit_b_16"),
+            "cannot make regions of images of 64 pixels.*--size that the model was",
+        ),
         (EncoderConfig(name="resnet18", layer="fc"), "cannot make regions.*not a map"),
+        (EncoderConfig(name="resnet18", layer="avgpool"), "no square map of two .*: 1 in all.*another encoder.layer"),
         (EncoderConfig(name="small_cnn", weights="IMAGENET1K_V1"), "small_cnn has no weights"),
         (EncoderConfig(name="small_cnn", padding="tensorflow"), "small_cnn has no weights, layers or padding"),
         (EncoderConfig(name="vgg11", padding="tensorflow"), "vgg11 pads nothing it would change"),

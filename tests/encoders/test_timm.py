@@ -39,6 +39,16 @@ WEIGHTS = Path(__file__).parents[3] / "shared/weights/tf_efficientnet_lite2.pth"
         ("vit_small_patch16_dinov3", "", 96, 6, 384, 7.5),
         ("swin_tiny_patch4_window7_224", "", 128, 4, 768, 15.5),
         ("swin_tiny_patch4_window7_224", "layers.2", 128, 8, 384, 7.5),
+        # Without its pooling, timm's model fails, or gives no map: its last intermediate features are taken.
+        ("coat_tiny", "", 224, 7, 152, 15.5),
+        ("crossvit_tiny_240", "", 240, 14, 192, 113 / 14),
+        ("deit_tiny_distilled_patch16_224", "", 96, 6, 192, 7.5),
+        ("efficientvim_m1", "", 128, 2, 320, 0),
+        ("efficientvit_b0", "", 96, 3, 128, 0),
+        ("inception_next_atto", "", 96, 3, 320, 15.5),
+        ("pit_ti_224", "", 224, 7, 256, 7.5),
+        ("vgg11", "", 96, 3, 512, 15.5),
+        ("volo_d1_224", "", 224, 14, 384, 7),
     ],
 )
 def test_families_give_regions_of_the_declared_grid(
@@ -46,14 +56,16 @@ def test_families_give_regions_of_the_declared_grid(
 ) -> None:
     encoder = build_encoder(EncoderConfig(name=f"timm/{name}", layer=layer), size).eval()
     assert encoder.grid == (grid, grid) and encoder.width == width
-    assert (encoder.feature_grid.first, encoder.feature_grid.step) == (first, size / grid)
+    assert (encoder.feature_grid.first, encoder.feature_grid.step) == pytest.approx((first, size / grid))
     images = random_images(2, size)
     with torch.inference_mode():
         regions = encoder(images)
     assert regions.shape == (2, grid * grid, width) and regions.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "deit_tiny_distilled_patch16_224"]
+)
 def test_regions_are_the_patches_without_class_and_registers(name: str, tmp_path: Path) -> None:
     model = timm.create_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
@@ -167,6 +179,32 @@ def test_images_suit_the_encoder() -> None:
 def test_wrong_settings_are_refused_in_one_line(config: EncoderConfig, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         build_encoder(config, 8)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("lambda_resnet26t", 256, r"lambda_resnet26t cannot make regions .*channels_last format\); .* or model$"),
+        ("mobilenetv3_small_050", 32, r"cannot make regions of images of 32 pixels \(no square map .*: 1 in all\)"),
+    ],
+)
+def test_a_model_without_a_map_of_regions_is_refused_in_one_line(name: str, size: int, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build_encoder(EncoderConfig(name=f"timm/{name}"), size)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layer", ["", "layer4"])
+def test_a_model_that_cannot_be_cut_is_refused_in_one_line(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Whole(torch.nn.Flatten):
+        default_cfg = timm.create_model("resnet18").default_cfg
+
+        def reset_classifier(self, classes: int, pooling: str = "") -> None: ...
+
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: Whole())
+    with pytest.raises(UserError, match=r"timm/resnet18 cannot be cut \(AttributeError: .*another model$") as error:
+        build_encoder(EncoderConfig(name="timm/resnet18", layer=layer), 64)
     assert "\n" not in str(error.value)
 
 
