@@ -61,7 +61,7 @@ def test_captions_are_written_as_the_servers_take_them_and_nothing_else(
     assert all(entry.keys() == {"image_id", "caption"} for entry in written)
     assert [(entry["image_id"], type(entry["caption"])) for entry in written] == [(n, str) for n in IDS]
     output = capsys.readouterr().out
-    assert f"{data}, test: 10 images, beam 3\nwrote {model.parent / 'captions_test.json'}" in output
+    assert f"{data}, test: 10 images, beam 3, at most 8 words\nwrote {model.parent / 'captions_test.json'}" in output
     assert "BLEU" not in output and "entropy" not in output
     listed = COCO()
     listed.dataset = json.loads(info.read_text())

@@ -145,11 +145,11 @@ def test_compare_tells_equal_runs_from_better_ones(
     options = ["--instances", str(shapes.with_name("shapes_instances.json")), "--no-java"]
     evaluate.main(["--compare", folder, folder, *options])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{shapes}, test: 10 images" and lines[2] == f"B: {folder}, beam 3"
+    assert lines[0] == f"{shapes}, test: 10 images" and lines[2] == f"B: {folder}, beam 3, at most 8 words"
     assert all(line.endswith(" 1.0000") for line in lines[4:])
     evaluate.main(["--compare", folder, str(right), *options])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == f"B: {right}, beam 5"
+    assert lines[2] == f"B: {right}, beam 5, at most 8 words"
     for name in ("CIDEr-D", "truthful "):
         line = next(line for line in lines if line.startswith(name))
         assert line.endswith("real") and "+" in line

@@ -128,7 +128,13 @@ def test_a_comparison_of_two_runs_has_chair(shapes: Path, tmp_path: Path, capsys
         texts["false"].append(f"a {next(shape for shape in every if shape not in seen)}")
     for name, captions in texts.items():
         images = [{"image_id": n, "caption": text} for n, text in zip(split.image_ids, captions, strict=True)]
-        content = {"data": str(shapes), "search": vars(SearchConfig()), "precision": "fp32", "images": images}
+        content = {
+            "data": str(shapes),
+            "search": vars(SearchConfig()),
+            "precision": "fp32",
+            "seed": 1,
+            "images": images,
+        }
         (tmp_path / name).mkdir()
         (tmp_path / name / "scores_test.json").write_text(json.dumps(content))
     runs = [str(tmp_path / name) for name in texts]
