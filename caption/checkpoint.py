@@ -78,7 +78,9 @@ def check_exists(name: str | Path) -> None:
     if str(name).startswith(HUB) or exported.is_export(path):
         return
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; give a checkpoint in it, such as {path / 'best.pt'}")
+        models = [each for each in sorted(path.iterdir()) if each.suffix == ".pt" or exported.is_export(each)]
+        remedy = f"give a checkpoint in it, such as {models[0]}" if models else "there is no checkpoint in it"
+        raise UserError(f"{path}: is a folder; {remedy}")
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; a run has last.pt, and best.pt after its first epoch")
 

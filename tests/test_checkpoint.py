@@ -116,7 +116,12 @@ def test_a_checkpoint_of_odd_content_is_refused_in_one_line(tmp_path: Path, capt
 
 
 def test_a_folder_or_a_missing_checkpoint_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as .*best\.pt"):
+    with pytest.raises(UserError, match="is a folder; there is no checkpoint in it"):
         checkpoint.load(tmp_path)
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as .*last\.pt"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as .*flickr8k$"):
+        checkpoint.load(Path(__file__).parents[1] / "pretrained")
     with pytest.raises(UserError, match="no such checkpoint; a run has last.pt, and best.pt after its first epoch"):
         checkpoint.load(tmp_path / "best.pt")

@@ -126,7 +126,7 @@ def test_a_damaged_export_is_refused_in_one_line(run: Path, tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
         path.write_bytes(whole[path])
     weights.unlink()
-    with pytest.raises(UserError, match="is a folder; give a checkpoint in it"):
+    with pytest.raises(UserError, match="is a folder; there is no checkpoint in it"):
         Captioner.load(model)
 
 
