@@ -163,7 +163,7 @@ class Captioner(nn.Module):
         kinds = {"image": ImageConfig, "encoder": EncoderConfig, "decoder": DecoderConfig}
         with reading(source, "give a best.pt or last.pt that train.py wrote, or train again"):
             configs: dict[str, Any] = {name: from_dict(kind, content["configs"][name]) for name, kind in kinds.items()}
-            vocabulary = Vocabulary(content["vocabulary"], content.get("words", "ptb"))  # older ones know no others
+            vocabulary = Vocabulary.from_checkpoint(content)
             captioner = cls(**configs, vocabulary=vocabulary, load_weights=False)
             checkpoint.load_weights(captioner, content["model"], str(source))
         return captioner

@@ -82,7 +82,7 @@ def given_vocabulary(source: str) -> Vocabulary:
 
     content = checkpoint.load(source)
     with reading(source, "give another model, or a data file"):
-        return Vocabulary(content["vocabulary"], content.get("words", "ptb"))
+        return Vocabulary.from_checkpoint(content)
 
 
 def check_free(options: Output) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from caption.data.words import WORDS, tokenise
 
@@ -31,6 +32,11 @@ class Vocabulary:
         """Return the vocabulary of the words counted at least `min_count` times, the most frequent first."""
         frequent = sorted((word for word in counts if counts[word] >= min_count), key=lambda w: (-counts[w], w))
         return cls([*SPECIALS, *frequent], word_kind)
+
+    @classmethod
+    def from_checkpoint(cls, content: Mapping[str, Any]) -> "Vocabulary":
+        """Return the vocabulary of the model whose checkpoint has this content."""
+        return cls(content["vocabulary"], content.get("words", "ptb"))  # older ones know no other kind
 
     def __len__(self) -> int:
         return len(self.words)

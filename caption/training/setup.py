@@ -120,7 +120,7 @@ def load_weights(captioner: Captioner, config: Config) -> str:
     its encoder or its shapes differ."""
     content = checkpoint.load(config.init_from)
     with reading(config.init_from, "give another run's best.pt"):
-        source, weights, words = Vocabulary(content["vocabulary"]), content["model"], captioner.vocabulary.words
+        source, weights, words = Vocabulary.from_checkpoint(content), content["model"], captioner.vocabulary.words
         known = [index for index, word in enumerate(words) if word in source.word_to_index]
         if source.words != words:
             rows = source.encode(words[index] for index in known)
